@@ -1,0 +1,58 @@
+"""What a task gives: examples, each a function of (split, index) alone."""
+
+from typing import TYPE_CHECKING, Protocol, TypedDict
+
+import numpy as np
+
+if TYPE_CHECKING:
+  from mattt_jax.config import Experiment
+
+SPLITS = ("train", "tune", "test")
+
+
+class Example(TypedDict):
+  """One sequence of L tokens. `B` sequences of a batch are stacked in front.
+
+  `inner_weight` is what test-time training learns on (0: padding, or a target
+  that does not exist), `outer_weight` what the meta loss scores.
+  """
+
+  tokens: np.ndarray  # [L] int32
+  targets: np.ndarray  # [L] int32, the next token
+  inner_weight: np.ndarray  # [L] float32
+  outer_weight: np.ndarray  # [L] float32
+  answer: np.ndarray  # [L] int32: which answer this target belongs to, or -1
+  distance: np.ndarray  # [L] int32: tokens back to its evidence, or -1
+
+
+class Config(Protocol):
+  """A task file's frozen settings, `Config`; `check` runs before compiling."""
+
+  def check(self, experiment: "Experiment") -> None:
+    """Raises `ValueError` if the experiment's sizes do not fit the task."""
+
+
+class Task(Protocol):
+  """A task file's `Task(config, seed)`.
+
+  Deterministic: the same (split, index, length, step) gives the same example,
+  whatever was asked before, on any host.
+  """
+
+  vocab_size: int
+
+  def size(self, split: str, length: int) -> int | None:
+    """Number of different examples, None if endless."""
+
+  def example(
+    self, split: str, index: int, length: int, step: int | None = None
+  ) -> Example:
+    """Example `index` of `split`, `length` tokens.
+
+    `step` is the outer step that the example is for (a curriculum depends on
+    it); None means: as at the end of the curriculum.
+    """
+
+  def train_length(self, length: int, step: int) -> int:
+    """Tokens of a training sequence at outer step `step` (a curriculum may
+    start shorter than `length`); a multiple of the chunk."""
