@@ -1,0 +1,299 @@
+"""Models of the published TTT-E2E code (arXiv 2512.23675), read and run here.
+
+`load` takes the published configuration (its `model` and `training` parts and
+the outer `step`) and its weights by their published names; `token_losses` and
+`meta_gradients` compute what that code computes in its three modes:
+
+  meta   inner loop on, sliding-window attention
+  swa    inner loop off, sliding-window attention
+  full   inner loop off, full attention, the sequence as one chunk
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from mattt_jax.config import InnerConfig, ModelConfig, require, require_choice
+from mattt_jax.memory import none
+from mattt_jax.model import fast_weights
+from mattt_jax.model.transformer import Transformer
+from mattt_jax.ttt import coordination
+from mattt_jax.ttt.inner_loop import Learner, read_sequence
+from mattt_jax.ttt.inner_optimizer import InnerOptimizer
+from mattt_jax.ttt.meta_loss import sequence_loss
+
+_ROOT = "language_model.model."
+_BLOCKS = _ROOT + "h.blocks."
+_PRIME = _ROOT + "h.prime_storage."
+_FAST = _ROOT + "h.suffix_blocks.feed_forward_prime."
+
+# Our parameter in a block -> the published one, for all blocks and for those
+# of the suffix only.
+_IN_BLOCK = {
+  "attention/wq": "seq_modeling_block.wq",
+  "attention/wk": "seq_modeling_block.wk",
+  "attention/wv": "seq_modeling_block.wv",
+  "attention/wo": "seq_modeling_block.wo",
+  "attention/q_norm/scale": "seq_modeling_block.q_norm",
+  "attention/k_norm/scale": "seq_modeling_block.k_norm",
+  "attention_norm/scale": "seq_norm",
+  "attention_post_norm/scale": "seq_post_norm",
+  "mlp/w1": "feed_forward.w1",
+  "mlp/w2": "feed_forward.w2",
+  "mlp/w3": "feed_forward.w3",
+  "mlp_norm/scale": "ffn_norm",
+  "mlp_post_norm/scale": "ffn_post_norm",
+}
+_IN_SUFFIX = {
+  "fast_mlp/w1": "feed_forward_prime.w1",
+  "fast_mlp/w2": "feed_forward_prime.w2",
+  "fast_mlp/w3": "feed_forward_prime.w3",
+  "fast_mlp_norm/scale": "ffn_prime_norm",
+  "fast_mlp_post_norm/scale": "ffn_prime_post_norm",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TTTE2E:
+  """A published model: settings and weights under our names."""
+
+  model: ModelConfig
+  inner: InnerConfig
+  vocab_size: int
+  chunk: int
+  rate_scale: float
+  params: dict[str, Array]
+  published: tuple[str, ...]  # names of the weights that were given
+
+
+def load(config: Mapping[str, Any], weights: Mapping[str, Any]) -> TTTE2E:
+  """Reads a published model.
+
+  Args:
+    config: `model`, `training` and `step`, as the published code has them.
+    weights: published name -> array.
+
+  Raises:
+    ValueError: a weight that is missing or has another shape, or a setting
+      that has no counterpart here.
+  """
+  m, training = config["model"], config["training"]
+  inner = training["optimizer_inner"]
+  require_choice("optimizer_inner.optimizer_type", inner["optimizer_type"],
+                 ("sgd",))  # fmt: skip
+  suffix = m["suffix_len"] if m["prime"] else max(m["suffix_len"], 1)
+  model = ModelConfig(
+    dim=m["hidden_size"],
+    num_layers=m["num_hidden_layers"],
+    num_suffix=suffix,
+    num_heads=m["num_attention_heads"],
+    mlp_dim=m["intermediate_size"],
+    fast_mlp_dim=m["intermediate_size"] if m["prime"] else 0,
+    window=m["sliding_window_size"],
+    rope_theta=m["rope_theta"],
+    norm_eps=m["rms_norm_eps"],
+    init_std=m["initializer_range"],
+    tie_embeddings=m["tie_word_embeddings"],
+    qk_norm=m["qk_norm"],
+    pre_norm=m["pre_norm"],
+    post_norm=m["post_norm"],
+    dtype={"fp32": "float32", "bf16": "bfloat16"}[m["compute_dtype"]],
+  )
+  inner_config = InnerConfig(
+    learning_rate=inner["lr"],
+    clip_norm=max(inner["clip_gradient"], 0.0),
+    warmup_steps=training["ilr_warmup_steps"],
+    warmup_init=training["ilr_init"],
+  )
+  vocab = m["vocab_size"]
+  shapes = jax.eval_shape(
+    lambda: _flat(nnx.state(_transformer(model, vocab, 1)))
+  )
+  return TTTE2E(
+    model=model,
+    inner=inner_config,
+    vocab_size=vocab,
+    chunk=m["mini_batch_size"],
+    rate_scale=float(
+      coordination.rate_scale(inner_config, config.get("step", 0))
+    ),
+    params=_from_published(weights, shapes, model),
+    published=tuple(weights),
+  )
+
+
+def token_losses(
+  model: TTTE2E, tokens, targets, loss_masks, mode: str = "meta"
+) -> dict[str, Any]:
+  """Losses of B sequences of T tokens, n chunks.
+
+  Args:
+    model: from `load`.
+    tokens: [B, T] int.
+    targets: [B, T] int.
+    loss_masks: [B, T], 1 where the target counts.
+    mode: "meta", "swa" or "full" (n = 1).
+
+  Returns:
+    token_nll [B, T] (not masked), chunk_loss [B, n], seq_loss [B], loss [];
+    in mode "meta" also inner_grad_norm [B, n] and `fast`: published path ->
+    [B, ...], the fast weights after the last chunk.
+
+  Raises:
+    ValueError: unknown mode, shapes that differ, or a chunk that does not
+      divide T.
+  """
+  _check(model, tokens, targets, loss_masks, mode)
+  out = _run(model, model.params, tokens, targets, loss_masks, mode)
+  out.pop("grads", None)
+  return jax.tree.map(np.asarray, out)
+
+
+def meta_gradients(
+  model: TTTE2E, tokens, targets, loss_masks, mode: str = "meta"
+) -> dict[str, np.ndarray]:
+  """d loss / d weight for each published name; arguments of `token_losses`."""
+  _check(model, tokens, targets, loss_masks, mode)
+
+  @jax.jit
+  def grad(params):
+    return jax.grad(
+      lambda p: _run(model, p, tokens, targets, loss_masks, mode)["loss"]
+    )(params)
+
+  ours = _to_published({k: np.asarray(v) for k, v in grad(model.params).items()})
+  return {
+    name: ours.get(name, np.zeros((), np.float32)) for name in model.published
+  }
+
+
+def _check(model, tokens, targets, loss_masks, mode):
+  require_choice("mode", mode, ("meta", "swa", "full"))
+  shape = np.shape(tokens)
+  for name, x in (("targets", targets), ("loss_masks", loss_masks)):
+    require(
+      np.shape(x) == shape and len(shape) == 2,
+      f"{name} has shape {np.shape(x)}, tokens {shape}: both must be [B, T]",
+    )
+  require(
+    shape[1] % model.chunk == 0,
+    f"mini_batch_size={model.chunk} must divide the sequence length {shape[1]}",
+  )
+
+
+def _transformer(config: ModelConfig, vocab_size: int, chunk: int):
+  return Transformer(config, vocab_size, none.Config(), chunk, nnx.Rngs(0))
+
+
+def _run(model: TTTE2E, params, tokens, targets, loss_masks, mode):
+  """The losses as a function of the parameters, by our names."""
+  length = np.shape(tokens)[1]
+  chunk = length if mode == "full" else model.chunk
+  config = model.model
+  if mode == "full":
+    config = dataclasses.replace(config, attention="full")
+
+  @jax.jit
+  def run(params, tokens, targets, masks):
+    transformer = nnx.eval_shape(
+      lambda: _transformer(config, model.vocab_size, chunk)
+    )
+    graphdef, state = nnx.split(transformer)
+    state = nnx.from_flat_state(
+      [
+        (path, variable.replace(params["/".join(map(str, path))]))
+        for path, variable in nnx.to_flat_state(state)
+      ]
+    )
+    transformer = nnx.merge(graphdef, state)
+    _, fast, _ = fast_weights.split(transformer)
+    learner = Learner(
+      transformer, InnerOptimizer(model.inner, len(jax.tree.leaves(fast))), chunk
+    )
+
+    def read(tokens_L, targets_L, mask_L):
+      state = learner.init_state(length, streaming=False)
+      state, out = read_sequence(
+        learner, state, tokens_L, targets_L, mask_L,
+        inner=mode == "meta", rate_scale=model.rate_scale,
+      )  # fmt: skip
+      loss_L = out.loss_C.reshape(-1)
+      return {
+        "token_nll": loss_L,
+        "chunk_loss": out.inner_loss,
+        "seq_loss": sequence_loss(loss_L, mask_L, chunk, "chunks"),
+        "inner_grad_norm": out.inner_grad_norm,
+        "fast": _flat(state.fast),
+      }
+
+    out = jax.vmap(read)(tokens, targets, masks)
+    out["loss"] = jnp.mean(out["seq_loss"])
+    return out
+
+  out = run(
+    params,
+    jnp.asarray(tokens, jnp.int32),
+    jnp.asarray(targets, jnp.int32),
+    jnp.asarray(loss_masks, jnp.float32),
+  )
+  fast = out.pop("fast")
+  if mode == "meta":
+    out["fast"] = {
+      f"{_FAST}{path.rsplit('/', 1)[-1]}.weight": x for path, x in fast.items()
+    }
+  else:
+    out.pop("inner_grad_norm")
+  return out
+
+
+def _flat(state: nnx.State) -> dict[str, Array]:
+  return {
+    "/".join(map(str, path)): variable[...]
+    for path, variable in nnx.to_flat_state(state)
+  }
+
+
+def _published_name(path: str) -> tuple[str, str]:
+  """Our path -> (published name, which blocks: "", "prefix", "suffix")."""
+  if path == "embedding":
+    return _ROOT + "wte.weight", ""
+  if path == "final_norm/scale":
+    return _ROOT + "ln_f.weight", ""
+  if path == "head":
+    return "language_model.lm_head.weight", ""
+  part, name = path.split("/", 1)
+  if name in _IN_SUFFIX:
+    return f"{_PRIME}{_IN_SUFFIX[name]}.weight", ""
+  return f"{_BLOCKS}{_IN_BLOCK[name]}.weight", part
+
+
+def _from_published(weights, shapes, model: ModelConfig) -> dict[str, Array]:
+  prefix = model.num_layers - model.num_suffix
+  out = {}
+  for path, shape in shapes.items():
+    name, part = _published_name(path)
+    require(name in weights, f"weights[{name!r}] is missing")
+    x = np.asarray(weights[name])
+    x = {"prefix": x[:prefix], "suffix": x[prefix:], "": x}[part]
+    require(
+      x.shape == shape.shape,
+      f"weights[{name!r}] gives {path} the shape {x.shape}, the configuration "
+      f"says {shape.shape}",
+    )
+    out[path] = jnp.asarray(x)
+  return out
+
+
+def _to_published(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  out: dict[str, np.ndarray] = {}
+  for path in sorted(params):  # prefix comes before suffix
+    name, _ = _published_name(path)
+    x = params[path]
+    out[name] = np.concatenate([out[name], x]) if name in out else x
+  return out

@@ -1,0 +1,35 @@
+"""From settings to a learner with initial parameters."""
+
+from flax import nnx
+
+from mattt_jax.config import Experiment
+from mattt_jax.model import fast_weights
+from mattt_jax.model.transformer import Transformer
+from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.inner_optimizer import InnerOptimizer
+
+
+def build_learner(experiment: Experiment, vocab_size: int) -> Learner:
+  """The learner of an experiment, initialised from its seed.
+
+  Raises:
+    ValueError: `model.fast` matches nothing while the inner loop is on, or
+      something that cannot be fast.
+  """
+  model = Transformer(
+    experiment.model,
+    vocab_size,
+    experiment.memory,
+    experiment.chunk,
+    nnx.Rngs(experiment.seed),
+  )
+  _, fast, _ = fast_weights.split(model)
+  tensors = len(nnx.to_flat_state(fast))
+  if experiment.inner.enabled and not tensors:
+    raise ValueError(
+      f"inner.enabled=True, but model.fast={experiment.model.fast} matches no "
+      "parameter: set model.fast_mlp_dim > 0 and model.num_suffix > 0, or "
+      "inner.enabled=False"
+    )
+  inner = InnerOptimizer(experiment.inner, tensors)
+  return Learner(model, inner, experiment.chunk)

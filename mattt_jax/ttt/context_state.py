@@ -1,0 +1,39 @@
+"""What is carried from chunk to chunk, and the model that the carry needs."""
+
+from typing import Any, Protocol
+
+from flax import struct
+from jax import Array
+
+
+@struct.dataclass
+class ContextState:
+  """One sequence's state after the tokens read so far."""
+
+  fast: Any  # W_i, nnx.State of the FastWeights
+  inner_opt: Any  # optax state of the inner optimiser
+  memory: Any  # M_i
+  cache: Any  # C_i
+  position: Array  # int32, tokens read
+
+
+class ChunkModel(Protocol):
+  """What the recurrence asks of a model (an nnx.Module with FastWeights).
+
+  The transformer is one; the tests use a quadratic. `x_CxD` is whatever
+  `read_prefix` made of the tokens, which no fast weight touches.
+  """
+
+  def init_cache(self, context_length: int, streaming: bool) -> Any: ...
+
+  def init_memory(self, context_length: int) -> Any: ...
+
+  def read_prefix(self, tokens_L, cache, position) -> tuple[Array, Any]: ...
+
+  def forward(self, x_CxD, cache, memory, position) -> Any: ...
+
+  def token_loss(self, forward, targets_C) -> Array: ...
+
+  def next_token_probs(self, forward) -> Array: ...
+
+  def write(self, memory, forward, targets_C, surprise_C, valid_C) -> Any: ...
