@@ -10,6 +10,28 @@ if TYPE_CHECKING:
 SPLITS = ("train", "tune", "test")
 
 
+def require_split(split: str) -> None:
+  """Raises `ValueError` unless `split` is one of `SPLITS`."""
+  if split not in SPLITS:
+    raise ValueError(f"split={split!r} must be one of {', '.join(SPLITS)}")
+
+
+def example_rng(seed: int, split: str, index: int) -> np.random.Generator:
+  """The random numbers of one example: the same in every process, any order.
+
+  The three numbers make the key of a counter-based generator, two words of 64
+  bits, so that no two examples of any split share a stream.
+
+  Raises:
+    ValueError: unknown split, or a negative seed or index.
+  """
+  require_split(split)
+  if seed < 0 or index < 0:
+    raise ValueError(f"seed={seed} and index={index} must not be negative")
+  key = (seed, index * len(SPLITS) + SPLITS.index(split))
+  return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
+
+
 class Example(TypedDict):
   """One sequence of L tokens. `B` sequences of a batch are stacked in front.
 
