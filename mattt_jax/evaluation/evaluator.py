@@ -1,0 +1,222 @@
+"""Evaluation: loss and answers by context length, distance and position."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from mattt_jax import sharding
+from mattt_jax.config import (
+  Experiment,
+  require_at_least,
+  require_choice,
+  require_chunked,
+)
+from mattt_jax.data import pipeline
+from mattt_jax.tasks.base import SPLITS, Task
+from mattt_jax.ttt.coordination import rate_scale
+from mattt_jax.ttt.meta_loss import SequenceOutput, read_batch
+
+
+def evaluate(
+  experiment: Experiment,
+  learner: nnx.Module | tuple[nnx.GraphDef, Any],
+  task: Task,
+  split: str,
+  lengths: Sequence[int] | None = None,
+  inner: bool | None = None,
+  *,
+  step: int | None = None,
+  mesh: Mesh | None = None,
+) -> dict[str, Any]:
+  """Evaluates a learner, or its (graphdef, params), on held-out sequences.
+
+  Args:
+    experiment: gives the sizes, and the defaults of what follows (`eval`).
+    learner: is not changed.
+    task: gives the sequences.
+    split: one of `SPLITS`.
+    lengths: context lengths in tokens; default `eval.lengths`, or the
+      training length.
+    inner: whether the fast weights learn while reading.
+    step: outer step whose warm-up of the inner learning rate applies; default:
+      after the warm-up.
+    mesh: splits the sequences of a batch over its devices; default: one device.
+
+  Returns:
+    A JSON value: `split`, `inner`, and `lengths`, from the length (a string)
+    to what `Totals.summary` says.
+
+  Raises:
+    ValueError: unknown split, or sizes that do not fit.
+  """
+  config = experiment.eval
+  lengths = tuple(lengths or config.lengths or (experiment.length,))
+  inner = config.inner if inner is None else inner
+  inner = inner and experiment.inner.enabled
+  require_choice("split", split, SPLITS)
+  for length in lengths:
+    require_at_least("lengths", length, 1)
+    require_chunked(experiment.chunk, length, "lengths")
+  mesh = sharding.make_mesh(1) if mesh is None else mesh
+  sharding.check_batch("eval.batch_size", config.batch_size, mesh)
+  graphdef, params = (
+    learner if isinstance(learner, tuple) else nnx.split(learner)
+  )
+  scale = 1.0 if step is None else rate_scale(experiment.inner, step)
+
+  results = {}
+  for length in lengths:
+    totals = Totals(length, config.position_buckets)
+    for batch in pipeline.eval_batches(
+      task, split, length, config.sequences, config.batch_size
+    ):
+      out = _read(
+        graphdef, params, sharding.put_batch(batch, mesh), scale, inner=inner
+      )
+      totals.add(batch, jax.device_get(out))
+    results[str(length)] = totals.summary()
+  return {"split": split, "inner": inner, "lengths": results}
+
+
+# Compiled once for each length; the graphdef is the same object every time.
+@functools.partial(jax.jit, static_argnames=("graphdef", "inner"))
+def _read(graphdef, params, batch, scale, *, inner):
+  return read_batch(
+    nnx.merge(graphdef, params), batch, inner=inner, rate_scale=scale
+  )
+
+
+class Totals:
+  """Sums over the sequences of one length, in float64 on the host.
+
+  A token counts if it is learned from or scored (a weight above zero);
+  padding does not. Buckets of position and of distance have equal width.
+  """
+
+  def __init__(self, length: int, buckets: int):
+    self.length = length
+    # edge k .. edge k+1 - 1; fewer buckets if the length is shorter
+    self.edges = np.unique(np.linspace(0, length, buckets + 1).astype(int))
+    n = len(self.edges) - 1
+    self.sequences = 0
+    self.weight = self.weighted_loss = 0.0
+    self.tokens = np.zeros(n)
+    self.token_loss = np.zeros(n)
+    self.other_tokens = self.other_loss = 0.0
+    self.answers = self.exact = self.non_finite = 0
+    # The last bucket is of answers without a distance (-1).
+    self.answer_tokens = np.zeros(n + 1)
+    self.answer_correct = np.zeros(n + 1)
+    self.answer_loss = np.zeros(n + 1)
+    self.aux: dict[str, list[float]] = {}
+
+  def add(
+    self, batch: Mapping[str, np.ndarray], out: SequenceOutput
+  ) -> None:
+    """Adds a batch of arrays [B, L] and what reading it gave."""
+    loss_BxL = np.asarray(out.loss_BxL, np.float64)
+    correct_BxL = np.asarray(out.correct_BxL)
+    outer_BxL = np.asarray(batch["outer_weight"], np.float64)
+    answer_BxL = np.asarray(batch["answer"])
+    counts_BxL = (outer_BxL > 0) | (np.asarray(batch["inner_weight"]) > 0)
+    is_answer_BxL = answer_BxL >= 0
+    read_BxL = counts_BxL | is_answer_BxL
+    real_B = read_BxL.any(axis=1)
+    n = len(self.edges) - 1
+
+    self.sequences += int(real_B.sum())
+    self.non_finite += int((read_BxL & ~np.isfinite(loss_BxL)).sum())
+    self.weight += outer_BxL.sum()
+    scored = outer_BxL > 0  # where: a loss that does not count may be anything
+    self.weighted_loss += (outer_BxL[scored] * loss_BxL[scored]).sum()
+
+    position_BxL = np.broadcast_to(np.arange(self.length), loss_BxL.shape)
+    bucket = self._bucket(position_BxL[counts_BxL])
+    self.tokens += np.bincount(bucket, minlength=n)
+    self.token_loss += np.bincount(bucket, loss_BxL[counts_BxL], minlength=n)
+    other = counts_BxL & ~is_answer_BxL
+    self.other_tokens += other.sum()
+    self.other_loss += loss_BxL[other].sum()
+
+    distance = np.asarray(batch["distance"])[is_answer_BxL]
+    bucket = np.where(distance < 0, n, self._bucket(distance))
+    right = correct_BxL[is_answer_BxL]
+    self.answer_tokens += np.bincount(bucket, minlength=n + 1)
+    self.answer_correct += np.bincount(bucket, right, minlength=n + 1)
+    self.answer_loss += np.bincount(
+      bucket, loss_BxL[is_answer_BxL], minlength=n + 1
+    )
+    # An answer is the tokens of a sequence that share an id.
+    row = np.nonzero(is_answer_BxL)[0].astype(np.int64)
+    ids = row * (int(answer_BxL.max()) + 1) + answer_BxL[is_answer_BxL]
+    unique, member = np.unique(ids, return_inverse=True)
+    wrong = np.bincount(member, ~right, minlength=len(unique))
+    self.answers += len(unique)
+    self.exact += int((wrong == 0).sum())
+
+    if real_B.all():  # diagnostics are averages, which padding would spoil
+      for name, value in out.aux.items():
+        self.aux.setdefault(name, []).append(float(value))
+
+  def _bucket(self, values: np.ndarray) -> np.ndarray:
+    last = len(self.edges) - 2
+    return np.clip(np.searchsorted(self.edges, values, "right") - 1, 0, last)
+
+  def summary(self) -> dict[str, Any]:
+    """Means and counts; a mean over nothing, or not finite, is None.
+
+    `loss` is weighted by `outer_weight`; `other_loss` is over the tokens that
+    are not answers; `answer_accuracy` is over tokens, `answer_exact_match`
+    over whole answers; `by_distance` and `by_position` go from `from` up to,
+    but not including, `to` (tokens). `non_finite_tokens` counts losses that
+    are nan or infinite.
+    """
+    spans = [
+      {"from": int(a), "to": int(b)}
+      for a, b in zip(self.edges[:-1], self.edges[1:], strict=True)
+    ]
+    return {
+      "sequences": self.sequences,
+      "non_finite_tokens": self.non_finite,
+      "loss": _mean(self.weighted_loss, self.weight),
+      "weight": float(self.weight),
+      "other_loss": _mean(self.other_loss, self.other_tokens),
+      "other_tokens": int(self.other_tokens),
+      "answer_loss": _mean(self.answer_loss.sum(), self.answer_tokens.sum()),
+      "answer_accuracy": _mean(
+        self.answer_correct.sum(), self.answer_tokens.sum()
+      ),
+      "answer_tokens": int(self.answer_tokens.sum()),
+      "answer_exact_match": _mean(self.exact, self.answers),
+      "answers": self.answers,
+      "by_distance": [
+        {
+          **span,
+          "tokens": int(self.answer_tokens[k]),
+          "accuracy": _mean(self.answer_correct[k], self.answer_tokens[k]),
+          "loss": _mean(self.answer_loss[k], self.answer_tokens[k]),
+        }
+        for k, span in enumerate([*spans, {"from": None, "to": None}])
+        if k < len(spans) or self.answer_tokens[k]
+      ],
+      "by_position": [
+        {
+          **span,
+          "tokens": int(self.tokens[k]),
+          "loss": _mean(self.token_loss[k], self.tokens[k]),
+        }
+        for k, span in enumerate(spans)
+      ],
+      "diagnostics": {k: _mean(sum(v), len(v)) for k, v in self.aux.items()},
+    }
+
+
+def _mean(total: float, count: float) -> float | None:
+  mean = float(total / count) if count else math.nan
+  return mean if math.isfinite(mean) else None

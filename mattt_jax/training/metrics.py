@@ -1,0 +1,148 @@
+"""What a run reports: averages, metrics.jsonl, TensorBoard, the counts."""
+
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from clu import metrics as clu_metrics
+from clu import parameter_overview
+from flax import nnx
+from tensorboardX import SummaryWriter
+
+from mattt_jax.model.fast_weights import FastWeight
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def averages(rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+  """Averages the metrics of several outer steps.
+
+  `answer_correct` and `answer_tokens` become `answer_accuracy`, over tokens
+  and not over steps. None stands for no answer, or a value that is not finite.
+  """
+  values: dict[str, list[float]] = {}
+  for row in rows:
+    for name, value in row.items():
+      values.setdefault(name, []).append(value)
+  correct = values.pop("answer_correct", [])
+  tokens = values.pop("answer_tokens", [])
+  metrics: dict[str, clu_metrics.Average] = {
+    name: clu_metrics.Average.from_model_output(jnp.asarray(column))
+    for name, column in values.items()
+  }
+  metrics["answer_accuracy"] = clu_metrics.Average(
+    total=jnp.float32(sum(correct)), count=jnp.int32(sum(tokens))
+  )
+  means = {name: float(metric.compute()) for name, metric in metrics.items()}
+  return {k: v if math.isfinite(v) else None for k, v in means.items()}
+
+
+def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """Reads a metrics.jsonl; a last line that was cut off does not count.
+
+  Raises:
+    ValueError: a line before the last is no JSON object.
+  """
+  path = pathlib.Path(path)
+  if not path.exists():
+    return []
+  rows = []
+  lines = path.read_text(errors="replace").splitlines()
+  for number, line in enumerate(lines, 1):
+    try:
+      row = json.loads(line)
+      if not isinstance(row, dict) or "step" not in row:
+        raise ValueError("no object with a step")
+    except ValueError as error:
+      if number == len(lines):
+        break
+      raise ValueError(
+        f"{path}, line {number} is damaged ({error}): remove that line"
+      ) from error
+    rows.append(row)
+  return rows
+
+
+class MetricsWriter:
+  """Writes rows {"step": ..., "kind": ..., ...} to JSONL and TensorBoard.
+
+  Rows of steps after `restored_step`, and of the final evaluation, are dropped
+  first: a run that goes on from there writes them again.
+  """
+
+  def __init__(self, workdir: pathlib.Path, restored_step: int):
+    path = workdir / METRICS_FILE
+    kept = [
+      row
+      for row in read_rows(path)
+      if row["step"] <= restored_step and row.get("split") != "test"
+    ]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(_line(row) for row in kept))
+    os.replace(partial, path)
+    self._file = path.open("a")
+    self._board = SummaryWriter(
+      str(workdir / "tensorboard"), purge_step=restored_step + 1
+    )
+
+  def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+    """Appends one row; nested dicts become "a/b" in TensorBoard."""
+    self._file.write(_line({"step": step, "kind": kind, **values}))
+    self._file.flush()
+    for name, value in _scalars(values, kind):
+      self._board.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    self._file.close()
+    self._board.close()
+
+
+def _line(row: Mapping[str, Any]) -> str:
+  return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _scalars(values: Any, name: str) -> Iterator[tuple[str, float]]:
+  if isinstance(values, Mapping):
+    for key, value in values.items():
+      yield from _scalars(value, f"{name}/{key}")
+  elif isinstance(values, (int, float)) and math.isfinite(values):
+    yield name, float(values)
+
+
+def parameter_counts(params: nnx.State) -> dict[str, int]:
+  """Counts numbers: fast (W_0), memory, inner (learned rates), slow (rest)."""
+  counts = dict.fromkeys(("slow", "fast", "memory", "inner"), 0)
+  for path, variable in nnx.to_flat_state(params):
+    if isinstance(variable, FastWeight):
+      kind = "fast"
+    elif path[0] == "inner":
+      kind = "inner"
+    elif {"memory", "pointer"} & set(path):
+      kind = "memory"
+    else:
+      kind = "slow"
+    counts[kind] += variable[...].size
+  return counts
+
+
+def overview(params: nnx.State, state_bytes: Mapping[str, int]) -> str:
+  """Describes a learner: a table, counts, and the bytes of a context's state.
+
+  `state_bytes` is what one sequence carries from chunk to chunk, by part.
+  """
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
+    nnx.to_pure_dict(params),
+  )
+  table = parameter_overview.get_parameter_overview(shapes, include_stats=False)
+  counts = ", ".join(f"{n:,} {k}" for k, n in parameter_counts(params).items())
+  sizes = ", ".join(f"{n:,} {k}" for k, n in state_bytes.items())
+  return (
+    f"{table}\nParameters: {counts}\nState of one context, bytes: {sizes}, "
+    f"{sum(state_bytes.values()):,} in all"
+  )

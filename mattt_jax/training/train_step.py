@@ -1,0 +1,98 @@
+"""One outer step, pure: (state, batch) -> (state, metrics)."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx, struct
+from jax.sharding import Mesh
+
+from mattt_jax import sharding
+from mattt_jax.config import Experiment
+from mattt_jax.ttt.coordination import rate_scale
+from mattt_jax.ttt.meta_loss import meta_loss
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+@struct.dataclass
+class TrainState:
+  """All that an outer step changes. `step` counts the updates made."""
+
+  step: jax.Array  # [] int32
+  params: Any
+  opt_state: Any
+
+
+def init_state(
+  params: Any, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """Makes the state of step 0 on `mesh`; takes over the arrays of `params`."""
+  state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+  return jax.device_put(state, sharding.shardings(mesh, state))
+
+
+def train_step(
+  graphdef: nnx.GraphDef,
+  optimizer: optax.GradientTransformation,
+  experiment: Experiment,
+  state: TrainState,
+  batch: Batch,
+  *,
+  inner: bool,
+) -> tuple[TrainState, Metrics]:
+  """Makes one update of the slow parameters from a batch of arrays [B, L].
+
+  Metrics are scalars: loss, grad_norm (before the clip), answer_correct and
+  answer_tokens (counts over the batch), and the model's own diagnostics.
+  """
+
+  def loss_fn(params):
+    return meta_loss(
+      nnx.merge(graphdef, params),
+      batch,
+      reduction=experiment.outer.reduction,
+      inner=inner,
+      rate_scale=rate_scale(experiment.inner, state.step),
+    )
+
+  (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  is_answer = batch["answer"] >= 0
+  metrics = {
+    **out.aux,
+    "loss": loss,
+    "grad_norm": optax.tree.norm(grads),
+    "answer_correct": jnp.sum(out.correct_BxL & is_answer),
+    "answer_tokens": jnp.sum(is_answer),
+  }
+  state = TrainState(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    opt_state=opt_state,
+  )
+  return state, metrics
+
+
+def jit_train_step(
+  graphdef: nnx.GraphDef,
+  optimizer: optax.GradientTransformation,
+  experiment: Experiment,
+  state: TrainState,
+  mesh: Mesh,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """Returns the jitted `step(state, batch, inner=...)`; it consumes `state`.
+
+  The state keeps the placement it came with; metrics are replicated.
+  """
+  placement = jax.tree.map(lambda x: x.sharding, state)
+  return jax.jit(
+    functools.partial(train_step, graphdef, optimizer, experiment),
+    static_argnames="inner",
+    donate_argnums=0,
+    out_shardings=(placement, sharding.replicated(mesh)),
+  )

@@ -1,0 +1,339 @@
+"""The training loop: resumes, evaluates, reports, and stops when it diverges.
+
+Nothing waits for the device between two logs: metrics stay there, and are
+fetched when a row is written, a state saved, or the learner evaluated.
+"""
+
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from mattt_jax import config as config_lib
+from mattt_jax import registry, sharding
+from mattt_jax.config import Experiment
+from mattt_jax.data import pipeline
+from mattt_jax.evaluation.evaluator import evaluate
+from mattt_jax.training import checkpoint, metrics
+from mattt_jax.training.build import build_learner
+from mattt_jax.training.optimizer import learning_rate, make_optimizer
+from mattt_jax.training.train_step import (
+  TrainState,
+  init_state,
+  jit_train_step,
+)
+from mattt_jax.ttt.coordination import inner_on
+
+CHECKPOINTS = "checkpoints"
+EVALUATION_FILE = "evaluation.json"
+
+
+class DivergedError(RuntimeError):
+  """The loss or the parameters are no longer finite."""
+
+
+def train(
+  experiment: Experiment,
+  workdir: str | os.PathLike,
+  *,
+  mesh: Mesh | None = None,
+) -> dict[str, Any]:
+  """Trains an experiment in `workdir`, or goes on where it stopped.
+
+  Writes there config.json, metrics.jsonl, tensorboard/, checkpoints/ and, at
+  the end, evaluation.json.
+
+  Args:
+    experiment: the settings.
+    workdir: a new directory, or that of the same experiment.
+    mesh: devices to split the batch over; default: all.
+
+  Returns:
+    The content of evaluation.json: `step`, `train` (the last averages), and
+    `evaluation` on the test split. A finished run is not trained again.
+
+  Raises:
+    ValueError: settings that do not fit, or a workdir of other settings.
+    DivergedError: a loss that is not finite; the last good state is kept.
+  """
+  mesh = sharding.make_mesh() if mesh is None else mesh
+  sharding.check_batch("batch_size", experiment.batch_size, mesh)
+  sharding.check_batch("eval.batch_size", experiment.eval.batch_size, mesh)
+  task = make_task(experiment)
+  workdir = checkpoint.bind_workdir(workdir, experiment)
+  finished = _finished(workdir, experiment.train.steps)
+  if finished is not None:
+    print(f"{workdir} is already trained: see {EVALUATION_FILE}", flush=True)
+    return finished
+  run = _Run(experiment, workdir, task, mesh)
+  try:
+    run.train()
+    return run.finish()
+  finally:
+    run.close()
+
+
+def make_task(experiment: Experiment):
+  """Makes the experiment's task."""
+  name = config_lib.to_dict(experiment)["task"]["name"]
+  task = registry.load(config_lib.TASKS, name).Task
+  return task(experiment.task, experiment.seed)
+
+
+def load_learner(
+  experiment: Experiment, workdir: str | os.PathLike
+) -> tuple[nnx.Module, int]:
+  """Returns the learner of the newest good checkpoint, and its outer step.
+
+  Raises:
+    ValueError: `workdir` belongs to another experiment or has no checkpoint.
+  """
+  config_lib.require(
+    (pathlib.Path(workdir) / checkpoint.CONFIG_FILE).is_file(),
+    f"workdir={workdir} holds no run ({checkpoint.CONFIG_FILE} is missing): "
+    "train first, or name another",
+  )
+  workdir = checkpoint.bind_workdir(workdir, experiment)
+  task = make_task(experiment)
+  learner = build_learner(experiment, task.vocab_size)
+  graphdef, params = nnx.split(learner)
+  optimizer = make_optimizer(experiment.outer, experiment.train.steps)
+  state = init_state(params, optimizer, sharding.make_mesh(1))
+  checkpoints = checkpoint.Checkpoints(workdir / CHECKPOINTS)
+  try:
+    restored = _restore_latest(checkpoints, state, experiment)
+  finally:
+    checkpoints.close()
+  if restored is None:
+    raise ValueError(f"workdir={workdir} has no checkpoint yet: train first")
+  return nnx.merge(graphdef, restored.state.params), restored.step
+
+
+def _restore_latest(
+  checkpoints: checkpoint.Checkpoints, like: TrainState, experiment: Experiment
+) -> checkpoint.Restored | None:
+  restored = checkpoints.restore_latest(like)
+  if restored is not None:
+    checkpoint.require_same_config(
+      f"checkpoint {checkpoints.directory / str(restored.step)}",
+      restored.config,
+      experiment,
+    )
+  return restored
+
+
+def _finished(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:
+  path = workdir / EVALUATION_FILE
+  if not path.exists():
+    return None
+  try:
+    result = json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f"{path} is damaged ({error}): remove it, and it is made again from the "
+      "last checkpoint"
+    ) from error
+  return result if result["step"] == steps else None
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+  leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+
+
+class _Run:
+  """One process's part of a run: from the newest good checkpoint to the end."""
+
+  def __init__(self, experiment: Experiment, workdir, task, mesh: Mesh):
+    self.experiment, self.workdir, self.task = experiment, workdir, task
+    self.mesh = mesh
+    config = experiment.train
+    learner = build_learner(experiment, task.vocab_size)
+    self.graphdef, params = nnx.split(learner)
+    state_bytes = learner.state_bytes(experiment.length)
+    print(metrics.overview(params, state_bytes), flush=True)
+    optimizer = make_optimizer(experiment.outer, config.steps)
+    self.learning_rate = learning_rate(experiment.outer, config.steps)
+    self.state: TrainState = init_state(params, optimizer, mesh)
+    self.jitted_step = jit_train_step(
+      self.graphdef, optimizer, experiment, self.state, mesh
+    )
+    self.compiled: dict[tuple[bool, int], Any] = {}
+    self.batches = pipeline.train_batches(task, experiment)
+    self.step = 0
+    self.on_device: list[dict[str, Any]] = []  # metrics of the newest steps
+    self.since_log: list[dict[str, float]] = []  # those fetched, not written
+    self.tokens = self.timed_steps = 0  # since the last log
+    self.compile_seconds = self.idle_seconds = 0.0
+    self.checkpoints = checkpoint.Checkpoints(
+      workdir / CHECKPOINTS, config.keep_checkpoints
+    )
+    self._restore()
+    self.writer = metrics.MetricsWriter(workdir, self.step)
+    self.log_time = time.perf_counter()
+    # A bar for a person; where nobody watches, one line for each row.
+    self.bar = tqdm(
+      total=config.steps,
+      initial=self.step,
+      unit="step",
+      disable=not sys.stderr.isatty(),
+    )
+
+  def _restore(self) -> None:
+    restored = _restore_latest(self.checkpoints, self.state, self.experiment)
+    if restored is None:
+      return
+    self.checkpoints.set_aside(restored.damaged)
+    self.state, self.step = restored.state, restored.step
+    self.batches.set_state(restored.data["batches"])
+    self.since_log = restored.data["since_log"]
+    print(f"Resuming from the checkpoint of step {self.step}", flush=True)
+
+  def train(self) -> None:
+    """Runs the outer steps that are left."""
+    config = self.experiment.train
+    while self.step < config.steps:
+      self._one_step()
+      last = self.step == config.steps
+      if last or self.step % config.log_every == 0:
+        self._log()
+      if config.eval_every and self.step % config.eval_every == 0 and not last:
+        self._evaluate_tune()
+      if last or self.step % config.checkpoint_every == 0:
+        self._save()
+
+  def _one_step(self) -> None:
+    batch = next(self.batches)
+    sequences, length = batch["tokens"].shape
+    batch = sharding.put_batch(batch, self.mesh)
+    inner = inner_on(self.experiment.inner, self.step)
+    step_fn = self.compiled.get((inner, length))
+    if step_fn is None:
+      start = time.perf_counter()
+      lowered = self.jitted_step.lower(self.state, batch, inner=inner)
+      step_fn = self.compiled[inner, length] = lowered.compile()
+      seconds = time.perf_counter() - start
+      self.compile_seconds += seconds
+      self.idle_seconds += seconds
+    self.state, values = step_fn(self.state, batch)
+    self.step += 1
+    self.on_device.append(values)
+    self.tokens += sequences * length * jax.process_count()
+    self.timed_steps += 1
+    self.bar.update()
+
+  def _check(self, state_too: bool) -> None:
+    """Fetches metrics; raises `DivergedError` if something is not finite."""
+    rows = jax.device_get(self.on_device)
+    first = self.step - len(rows) + 1
+    self.on_device = []
+    for step, row in enumerate(rows, first):
+      for name in ("loss", "grad_norm"):
+        if not math.isfinite(row[name]):
+          self._diverged(f"{name}={row[name]} in outer step {step}")
+      self.since_log.append({k: v.item() for k, v in row.items()})
+    if state_too and not _all_finite((self.state.params, self.state.opt_state)):
+      self._diverged(
+        f"parameters or optimizer state not finite after outer step {self.step}"
+      )
+
+  def _diverged(self, what: str) -> None:
+    self.checkpoints.wait()
+    kept = self.checkpoints.latest_step()
+    raise DivergedError(
+      f"training diverged: {what}. "
+      + (
+        f"The checkpoint of step {kept} in {self.workdir / CHECKPOINTS} is the "
+        "last good one. "
+        if kept is not None
+        else "No checkpoint had been saved yet. "
+      )
+      + "Lower outer.learning_rate or inner.learning_rate, or set "
+      "outer.clip_norm, in a new workdir"
+    )
+
+  def _log(self) -> None:
+    self._check(state_too=False)
+    now = time.perf_counter()
+    seconds = now - self.log_time - self.idle_seconds
+    row = metrics.averages(self.since_log)
+    row |= {
+      "learning_rate": float(self.learning_rate(self.step - 1)),
+      "tokens_per_second": self.tokens / max(seconds, 1e-9),
+      "compile_seconds": self.compile_seconds,
+    }
+    self.writer.write(self.step, "train", row)
+    shown = {
+      "loss": f"{row['loss']:.4f}",
+      "tokens/s": f"{row['tokens_per_second']:,.0f}",
+    }
+    if row["answer_accuracy"] is not None:
+      shown["accuracy"] = f"{row['answer_accuracy']:.3f}"
+    self.bar.set_postfix(shown, refresh=False)
+    if self.bar.disable:
+      steps = self.experiment.train.steps
+      left = seconds / self.timed_steps * (steps - self.step)
+      text = "  ".join(f"{k} {v}" for k, v in shown.items())
+      print(f"step {self.step}/{steps}  {text}  {left:.0f} s left", flush=True)
+    self.since_log, self.tokens, self.timed_steps = [], 0, 0
+    self.log_time, self.idle_seconds = time.perf_counter(), 0.0
+
+  def _save(self) -> None:
+    start = time.perf_counter()
+    self._check(state_too=True)
+    self.checkpoints.save(
+      self.step,
+      self.state,
+      {"batches": self.batches.get_state(), "since_log": self.since_log},
+      config_lib.to_dict(self.experiment),
+    )
+    self.idle_seconds += time.perf_counter() - start
+
+  def _evaluate(self, split: str) -> dict[str, Any]:
+    start = time.perf_counter()
+    self._check(state_too=True)
+    learner = (self.graphdef, self.state.params)
+    result = evaluate(
+      self.experiment,
+      learner,
+      self.task,
+      split,
+      step=self.step,
+      mesh=self.mesh,
+    )
+    self.idle_seconds += time.perf_counter() - start
+    return result
+
+  def _evaluate_tune(self) -> None:
+    result = self._evaluate("tune")
+    self.writer.write(self.step, "evaluation", result)
+
+  def finish(self) -> dict[str, Any]:
+    """Evaluates on the test split and writes the result."""
+    self.checkpoints.wait()
+    result = self._evaluate("test")
+    rows = metrics.read_rows(self.workdir / metrics.METRICS_FILE)
+    trained = [row for row in rows if row["kind"] == "train"]
+    self.writer.write(self.step, "evaluation", result)
+    out = {
+      "step": self.step,
+      "train": trained[-1] if trained else {},
+      "evaluation": result,
+    }
+    checkpoint.write_json(self.workdir / EVALUATION_FILE, out)
+    return out
+
+  def close(self) -> None:
+    self.bar.close()
+    self.writer.close()
+    self.checkpoints.close()
