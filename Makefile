@@ -1,0 +1,63 @@
+# make demo | test | lint | bench | lock | clean
+# The first target that needs it sets up .venv from requirements.lock.
+
+PYTHON ?= $(shell for p in python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK_VENV := .cache/lock-venv
+TEST_FLAGS ?= -n auto --maxprocesses=4 --dist=worksteal
+
+export JAX_PLATFORMS ?= cpu
+
+.PHONY: demo test lint bench lock clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed
+	$(BIN)/mattt demo --out=runs/demo
+
+# Compiled programs are kept between runs; delete .cache/jax to compile anew.
+test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest $(TEST_FLAGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/meta_step.py \
+		--sizes=4x1024,1x2048,1x4096 --out=runs/bench/meta_step.json
+
+# Resolves the newest versions that pyproject.toml allows and pins them.
+lock:
+	$(check_python)
+	$(PYTHON) -m venv --clear $(LOCK_VENV)
+	$(LOCK_VENV)/bin/pip install -q '.[test,dev,notebooks]'
+	{ echo '# Every package of the run-time, test, dev and notebooks'; \
+	  echo '# environment, pinned (Python 3.11). Re-made by: make lock'; \
+	  $(LOCK_VENV)/bin/pip freeze --exclude mattt-jax; } >requirements.lock
+	rm -rf $(LOCK_VENV)
+
+clean:
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache build dist
+
+# Two stamps: a change of pyproject.toml alone installs nothing anew.
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	$(BIN)/pip install -q --no-build-isolation --no-deps -e .
+	touch $@
+
+$(VENV)/.locked: requirements.lock
+	$(check_python)
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install -q -r requirements.lock
+	touch $@
+
+define check_python
+	@test -n '$(PYTHON)' && $(PYTHON) -c \
+		'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'Python 3.11 or newer is needed (found: $(PYTHON)):' \
+			'make PYTHON=/path/to/python3.11' >&2; exit 1; }
+endef
