@@ -77,4 +77,5 @@ class Task(Protocol):
 
   def train_length(self, length: int, step: int) -> int:
     """Tokens of a training sequence at outer step `step` (a curriculum may
-    start shorter than `length`); a multiple of the chunk."""
+    start shorter than `length`); a multiple of the chunk.
+    """

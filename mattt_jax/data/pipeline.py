@@ -1,0 +1,103 @@
+"""Batches of a task's examples, in a fixed order, prepared by threads.
+
+Example i of outer step s has index `s * batch_size + i`: a batch depends on
+its step alone, so a run resumes anywhere from one number.
+"""
+
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from mattt_jax.config import Experiment, require, require_at_least
+from mattt_jax.tasks.base import Example, Task
+
+Batch = dict[str, np.ndarray]  # the arrays of an Example, [B, L]
+
+_THREADS = 2
+
+
+def train_batches(
+  task: Task, experiment: Experiment, start_step: int = 0
+) -> grain.DatasetIterator:
+  """Iterates over the batches of steps `start_step` .. `train.steps - 1`.
+
+  Arrays are [B, L], where L is the task's training length at that step. The
+  state (`get_state`, `set_state`) is JSON: the number of the next step.
+
+  Raises:
+    ValueError: `start_step` is not one of 0 .. train.steps.
+  """
+  size, steps = experiment.batch_size, experiment.train.steps
+  require(
+    0 <= start_step <= steps,
+    f"start_step={start_step} must lie in 0 .. train.steps={steps}",
+  )
+
+  def batch(step: int) -> Batch:
+    length = task.train_length(experiment.length, step)
+    indices = range(step * size, (step + 1) * size)
+    return stack([task.example("train", i, length, step) for i in indices])
+
+  steps, prefetch = experiment.train.steps, experiment.train.prefetch
+  batches = iter(
+    _prefetched(grain.MapDataset.range(steps).map(batch), prefetch)
+  )
+  grain.experimental.set_next_index(batches, start_step)
+  return batches
+
+
+def eval_batches(
+  task: Task, split: str, length: int, sequences: int, batch_size: int
+) -> Iterator[Batch]:
+  """Iterates once over the first `sequences` examples, or all if fewer.
+
+  Arrays are [B, L]; the last batch is filled up with rows of weight 0.
+  """
+  for field, value in (
+    ("length", length),
+    ("sequences", sequences),
+    ("batch_size", batch_size),
+  ):
+    require_at_least(field, value, 1)
+  size = task.size(split, length)
+  number = sequences if size is None else min(sequences, size)
+
+  def batch(start: int) -> Batch:
+    indices = range(start, min(start + batch_size, number))
+    examples = [task.example(split, i, length) for i in indices]
+    filling = batch_size - len(examples)
+    return stack(examples + [empty_example(length)] * filling)
+
+  starts = grain.MapDataset.range(0, number, batch_size)
+  return iter(_prefetched(starts.map(batch), _THREADS))
+
+
+def empty_example(length: int) -> Example:
+  """An example of `length` tokens in which nothing counts."""
+  return {
+    "tokens": np.zeros(length, np.int32),
+    "targets": np.zeros(length, np.int32),
+    "inner_weight": np.zeros(length, np.float32),
+    "outer_weight": np.zeros(length, np.float32),
+    "answer": np.full(length, -1, np.int32),
+    "distance": np.full(length, -1, np.int32),
+  }
+
+
+def stack(examples: list[Example]) -> Batch:
+  """Stacks examples of equal length: [L] each, [B, L] together."""
+  return {
+    key: np.stack([example[key] for example in examples])  # type: ignore[literal-required]
+    for key in examples[0]
+  }
+
+
+def _prefetched(batches: grain.MapDataset, number: int) -> grain.IterDataset:
+  """Keeps up to `number` batches ready, in order."""
+  # Threads, not processes: examples are cheap next to a step of the model.
+  return batches.to_iter_dataset(
+    grain.ReadOptions(
+      num_threads=min(_THREADS, number), prefetch_buffer_size=number
+    )
+  )

@@ -1,0 +1,288 @@
+"""Documents of real text, split by document.
+
+A source is named by a string:
+
+    stdlib           every large module of the Python standard library
+    directory:PATH   every text file below PATH, a document each
+    tfds:NAME        a prepared tfds data set with a text feature
+
+The first two are written once, as a tfds data set of array_record files, to
+a cache (MATTT_CACHE, default ~/.cache/mattt_jax) named after a hash of the
+files' names, sizes and times, and read from there afterwards.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sysconfig
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mattt_jax.config import require
+from mattt_jax.tasks.base import SPLITS
+
+SUFFIXES = (".txt", ".text", ".md", ".rst", ".tex", ".org", ".html", ".py")
+# Tests, and text that is mostly tables or generated.
+_STDLIB_WITHOUT = frozenset({
+  "__pycache__", "dist-packages", "encodings", "ensurepip", "idlelib",
+  "lib2to3", "pydoc_data", "site-packages", "test", "tests", "turtledemo",
+})  # fmt: skip
+_HELD_OUT_SHARE = 0.1  # of the documents, for each of tune and test
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+  """A named text, UTF-8."""
+
+  name: str
+  text: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class _File:
+  name: str  # relative, with forward slashes
+  path: Path
+  size: int  # bytes
+  time: int  # of modification, nanoseconds
+
+
+def check(source: str, *, min_bytes: int, least: int) -> None:
+  """Raises the `ValueError` that `load` would, without reading any text."""
+  kind, _ = _parse(source)
+  if kind != "tfds":
+    _files(source, min_bytes=min_bytes, least=least)
+
+
+def load(
+  source: str, *, min_bytes: int, least: int = 1, text_key: str = "text"
+) -> dict[str, tuple[Document, ...]]:
+  """The documents of each split, sorted by name.
+
+  Args:
+    source: as in the head of this file.
+    min_bytes: shorter documents of "stdlib" and "tfds:" are left out.
+    least: a shorter file of a directory is an error, bytes.
+    text_key: the text feature of a tfds data set.
+
+  Raises:
+    ValueError: no such directory, no text in it, an empty or too short file, a
+      file that is not UTF-8, fewer than three documents.
+  """
+  kind, name = _parse(source)
+  if kind == "tfds":
+    found = _published(source, name, text_key, max(min_bytes, least))
+  else:
+    found = _prepared(_files(source, min_bytes=min_bytes, least=least), source)
+  return {
+    split: tuple(sorted(found[split], key=lambda d: d.name)) for split in SPLITS
+  }
+
+
+def split_by_name(names: Sequence[str], source: str) -> dict[str, list[str]]:
+  """Deals documents to the splits by a hash of their names.
+
+  About a tenth goes to tune, a tenth to test, and where a document goes does
+  not depend on the others, so adding some moves none. Only where there are so
+  few that a split would stay empty do the nearest hashes fill it.
+
+  Raises:
+    ValueError: fewer than three documents.
+  """
+  number = len(names)
+  require(
+    number >= len(SPLITS),
+    f"task.source={source!r} has {number} document(s): the splits "
+    f"{', '.join(SPLITS)} need one each, add more",
+  )
+  ranked = sorted((_uniform(name), name) for name in names)
+  below = [
+    sum(u < share for u, _ in ranked)
+    for share in (_HELD_OUT_SHARE, 2 * _HELD_OUT_SHARE)
+  ]
+  tune = min(max(below[0], 1), number - 2)
+  test = min(max(below[1], tune + 1), number - 1)
+  ordered = [name for _, name in ranked]
+  return {
+    "train": ordered[test:],
+    "tune": ordered[:tune],
+    "test": ordered[tune:test],
+  }
+
+
+def _uniform(name: str) -> float:
+  """A number in [0, 1) that depends on `name` alone, in every process."""
+  digest = hashlib.sha256(name.encode()).digest()
+  return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def _parse(source: str) -> tuple[str, str]:
+  kind, _, name = source.partition(":")
+  require(
+    (kind == "stdlib" and source == "stdlib")
+    or (kind in ("directory", "tfds") and bool(name)),
+    f"task.source={source!r} is not known: use 'stdlib', 'directory:PATH' or "
+    "'tfds:NAME'",
+  )
+  return kind, name
+
+
+def _files(source: str, *, min_bytes: int, least: int) -> list[_File]:
+  """The files of a "stdlib" or "directory:" source, checked, by name."""
+  kind, name = _parse(source)
+  if kind == "stdlib":
+    root = Path(sysconfig.get_path("stdlib"))
+    files = [
+      f
+      for f in _walk(root, (".py",), source, without=_STDLIB_WITHOUT)
+      if f.size >= max(min_bytes, least)
+      and not f.name.startswith("_sysconfigdata")  # holds the machine's paths
+    ]
+    require(
+      bool(files),
+      f"task.source='stdlib': no module of {max(min_bytes, least)} bytes in "
+      f"{root}: use a smaller task.min_document_bytes or 'directory:PATH'",
+    )
+  else:
+    root = Path(name).expanduser()
+    require(
+      root.exists(),
+      f"task.source={source!r}: there is no directory {root}: give an "
+      "existing directory of text files",
+    )
+    require(
+      root.is_dir(),
+      f"task.source={source!r}: {root} is a file: give the directory it is in",
+    )
+    files = list(_walk(root, SUFFIXES, source))
+    require(
+      bool(files),
+      f"task.source={source!r}: no text files (*{', *'.join(SUFFIXES)}) in "
+      f"{root}: add some",
+    )
+    for file in files:
+      require(
+        file.size > 0,
+        f"task.source={source!r}: {file.path} is empty: remove or fill it",
+      )
+      require(
+        file.size >= least,
+        f"task.source={source!r}: {file.path} has {file.size} bytes, shorter "
+        f"than one chunk ({least}): remove it or use a smaller chunk",
+      )
+  split_by_name([f.name for f in files], source)  # are there enough?
+  return sorted(files, key=lambda f: f.name)
+
+
+def _walk(
+  root: Path,
+  suffixes: tuple[str, ...],
+  source: str,
+  without: frozenset[str] = frozenset(),
+) -> Iterator[_File]:
+  """All files of these suffixes below `root`; hidden ones are left out."""
+
+  def fail(error: OSError):
+    raise ValueError(
+      f"task.source={source!r}: cannot read {error.filename}: "
+      f"{error.strerror}: make it readable or remove it"
+    ) from error
+
+  for folder, folders, names in os.walk(root, onerror=fail):
+    folders[:] = [
+      f for f in folders if f not in without and not f.startswith(".")
+    ]
+    for name in names:
+      path = Path(folder, name)
+      if name.startswith(".") or path.suffix.lower() not in suffixes:
+        continue
+      try:
+        stat = path.stat()
+      except OSError as error:
+        fail(error)
+      relative = path.relative_to(root).as_posix()
+      yield _File(relative, path, stat.st_size, stat.st_mtime_ns)
+
+
+def _prepared(files: list[_File], source: str) -> dict[str, list[Document]]:
+  """Reads `files` from the cache, after writing them there if need be."""
+  listing = [(f.name, str(f.path.resolve()), f.size, f.time) for f in files]
+  digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+  home = os.environ.get("MATTT_CACHE") or "~/.cache/mattt_jax"
+  target = Path(home).expanduser() / f"text-{digest}"
+  if not target.exists():
+    _prepare(files, source, target)
+  from mattt_jax.data import text_builder
+
+  return {
+    split: [Document(*row) for row in rows]
+    for split, rows in text_builder.read(target).items()
+  }
+
+
+def _prepare(files: list[_File], source: str, target: Path) -> None:
+  """Writes the data set aside, then renames it: it is whole or not there."""
+  for file in files:
+    try:
+      file.path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+      raise ValueError(
+        f"task.source={source!r}: {file.path} is not UTF-8 text (byte "
+        f"{error.start}: {error.reason}): convert it or remove it"
+      ) from None
+    except OSError as error:
+      raise ValueError(
+        f"task.source={source!r}: cannot read {file.path}: {error.strerror}: "
+        "make it readable or remove it"
+      ) from error
+  paths = {file.name: file.path for file in files}
+  splits = {
+    split: [(name, paths[name]) for name in names]
+    for split, names in split_by_name(list(paths), source).items()
+  }
+  try:
+    aside = target.parent / f".preparing-{uuid.uuid4().hex}"
+    aside.mkdir(parents=True)
+  except OSError as error:
+    raise ValueError(
+      f"cannot write to the cache {target.parent}: {error.strerror}: set "
+      "MATTT_CACHE to a directory that can be written"
+    ) from error
+  from mattt_jax.data import text_builder
+
+  try:
+    text_builder.write(splits, aside)
+    try:
+      aside.rename(target)
+    except OSError:
+      # Another process was first with the same files; its copy is as good.
+      if not target.exists():
+        raise
+  finally:
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _published(
+  source: str, name: str, text_key: str, least: int
+) -> dict[str, list[Document]]:
+  """The documents of a tfds data set, in its own splits if it has all three."""
+  from mattt_jax.data import text_builder
+
+  own = {
+    split: [
+      Document(f"{split}/{i:08d}", text)
+      for i, text in enumerate(texts)
+      if len(text) >= least
+    ]
+    for split, texts in text_builder.read_published(name, text_key).items()
+  }
+  parts = {"train": "train", "tune": "validation", "test": "test"}
+  if all(own.get(part) for part in parts.values()):
+    return {split: own[part] for split, part in parts.items()}
+  documents = {d.name: d for part in own.values() for d in part}
+  return {
+    split: [documents[n] for n in names]
+    for split, names in split_by_name(list(documents), source).items()
+  }
