@@ -39,10 +39,8 @@ def train_batches(
     indices = range(step * size, (step + 1) * size)
     return stack([task.example("train", i, length, step) for i in indices])
 
-  steps, prefetch = experiment.train.steps, experiment.train.prefetch
-  batches = iter(
-    _prefetched(grain.MapDataset.range(steps).map(batch), prefetch)
-  )
+  made = grain.MapDataset.range(steps).map(batch)
+  batches = iter(_prefetched(made, experiment.train.prefetch))
   grain.experimental.set_next_index(batches, start_step)
   return batches
 
