@@ -12,7 +12,7 @@ from flax import struct
 from jax import Array
 
 _MASKED = -1e30  # finite: -inf would give nan in second derivatives
-_BLOCK = 128  # queries of a block, at most
+_BLOCK = 64  # queries of a block, at most
 
 
 @struct.dataclass

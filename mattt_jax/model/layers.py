@@ -121,7 +121,9 @@ def stack(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
   return nnx.merge(graphdef, states)
 
 
-def scan_stack(stacked: nnx.Module, step: Callable, carry, xs):
+def scan_stack(
+  stacked: nnx.Module, step: Callable, carry, xs, unroll: int = 1
+):
   """`lax.scan` of `step(layer, carry, x) -> (carry, y)` over the layers."""
   graphdef, state = nnx.split(stacked)
 
@@ -129,4 +131,4 @@ def scan_stack(stacked: nnx.Module, step: Callable, carry, xs):
     layer, x = layer_and_x
     return step(nnx.merge(graphdef, layer), carry, x)
 
-  return jax.lax.scan(body, carry, (state, xs))
+  return jax.lax.scan(body, carry, (state, xs), unroll=unroll)

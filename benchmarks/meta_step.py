@@ -1,0 +1,141 @@
+"""One outer step (meta loss and its gradient): time and memory, as JSON.
+
+    python benchmarks/meta_step.py --sizes=4x1024,1x4096 --out=FILE.json
+
+A size is sequences x tokens. The model is fixed: float32, 256-token vocabulary,
+width 128, 4 heads, MLPs of 352, 6 blocks of which 2 hold fast weights, chunk
+128, window 256, no external memory (1.51 M parameters).
+
+Each row holds the median over --repeats runs of the wall seconds and of the
+CPU seconds of the whole process (all threads), the seconds to trace and
+compile, and the compiled program's own figures: bytes of temporaries and the
+peak.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from mattt_jax.config import InnerConfig, ModelConfig
+from mattt_jax.memory import none
+from mattt_jax.model import fast_weights
+from mattt_jax.model.transformer import Transformer
+from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.inner_optimizer import InnerOptimizer
+from mattt_jax.ttt.meta_loss import meta_loss
+
+VOCAB, CHUNK = 256, 128
+MODEL = ModelConfig(
+  dim=128,
+  num_layers=6,
+  num_suffix=2,
+  num_heads=4,
+  mlp_dim=352,
+  fast_mlp_dim=352,
+  window=256,
+)
+
+
+def make_learner() -> Learner:
+  """The benchmark's learner."""
+  model = Transformer(MODEL, VOCAB, none.Config(), CHUNK, nnx.Rngs(0))
+  _, fast, _ = fast_weights.split(model)
+  inner = InnerOptimizer(InnerConfig(), len(jax.tree.leaves(fast)))
+  return Learner(model, inner, CHUNK)
+
+
+def measure(sequences: int, length: int, repeats: int) -> dict:
+  """One row: `sequences` of `length` tokens."""
+  graphdef, params = nnx.split(make_learner())
+  rng = np.random.default_rng(0)
+  tokens = rng.integers(0, VOCAB, (sequences, length + 1), dtype=np.int32)
+  ones = jnp.ones((sequences, length), jnp.float32)
+  batch = {
+    "tokens": jnp.asarray(tokens[:, :-1]),
+    "targets": jnp.asarray(tokens[:, 1:]),
+    "inner_weight": ones,
+    "outer_weight": ones,
+  }
+
+  def step(params, batch):
+    def loss(params):
+      return meta_loss(nnx.merge(graphdef, params), batch, reduction="chunks")[0]
+
+    return jax.value_and_grad(loss)(params)
+
+  start = time.perf_counter()
+  compiled = jax.jit(step).lower(params, batch).compile()
+  compile_seconds = time.perf_counter() - start
+  wall, cpu = [], []
+  for i in range(repeats + 1):
+    t, c = time.perf_counter(), time.process_time()
+    jax.block_until_ready(compiled(params, batch))
+    if i:  # the first run warms up
+      wall.append(time.perf_counter() - t)
+      cpu.append(time.process_time() - c)
+  memory = compiled.memory_analysis()
+  tokens_read = sequences * length
+  return {
+    "size": f"{sequences}x{length}",
+    "sequences": sequences,
+    "length_tokens": length,
+    "cpu_seconds": statistics.median(cpu),
+    "wall_seconds": statistics.median(wall),
+    "cpu_microseconds_per_token": 1e6 * statistics.median(cpu) / tokens_read,
+    "compile_seconds": compile_seconds,
+    "temp_bytes": memory.temp_size_in_bytes,
+    "peak_bytes": memory.peak_memory_in_bytes,
+    "repeats": repeats,
+  }
+
+
+def machine() -> dict:
+  """What the figures were measured on."""
+  return {
+    "platform": jax.default_backend(),
+    "processor": platform.processor() or platform.machine(),
+    "cores": os.cpu_count(),
+    "python": platform.python_version(),
+    "jax": jax.__version__,
+  }
+
+
+def main() -> None:
+  """Parses the command line, measures, writes."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--sizes", default="4x1024,1x2048,1x4096,1x16384")
+  parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument("--out", type=pathlib.Path)
+  args = parser.parse_args()
+  try:
+    sizes = [tuple(map(int, s.split("x"))) for s in args.sizes.split(",")]
+    if any(len(s) != 2 or s[0] < 1 or s[1] % CHUNK for s in sizes):
+      raise ValueError
+  except ValueError:
+    parser.error(
+      f"--sizes={args.sizes}: expected SEQUENCESxTOKENS,... with TOKENS a "
+      f"multiple of {CHUNK}, like 4x1024,1x4096"
+    )
+  rows = []
+  for sequences, length in sizes:
+    rows.append(measure(sequences, length, args.repeats))
+    print(json.dumps(rows[-1]), flush=True)
+  if args.out:
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    report = {"machine": machine(), "rows": rows}
+    args.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  main()
