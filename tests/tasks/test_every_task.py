@@ -1,0 +1,100 @@
+"""What every registered task must do, whatever it is about."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mattt_jax import config as config_lib
+from mattt_jax import registry
+from mattt_jax.tasks import base
+
+LENGTH = 256
+NAMES = registry.names("mattt_jax.tasks")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("MATTT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request):
+  return request.param
+
+
+@pytest.fixture(scope="module")
+def task(name, cache):
+  module = registry.load("mattt_jax.tasks", name)
+  return module.Task(module.Config(), 3)
+
+
+def test_defaults_fit_the_default_experiment(name):
+  config_lib.from_config_dict(config_lib.template(name))
+
+
+@pytest.mark.parametrize("split", base.SPLITS)
+@pytest.mark.parametrize("length", [LENGTH, 4 * LENGTH])
+def test_arrays(task, split, length):
+  example = task.example(split, 1, length)
+  assert set(example) == set(base.Example.__annotations__)
+  for key, array in example.items():
+    kind = np.float32 if key.endswith("weight") else np.int32
+    assert array.dtype == kind and array.shape == (length,), key
+  np.testing.assert_array_equal(example["tokens"][1:], example["targets"][:-1])
+  for key in ("tokens", "targets"):
+    assert 0 <= example[key].min() <= example[key].max() < task.vocab_size
+  for key in ("inner_weight", "outer_weight"):
+    assert np.isfinite(example[key]).all() and example[key].min() >= 0
+  assert example["outer_weight"].sum() > 0
+  answered = example["answer"] >= 0
+  np.testing.assert_array_equal(answered, example["distance"] >= 0)
+  positions = np.arange(length)[answered] + 1
+  assert (example["distance"][answered] <= positions).all()
+
+
+def test_the_order_of_asking_does_not_matter(task):
+  first = task.example("train", 2, LENGTH, step=7)
+  for split in base.SPLITS:
+    task.example(split, 0, LENGTH)
+  again = task.example("train", 2, LENGTH, step=7)
+  for key, array in first.items():
+    np.testing.assert_array_equal(array, again[key])
+
+
+def test_indices_and_splits_give_different_examples(task):
+  seen = {
+    task.example(split, index, LENGTH)["tokens"].tobytes()
+    for split in base.SPLITS
+    for index in range(min(task.size(split, LENGTH) or 5, 5))
+  }
+  sizes = [min(task.size(split, LENGTH) or 5, 5) for split in base.SPLITS]
+  assert len(seen) == sum(sizes)
+
+
+def test_train_length(task):
+  for step in (0, 10, 10**6):
+    assert task.train_length(LENGTH, step) == LENGTH
+
+
+def test_unknown_split_and_index(task):
+  for call in (
+    lambda: task.example("validation", 0, LENGTH),
+    lambda: task.size("validation", LENGTH),
+  ):
+    with pytest.raises(ValueError, match="split='validation' must be one of"):
+      call()
+  with pytest.raises(ValueError, match="index=-1"):
+    task.example("train", -1, LENGTH)
+
+
+def test_without_an_accelerator_library(name):
+  """Tasks are made on hosts that need no device: they import no jax."""
+  code = (
+    f"import sys, mattt_jax.tasks.{name} as task; task.Config(); "
+    "sys.exit('jax' in sys.modules)"
+  )
+  assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,141 @@
+"""Language modelling on files that the test writes."""
+
+import types
+
+import numpy as np
+import pytest
+
+from mattt_jax.tasks.base import SPLITS
+from mattt_jax.tasks.language_modeling import Config, Task
+
+# Every text counts in its own words, so a window tells where it is from.
+SIZES = {"a": 300, "b": 600, "c": 100, "d": 900, "e": 300, "f": 450}
+
+
+@pytest.fixture
+def texts(tmp_path, monkeypatch):
+  monkeypatch.setenv("MATTT_CACHE", str(tmp_path / "cache"))
+  root = tmp_path / "texts"
+  root.mkdir()
+  texts = {}
+  for name, size in SIZES.items():
+    text = "".join(f"{name}{i:03d}é" for i in range(size))
+    (root / f"{name}.txt").write_text(text)
+    texts[f"{name}.txt"] = text.encode()
+  return texts, Config(source=f"directory:{root}")
+
+
+def documents(task, split):
+  found, index = {}, 0
+  while True:
+    try:
+      name, tokens = task.document(split, index)
+    except ValueError:
+      return found
+    found[name] = tokens.tobytes()
+    index += 1
+
+
+def test_every_document_is_in_one_split(texts):
+  task = Task(texts[1], 0)
+  splits = [documents(task, split) for split in SPLITS]
+  assert {k: v for split in splits for k, v in split.items()} == texts[0]
+  assert sum(map(len, splits)) == len(SIZES)
+
+
+@pytest.mark.parametrize("split", ["tune", "test"])
+def test_held_out_documents_are_read_from_their_beginning(texts, split):
+  task = Task(texts[1], 0)
+  held_out = documents(task, split)
+  assert task.size(split, 64) == len(held_out) > 0
+  for index, text in enumerate(held_out.values()):
+    example = task.example(split, index, 64)
+    assert bytes(example["tokens"].tolist()) == text[:64]
+    assert bytes(example["targets"].tolist()) == text[1:65]
+    assert (example["inner_weight"] == 1).all()
+    assert (example["outer_weight"] == 1).all()
+    assert (example["answer"] == -1).all()
+    assert (example["distance"] == -1).all()
+  with pytest.raises(ValueError, match=f"no document of split='{split}'"):
+    task.example(split, len(held_out), 64)
+
+
+def test_training_windows_are_uniform_over_the_training_text(texts):
+  task = Task(texts[1], 0)
+  assert task.size("train", 64) is None
+  train = documents(task, "train")
+  length, number = 200, 3000
+  starts = {name: [] for name in train}
+  for index in range(number):
+    example = task.example("train", index, length)
+    window = bytes([*example["tokens"].tolist(), example["targets"][-1]])
+    (name,) = (n for n, text in train.items() if window in text)
+    starts[name].append(train[name].index(window))
+  total = sum(map(len, train.values()))
+  for name, text in train.items():
+    share = len(text) / total
+    error = 4 * np.sqrt(share * (1 - share) / number)
+    assert len(starts[name]) / number == pytest.approx(share, abs=error)
+    last = len(text) - length - 1  # every start that leaves a whole window
+    assert 0 <= min(starts[name]) < last * 0.1
+    assert last * 0.9 < max(starts[name]) <= last
+    middle = np.mean(starts[name])
+    error = 4 * last / np.sqrt(12 * len(starts[name]))
+    assert middle == pytest.approx(last / 2, abs=error)
+
+
+def test_a_window_as_long_as_the_document_is_the_document(texts):
+  task = Task(texts[1], 0)
+  name, tokens = task.document("tune", 0)
+  example = task.example("tune", 0, len(tokens) - 1)
+  assert bytes(example["targets"].tolist()) == texts[0][name][1:]
+  assert example["inner_weight"].all()
+
+
+@pytest.mark.parametrize("split", ["train", "tune"])
+def test_beyond_the_end_nothing_counts(texts, split):
+  task = Task(texts[1], 0)
+  length = 10_000
+  example = task.example(split, 0, length)
+  # Bytes other than 0 are the document: none of its own is 0.
+  size = int((example["tokens"] != 0).sum())
+  text = bytes(example["tokens"][:size].tolist())
+  assert text in documents(task, split).values()
+  for key in ("inner_weight", "outer_weight"):
+    # the last byte has no target
+    np.testing.assert_array_equal(
+      example[key], (np.arange(length) < size - 1).astype(np.float32)
+    )
+  assert (example["targets"][size - 1 :] == 0).all()
+
+
+def test_seed_and_index_choose_the_window(texts):
+  def window(seed, index):
+    return Task(texts[1], seed).example("train", index, 64)["tokens"].tolist()
+
+  assert window(1, 5) == window(1, 5)
+  different = {tuple(window(s, i)) for s in range(3) for i in range(10)}
+  assert len(different) > 25
+
+
+def test_stdlib_by_default(tmp_path, monkeypatch):
+  monkeypatch.setenv("MATTT_CACHE", str(tmp_path))
+  task = Task(Config(), 0)
+  names = [name for s in SPLITS for name in documents(task, s)]
+  assert "argparse.py" in names and task.vocab_size == 256
+  assert task.size("tune", 256) >= 3 and task.size("test", 256) >= 3
+
+
+def test_check_names_a_document_shorter_than_one_chunk(texts):
+  texts, config = texts
+  shortest = min(map(len, texts.values()))
+  config.check(types.SimpleNamespace(chunk=shortest))
+  with pytest.raises(ValueError, match=r"c\.txt has 600 bytes, shorter than"):
+    config.check(types.SimpleNamespace(chunk=shortest + 1))
+
+
+def test_bad_settings():
+  with pytest.raises(ValueError, match="task.min_document_bytes=0"):
+    Config(min_document_bytes=0)
+  with pytest.raises(ValueError, match="there is no directory"):
+    Task(Config(source="directory:/no/such/texts"), 0)
