@@ -8,36 +8,22 @@ the field, its value and the fix, raised before anything is compiled.
 """
 
 import dataclasses
-import difflib
-import types
-import typing
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mattt_jax import registry
+from mattt_jax.strict import (
+  build,
+  require,
+  require_at_least,
+  require_choice,
+  require_positive,
+  require_share,
+)
 
 TASKS = "mattt_jax.tasks"
 MEMORIES = "mattt_jax.memory"
-
-
-def require(condition: bool, message: str) -> None:
-  """Raises `ValueError(message)` unless `condition`."""
-  if not condition:
-    raise ValueError(message)
-
-
-def require_choice(field: str, value: str, choices: tuple[str, ...]) -> None:
-  """Raises `ValueError` unless `value` is one of `choices`."""
-  require(
-    value in choices,
-    f"{field}={value!r} is not known: use one of {', '.join(choices)}",
-  )
-
-
-def require_at_least(field: str, value: float, least: float) -> None:
-  """Raises `ValueError` unless `value >= least` (nan fails)."""
-  require(value >= least, f"{field}={value} must be at least {least}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +71,8 @@ class ModelConfig:
       f"model.dim={self.dim} / model.num_heads={self.num_heads} must be even "
       "(RoPE rotates pairs of channels)",
     )
+    for field in ("rope_theta", "norm_eps", "init_std"):
+      require_positive(f"model.{field}", getattr(self, field))
     require_choice("model.attention", self.attention, ("window", "full"))
     require_choice("model.dtype", self.dtype, ("float32", "bfloat16"))
 
@@ -97,7 +85,7 @@ class ModelConfig:
 class InnerConfig:
   """Test-time training: what the inner loop does after each chunk.
 
-      W_i = W_0 + retention (W_{i-1} - W_0) - learning_rate optimizer(grad)
+  W_i = W_0 + retention (W_{i-1} - W_0) - learning_rate optimizer(grad)
   """
 
   enabled: bool = True
@@ -130,10 +118,9 @@ class InnerConfig:
       require_at_least(f"inner.{field}", getattr(self, field), 0.0)
     for field in ("warmup_steps", "start_step"):
       require_at_least(f"inner.{field}", getattr(self, field), 0)
-    for field in ("momentum", "b1", "b2"):
-      value = getattr(self, field)
-      require(0 <= value < 1, f"inner.{field}={value} must lie in [0, 1)")
-    require(self.eps > 0, f"inner.eps={self.eps} must be positive")
+    for field in ("momentum", "b1", "b2", "off_share"):
+      require_share(f"inner.{field}", getattr(self, field))
+    require_positive("inner.eps", self.eps)
     require(
       0 < self.retention <= 1,
       f"inner.retention={self.retention} must lie in (0, 1]",
@@ -146,10 +133,6 @@ class InnerConfig:
     require(
       not self.learn_rate or self.learning_rate > 0,
       "inner.learn_rate=True needs inner.learning_rate > 0 to start from",
-    )
-    require(
-      0 <= self.off_share < 1,
-      f"inner.off_share={self.off_share} must lie in [0, 1)",
     )
 
 
@@ -173,6 +156,9 @@ class OuterConfig:
     for field in ("learning_rate", "final_learning_rate", "clip_norm",
                   "weight_decay"):  # fmt: skip
       require_at_least(f"outer.{field}", getattr(self, field), 0.0)
+    for field in ("b1", "b2"):
+      require_share(f"outer.{field}", getattr(self, field))
+    require_positive("outer.eps", self.eps)
     require_at_least("outer.warmup_steps", self.warmup_steps, 0)
     require_choice("outer.reduction", self.reduction, ("tokens", "chunks"))
 
@@ -229,7 +215,9 @@ class Experiment:
   def __post_init__(self):
     for field in ("length", "chunk", "batch_size"):
       require_at_least(field, getattr(self, field), 1)
-    require_at_least("seed", self.seed, 0)
+    require(
+      0 <= self.seed < 2**32, f"seed={self.seed} must lie in 0 .. 2**32 - 1"
+    )
     for field, length in [("length", self.length)] + [
       ("eval.lengths", n) for n in self.eval.lengths
     ]:
@@ -262,7 +250,7 @@ def template(task: str, memory: str = "none") -> ConfigDict:
 def _defaults(cls: type, skip: tuple[str, ...] = ()) -> ConfigDict:
   out = ConfigDict()
   for field in dataclasses.fields(cls):
-    if field.name in skip:
+    if field.name in skip or field.default is dataclasses.MISSING:
       continue
     value = field.default
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -278,6 +266,10 @@ def from_config_dict(config: ConfigDict) -> Experiment:
   Raises:
     ValueError: names the first field that is wrong, its value and the fix.
   """
+  require(
+    isinstance(config, ConfigDict),
+    f"config={config!r} must be a ConfigDict: start from config.template()",
+  )
   tree = config.to_dict()
   for key, package in (("task", TASKS), ("memory", MEMORIES)):
     entry = tree.get(key)
@@ -287,8 +279,8 @@ def from_config_dict(config: ConfigDict) -> Experiment:
       f"{', '.join(registry.names(package))}",
     )
     name = entry.pop("name")
-    tree[key] = _build(registry.load(package, name).Config, entry, f"{key}.")
-  return _build(Experiment, tree, "")
+    tree[key] = build(registry.load(package, name).Config, entry, f"{key}.")
+  return build(Experiment, tree, "")
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
@@ -303,101 +295,61 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
 def differences(old: dict, new: dict, path: str = "") -> list[str]:
   """Lists `field: old -> new` for every leaf in which two settings differ."""
   lines = []
-  for key in sorted(set(old) | set(new)):
-    a, b = old.get(key, "(absent)"), new.get(key, "(absent)")
+  for key in sorted(old.keys() | new.keys()):
+    a, b = _listed(old.get(key, _ABSENT)), _listed(new.get(key, _ABSENT))
     if isinstance(a, dict) and isinstance(b, dict):
       lines += differences(a, b, f"{path}{key}.")
-    elif (list(a) if isinstance(a, tuple) else a) != (
-      list(b) if isinstance(b, tuple) else b
-    ):
+    elif a != b:
       lines.append(f"{path}{key}: {a!r} -> {b!r}")
   return lines
 
 
-def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
+class _Absent:
+  def __repr__(self):
+    return "(absent)"
+
+
+_ABSENT = _Absent()
+
+
+def _listed(value: Any) -> Any:
+  """Tuples as lists, which is what they are after a round trip by JSON."""
+  if isinstance(value, (tuple, list)):
+    return [_listed(v) for v in value]
+  return value
+
+
+def parse_arg(
+  arg: str | None, **defaults: bool | int | float | str
+) -> ConfigDict:
   """Parses an experiment's argument, `"tiny,system=swa,seed=3"`.
 
   Each name must be in `defaults`, which also give the types; a boolean may
   stand alone.
 
   Raises:
-    ValueError: unknown name or a value of another type.
+    ValueError: unknown or repeated name, or a value of another type.
   """
   out = ConfigDict(defaults)
-  for part in filter(None, (arg or "").split(",")):
-    name, _, text = part.partition("=")
+  seen = set()
+  for part in filter(None, (p.strip() for p in (arg or "").split(","))):
+    name, equals, text = part.partition("=")
     if name not in defaults:
       raise ValueError(
-        f"unknown config argument {name!r}{_suggest(name, defaults)}"
+        f"unknown config argument {name!r}{registry.suggest(name, defaults)}"
       )
+    require(name not in seen, f"config argument {name!r} is given twice")
+    seen.add(name)
     kind = type(defaults[name])
+    forms = (
+      f"{name} or {name}=false" if kind is bool else f"{name}=<{kind.__name__}>"
+    )
     try:
       if kind is bool:
         out[name] = {"": True, "true": True, "false": False}[text.lower()]
       else:
+        require(bool(equals), "a value is needed")
         out[name] = kind(text)
     except (KeyError, ValueError):
-      raise ValueError(
-        f"config argument {part!r}: expected {name}=<{kind.__name__}>"
-      ) from None
+      raise ValueError(f"config argument {part!r}: expected {forms}") from None
   return out
-
-
-def _suggest(name: str, known) -> str:
-  close = difflib.get_close_matches(name, list(known), n=1)
-  hint = f" Did you mean {close[0]!r}?" if close else ""
-  return f": expected one of {', '.join(known)}.{hint}"
-
-
-def _build(cls: type, values: dict, path: str):
-  """Makes the dataclass `cls` of `values`, strict in names and types."""
-  hints = typing.get_type_hints(cls)
-  fields = {f.name: f for f in dataclasses.fields(cls)}
-  made = {}
-  for name, value in values.items():
-    if name not in fields:
-      raise ValueError(f"unknown field {path}{name}{_suggest(name, fields)}")
-    hint = hints[name]
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-      made[name] = _build(hint, value, f"{path}{name}.")
-    else:
-      made[name] = _typed(hint, value, path + name)
-  missing = [
-    n
-    for n, f in fields.items()
-    if n not in made and f.default is dataclasses.MISSING
-  ]
-  require(not missing, f"missing field {path}{missing[0] if missing else ''}")
-  return cls(**made)
-
-
-def _typed(hint: Any, value: Any, path: str) -> Any:
-  """Returns `value` as `hint`; only int -> float and list -> tuple convert."""
-  origin = typing.get_origin(hint)
-  if hint is Any:
-    return value
-  if origin in (typing.Union, types.UnionType):
-    for option in typing.get_args(hint):
-      try:
-        return _typed(option, value, path)
-      except ValueError:
-        continue
-  elif hint is type(None) and value is None:
-    return None
-  elif origin is tuple and isinstance(value, (tuple, list)):
-    item, *rest = typing.get_args(hint)
-    items = [item] * len(value) if rest == [Ellipsis] else [item, *rest]
-    if len(items) == len(value):
-      return tuple(
-        _typed(h, v, f"{path}[{i}]")
-        for i, (h, v) in enumerate(zip(items, value, strict=True))
-      )
-  elif hint is float and isinstance(value, (int, float)):
-    if not isinstance(value, bool):
-      return float(value)
-  elif hint in (int, str, bool) and type(value) is hint:
-    return value
-  expected = hint.__name__ if isinstance(hint, type) else str(hint)
-  raise ValueError(
-    f"{path}={value!r} has type {type(value).__name__}, expected {expected}"
-  )

@@ -4,8 +4,12 @@
 other list to keep. Files named `base` or starting with `_` are not entries.
 """
 
+import ast
+import difflib
 import importlib
+import pathlib
 import pkgutil
+from collections.abc import Iterable
 from types import ModuleType
 
 _NOT_ENTRIES = frozenset({"base"})
@@ -14,10 +18,7 @@ _NOT_ENTRIES = frozenset({"base"})
 def names(package: str) -> tuple[str, ...]:
   """Returns the sorted names registered in `package` ("mattt_jax.tasks")."""
   paths = importlib.import_module(package).__path__
-  found = (m.name for m in pkgutil.iter_modules(paths))
-  return tuple(
-    sorted(n for n in found if n not in _NOT_ENTRIES and n[0] != "_")
-  )
+  return _entries(m.name for m in pkgutil.iter_modules(paths))
 
 
 def load(package: str, name: str) -> ModuleType:
@@ -29,7 +30,43 @@ def load(package: str, name: str) -> ModuleType:
   known = names(package)
   if name not in known:
     kind = package.rsplit(".", 1)[-1]
-    raise ValueError(
-      f"unknown name {name!r} in {kind}: expected one of {', '.join(known)}"
-    )
+    raise ValueError(f"unknown name {name!r} in {kind}{suggest(name, known)}")
   return importlib.import_module(f"{package}.{name}")
+
+
+def summaries(package: str) -> dict[str, str]:
+  """The first line of each entry's docstring; imports none of them."""
+  (folder,) = importlib.import_module(package).__path__
+  return {n: summary(pathlib.Path(folder, f"{n}.py")) for n in names(package)}
+
+
+def experiments() -> dict[str, pathlib.Path]:
+  """The files of `experiments/`: in an installed package, or beside it."""
+  package = pathlib.Path(__file__).parent
+  for folder in (package / "experiments", package.parent / "experiments"):
+    if folder.is_dir():
+      found = {path.stem: path for path in folder.glob("*.py")}
+      return {name: found[name] for name in _entries(found)}
+  return {}
+
+
+def summary(path: pathlib.Path) -> str:
+  """The first line of a Python file's docstring, which is not executed."""
+  text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+  return text.splitlines()[0] if text else ""
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+  """The end of an error message: what is known, and what was meant."""
+  known = tuple(known)
+  if not known:
+    return ": there is nothing to choose from"
+  close = difflib.get_close_matches(name, known, n=1)
+  hint = f" Did you mean {close[0]!r}?" if close else ""
+  return f": expected one of {', '.join(known)}.{hint}"
+
+
+def _entries(found: Iterable[str]) -> tuple[str, ...]:
+  return tuple(
+    sorted(n for n in found if n not in _NOT_ENTRIES and n[0] != "_")
+  )
