@@ -61,7 +61,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
   known = tuple(known)
   if not known:
     return ": there is nothing to choose from"
-  close = difflib.get_close_matches(name, known, n=1)
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
   hint = f" Did you mean {close[0]!r}?" if close else ""
   return f": expected one of {', '.join(known)}.{hint}"
 

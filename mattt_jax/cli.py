@@ -1,0 +1,199 @@
+"""The command `mattt`: train, evaluate, demo, list."""
+
+import dataclasses
+import difflib
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+import mattt_jax
+from mattt_jax import config as config_lib
+from mattt_jax import main as main_lib
+from mattt_jax import registry
+from mattt_jax.main import Command, UsageError, launch
+
+_COLUMNS = ("loss", "other_loss", "answer_accuracy", "answer_exact_match")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the subcommand that `argv` names; returns the exit code."""
+  argv = sys.argv[1:] if argv is None else argv
+  if not argv:
+    print(_overview(), file=sys.stderr)
+    return 2
+  name, *rest = argv
+  if name in ("help", "--help", "-h"):
+    if rest and rest[0] in COMMANDS:
+      return launch(COMMANDS[rest[0]], f"mattt {rest[0]}", ["--help"])
+    print(_overview())
+    return 0
+  if name == "--version":
+    print(mattt_jax.__version__)
+    return 0
+  if name not in COMMANDS:
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    print(
+      f"mattt: error: unknown command {name!r}{hint}\n\n{_overview()}",
+      file=sys.stderr,
+    )
+    return 2
+  return launch(COMMANDS[name], f"mattt {name}", rest)
+
+
+def _overview() -> str:
+  lines = ["Memory-augmented test-time training.", "", "Commands:"]
+  lines += [f"  mattt {name:<9} {c.about}" for name, c in COMMANDS.items()]
+  return "\n".join(
+    [*lines, "", "Example:", f"  mattt train {main_lib.TRAIN.example}", ""]
+    + ["mattt COMMAND --help shows its flags."]
+  )
+
+
+def _define_evaluate(values: flags.FlagValues) -> None:
+  main_lib.define_workdir(values)
+  flags.DEFINE_string(
+    "lengths", None, "context lengths, 256,512; default: eval.lengths",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "split", "test", "train, tune or test", flag_values=values
+  )
+  flags.DEFINE_bool(
+    "inner", None, "read with the inner loop on; default: eval.inner",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "sequences", None, "at each length; default: eval.sequences",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "out", None, "JSON file; default: WORKDIR/evaluate.json",
+    flag_values=values,
+  )  # fmt: skip
+
+
+def _evaluate(values: flags.FlagValues) -> None:
+  workdir = main_lib.required(values, "workdir", "runs/recall")
+  lengths = _parse_lengths(values.lengths)
+  given = values.config and config_lib.from_config_dict(values.config)
+  from mattt_jax.evaluation.evaluator import evaluate
+  from mattt_jax.training import checkpoint, trainer
+
+  trained = given or config_lib.from_config_dict(
+    ConfigDict(checkpoint.read_config(workdir))
+  )
+  if values.inner and not trained.inner.enabled:
+    raise UsageError("--inner: this experiment has inner.enabled=False")
+  changed: dict[str, Any] = {}
+  if lengths:
+    changed["lengths"] = lengths
+  if values.sequences is not None:
+    changed["sequences"] = values.sequences
+  # The sizes are checked as those of an experiment are.
+  experiment = dataclasses.replace(
+    trained, eval=dataclasses.replace(trained.eval, **changed)
+  )
+  learner, step = trainer.load_learner(trained, workdir)
+  result = evaluate(
+    experiment,
+    learner,
+    trainer.make_task(trained),
+    values.split,
+    inner=values.inner,
+    step=step,
+  )
+  result = {"workdir": str(workdir), "step": step, **result}
+  out = pathlib.Path(values.out or pathlib.Path(workdir) / "evaluate.json")
+  out.parent.mkdir(parents=True, exist_ok=True)
+  out.write_text(json.dumps(result, indent=2) + "\n")
+  print(evaluation_table(result))
+  print(f"Written to {out}")
+
+
+def _parse_lengths(text: str | None) -> tuple[int, ...]:
+  try:
+    return tuple(int(part) for part in (text or "").split(",") if part)
+  except ValueError:
+    raise UsageError(
+      f"--lengths={text!r} must be whole numbers, as --lengths=256,512"
+    ) from None
+
+
+def evaluation_table(result: dict[str, Any]) -> str:
+  """The main numbers of an evaluation, a row for each length (tokens)."""
+  inner = "on" if result["inner"] else "off"
+  lines = [
+    f"{result['split']} split, step {result['step']}, inner loop {inner}"
+  ]
+  lines += ["  ".join(["length", "sequences", *_COLUMNS])]
+  for length, row in result["lengths"].items():
+    cells = [f"{length:>6}", f"{row['sequences']:>9}"]
+    for name in _COLUMNS:
+      value = row[name]
+      cells.append(f"{'-' if value is None else f'{value:.4f}':>{len(name)}}")
+    lines.append("  ".join(cells))
+  return "\n".join(lines)
+
+
+def _define_demo(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    "out", "runs/demo", "directory for results and plots", flag_values=values
+  )
+
+
+def _demo(values: flags.FlagValues) -> None:
+  out = main_lib.required(values, "out", "runs/demo")
+  from mattt_jax import demo
+
+  demo.run(out)
+
+
+def _list(values: flags.FlagValues) -> None:
+  del values
+  experiments = registry.experiments()
+  for title, rows in (
+    ("Tasks", registry.summaries(config_lib.TASKS)),
+    ("Memories", registry.summaries(config_lib.MEMORIES)),
+    (
+      "Experiments (mattt train --config=NAME:ARG --workdir=DIR)",
+      {name: registry.summary(path) for name, path in experiments.items()},
+    ),
+  ):
+    print(f"{title}:")
+    width = max(map(len, rows), default=0)
+    for name, text in rows.items():
+      print(f"  {name:<{width}}  {text}")
+    if not rows:
+      print("  (none)")
+
+
+COMMANDS = {
+  "train": main_lib.TRAIN,
+  "evaluate": Command(
+    about="Evaluates the newest good checkpoint of a run.",
+    example="--workdir=runs/recall --lengths=256,512 --noinner",
+    run=_evaluate,
+    define=_define_evaluate,
+    takes_config=True,
+  ),
+  "demo": Command(
+    about="Trains and compares three learners, in under 10 minutes.",
+    example="--out=runs/demo",
+    run=_demo,
+    define=_define_demo,
+  ),
+  "list": Command(
+    about="Lists the tasks, the memories and the experiments.",
+    example="",
+    run=_list,
+  ),
+}
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,216 @@
+"""Trains an experiment; the same command again resumes it.
+
+  python -m mattt_jax.main --config=experiments/recall.py:tiny --workdir=DIR
+
+JAX is imported when there is work for it: help and most errors come at once.
+"""
+
+import dataclasses
+import importlib.util
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from mattt_jax import config as config_lib
+from mattt_jax import registry
+
+Argv = list[str]
+
+
+class UsageError(ValueError):
+  """The command line is wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """One thing to ask for: `define` adds its flags, `run` gets their values."""
+
+  about: str
+  example: str  # arguments
+  run: Callable[[flags.FlagValues], object]
+  define: Callable[[flags.FlagValues], object] = lambda values: None
+  takes_config: bool = False
+
+
+def launch(command: Command, program: str, argv: Sequence[str]) -> int:
+  """Runs a command with the arguments `argv`; returns the exit code.
+
+  What went wrong is one message on stderr and exit code 2, with `--debug` a
+  traceback. `--help` prints what the command does, an example and its flags.
+  """
+  values = flags.FlagValues()
+  flags.DEFINE_bool(
+    "help", False, "print this", short_name="h", flag_values=values
+  )
+  flags.DEFINE_bool(
+    "debug", False, "show tracebacks and more of the log", flag_values=values
+  )
+  command.define(values)
+  if {"--help", "-help", "-h"} & set(argv):
+    print(_help(command, program, values))
+    return 0
+  argv = list(argv)
+  debug = "--debug" in argv  # reading the flags may be what fails
+  try:
+    if command.takes_config:
+      argv = _define_config(values, argv)
+    extra = values([program, *argv])[1:]
+    if extra:
+      raise UsageError(f"unexpected argument {extra[0]!r}")
+    flags.FLAGS.mark_as_parsed()  # grain's workers ask for absl's own flags
+    if debug:
+      logging.set_verbosity(logging.INFO)
+    command.run(values)
+  except (flags.Error, ValueError, OSError, RuntimeError) as error:
+    if debug:
+      raise
+    usage = isinstance(error, (flags.Error, UsageError))
+    more = f"{program} --help shows an example" if usage else (
+      "--debug shows the traceback")  # fmt: skip
+    print(f"{program}: error: {error}\n({more})", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print(f"{program}: interrupted", file=sys.stderr)
+    return 130
+  return 0
+
+
+def define_workdir(values: flags.FlagValues) -> None:
+  """Adds `--workdir`."""
+  flags.DEFINE_string(
+    "workdir", None, "directory of the run", flag_values=values
+  )
+
+
+def required(values: flags.FlagValues, name: str, example: str) -> str:
+  """Returns the value of a flag; raises `UsageError` if it is not given."""
+  value = values[name].value
+  if not value:
+    raise UsageError(f"--{name} is missing: add --{name}={example}")
+  return value
+
+
+def load_config(text: str) -> ConfigDict:
+  """Returns what `get_config` of "FILE:ARG" or "NAME:ARG" gives.
+
+  Raises:
+    ValueError: no such experiment, or an argument it does not know.
+  """
+  name, colon, arg = text.partition(":")
+  path = pathlib.Path(name)
+  if not path.is_file():
+    known = registry.experiments()
+    short = path.stem if path.parent.name in ("", "experiments") else name
+    if short not in known:
+      raise UsageError(
+        f"--config={text}: no file {name!r}, and no experiment of that name"
+        + registry.suggest(short, known)
+      )
+    path = known[short]
+  spec = importlib.util.spec_from_file_location(f"_{path.stem}", path)
+  if spec is None or spec.loader is None:
+    raise UsageError(f"--config={text}: {path} is not a Python file")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, "get_config"):
+    raise UsageError(f"--config={text}: {path} has no function get_config(arg)")
+  return module.get_config(*([arg] if colon else []))
+
+
+def _define_config(values: flags.FlagValues, argv: Argv) -> Argv:
+  """Adds `--config` and its overrides; returns `argv` without the former."""
+  given, rest = None, []
+  queue = iter(argv)
+  for arg in queue:
+    name, equals, value = arg.partition("=")
+    if name in ("--config", "-config"):
+      given = value if equals else next(queue, "")
+    else:
+      rest.append(arg)
+  overrides = list(_overrides(rest))
+  if given is None:
+    if overrides:
+      raise UsageError(
+        f"--config.{overrides[0]} needs --config=FILE to override"
+      )
+    flags.DEFINE_string("config", None, "", flag_values=values)
+    return rest
+  config = load_config(given)
+  for path in overrides:
+    _require_field(config, path)
+  config_flags.DEFINE_config_dict(
+    "config", config, flag_values=values, lock_config=True, sys_argv=rest
+  )
+  return rest
+
+
+def _overrides(argv: Argv) -> Iterator[str]:
+  for arg in argv:
+    match = re.match(r"--?(?:no)?config\.([^=]+)", arg)
+    if match:
+      yield match[1]
+
+
+def _require_field(config: ConfigDict, path: str) -> None:
+  """Raises `UsageError` unless `config` has the field "a.b" of `path`."""
+  node, done = config, ""
+  for key in path.split("."):
+    if not isinstance(node, ConfigDict):
+      raise UsageError(f"unknown field {path}: {done[:-1]} has no fields")
+    if key not in node:
+      raise UsageError(
+        f"unknown field {done}{key}{registry.suggest(key, node)}"
+      )
+    node, done = node[key], f"{done}{key}."
+
+
+def _help(command: Command, program: str, values: flags.FlagValues) -> str:
+  rows = [
+    (f"--[no]{name}" if values[name].boolean else f"--{name}=...", values[name])
+    for name in sorted(values)
+    if name == values[name].name
+  ]
+  lines = [f"  {shown:<20} {flag.help}" for shown, flag in rows]
+  if command.takes_config:
+    lines = [
+      "  --config=FILE:ARG    an experiment, or its name: see `mattt list`",
+      "  --config.a.b=VALUE   sets a field of it",
+      *lines,
+    ]
+  return "\n".join(
+    [command.about, "", "Example:", f"  {program} {command.example}", ""]
+    + ["Flags:", *lines]
+  )
+
+
+def _train(values: flags.FlagValues) -> None:
+  example = "experiments/recall.py:tiny"
+  required(values, "config", example)
+  workdir = required(values, "workdir", "runs/recall")
+  experiment = config_lib.from_config_dict(values.config)
+  from mattt_jax.training import trainer
+
+  trainer.train(experiment, workdir)
+
+
+TRAIN = Command(
+  about="Trains an experiment; the same command again resumes it.",
+  example="--config=experiments/recall.py:tiny --workdir=runs/recall "
+  "--config.outer.learning_rate=3e-3",
+  run=_train,
+  define=define_workdir,
+  takes_config=True,
+)
+
+
+def main() -> int:
+  """Entry point of `python -m mattt_jax.main`."""
+  return launch(TRAIN, "python -m mattt_jax.main", sys.argv[1:])
+
+
+if __name__ == "__main__":
+  sys.exit(main())
