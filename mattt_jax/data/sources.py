@@ -50,7 +50,10 @@ class _File:
 
 
 def check(source: str, *, min_bytes: int, least: int) -> None:
-  """Raises the `ValueError` that `load` would, without reading any text."""
+  """Raises the `ValueError` that `load` would of names and sizes of files.
+
+  No text is read, so that text is UTF-8, and all of "tfds:", is left to `load`.
+  """
   kind, _ = _parse(source)
   if kind != "tfds":
     _files(source, min_bytes=min_bytes, least=least)

@@ -73,6 +73,16 @@ def test_same_size_and_new_time_is_prepared_anew(library):
   assert texts["a.txt"].startswith(b"Word")
 
 
+def test_same_time_and_new_size_is_prepared_anew(library):
+  path = library / "a.txt"
+  os.utime(path, ns=(0, 12345))
+  load(library)
+  path.write_text("Word")
+  os.utime(path, ns=(0, 12345))
+  texts = {d.name: d.text for docs in load(library).values() for d in docs}
+  assert texts["a.txt"] == b"Word"
+
+
 def test_two_processes_prepare_at_once(library, cache):
   code = (
     "import sys; from mattt_jax.data import sources; d = sources.load("
@@ -157,6 +167,15 @@ def test_few_documents_still_fill_every_split(number):
     assert all(splits[split] for split in SPLITS)
     assert sorted(n for docs in splits.values() for n in docs) == sorted(names)
     assert splits == sources.split_by_name(names[::-1], "s")
+
+
+@pytest.mark.parametrize("low, high", [(0, 0.1), (0.1, 0.2), (0.9, 1)])
+def test_documents_of_one_sort_still_fill_every_split(low, high):
+  every = (f"{i}.txt" for i in range(10_000))
+  names = [n for n in every if low <= sources._uniform(n) < high][:9]
+  splits = sources.split_by_name(names, "s")
+  assert all(splits[split] for split in SPLITS)
+  assert sorted(n for docs in splits.values() for n in docs) == sorted(names)
 
 
 def fails(root, *messages, least=1):

@@ -125,6 +125,17 @@ def test_an_update_binds_another_value():
       last[key] = value
 
 
+def test_updates_come_at_any_time():
+  config = Config(num_pairs=3, num_queries=3, updates=3)
+  orders = set()
+  for index in range(300):
+    example = Task(config, SEED).example("train", index, 256)
+    bound = [key for key, _ in read(config, example)[1]]
+    names = list(dict.fromkeys(bound))  # by first binding
+    orders.add(tuple(names.index(key) for key in bound))
+  assert {(0, 1, 2, 0, 1, 2), (0, 0, 1, 1, 2, 2), (0, 1, 2, 2, 2, 2)} <= orders
+
+
 def test_min_distance_is_attained():
   config = Config(num_pairs=3, num_queries=2, gap_share=0.5)
   length = 28

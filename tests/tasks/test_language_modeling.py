@@ -56,8 +56,9 @@ def test_held_out_documents_are_read_from_their_beginning(texts, split):
     assert (example["outer_weight"] == 1).all()
     assert (example["answer"] == -1).all()
     assert (example["distance"] == -1).all()
-  with pytest.raises(ValueError, match=f"no document of split='{split}'"):
-    task.example(split, len(held_out), 64)
+  for index in (len(held_out), -1):
+    with pytest.raises(ValueError, match=f"no document of split='{split}'"):
+      task.example(split, index, 64)
 
 
 def test_training_windows_are_uniform_over_the_training_text(texts):
@@ -82,6 +83,26 @@ def test_training_windows_are_uniform_over_the_training_text(texts):
     middle = np.mean(starts[name])
     error = 4 * last / np.sqrt(12 * len(starts[name]))
     assert middle == pytest.approx(last / 2, abs=error)
+
+
+def test_small_documents_are_drawn_by_their_length(tmp_path, monkeypatch):
+  """Off by one byte would show: windows nearly as long as the documents."""
+  monkeypatch.setenv("MATTT_CACHE", str(tmp_path / "cache"))
+  for name, letter, size in (("0", "a", 3), ("1", "b", 4), ("2", "c", 5),
+                             ("3", "d", 3), ("4", "e", 6)):  # fmt: skip
+    (tmp_path / f"{name}.txt").write_text(letter * size)
+  task = Task(Config(source=f"directory:{tmp_path}"), 0)
+  train = documents(task, "train")
+  assert len(train) == 3
+  number, counts = 4000, dict.fromkeys((t[0] for t in train.values()), 0)
+  for index in range(number):
+    example = task.example("train", index, 2)
+    assert example["inner_weight"].all()
+    counts[example["tokens"][0]] += 1
+  total = sum(map(len, train.values()))
+  for text in train.values():
+    share = counts[text[0]] / number
+    assert share == pytest.approx(len(text) / total, abs=0.035)
 
 
 def test_a_window_as_long_as_the_document_is_the_document(texts):
