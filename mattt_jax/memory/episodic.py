@@ -44,7 +44,8 @@ class Config(BaseConfig):
   top_k: int = 32  # slots that a read attends to; 0: all
   num_heads: int = 4
   head_dim: int = 16
-  temperature: float = 12.0  # of the scores of unit keys and queries, at init
+  temperature: float = 3.0  # of a head's unit keys and queries, at init
+  null_bias: float = 5.0  # score of "none of them", at init
 
   reads: ClassVar[tuple[str, ...]] = ("pointer", "residual")
 
@@ -90,13 +91,15 @@ class Episodic(Memory):
     std = 1 / math.sqrt(dim)
     self.norm = RMSNorm(dim, 1e-6)
     self.wq = normal_param(rngs, (dim, heads * head_dim), std)
-    self.wk = normal_param(rngs, (dim, heads * head_dim), std)
+    # Queries start as keys: the memory begins as nearest-neighbour look-up of
+    # similar contexts, and so gets a gradient from the first step on.
+    self.wk = nnx.Param(jnp.array(self.wq[...], copy=True))
     self.log_temperature = nnx.Param(
       jnp.asarray(math.log(config.temperature), jnp.float32)
     )
     # The null score competes with the stored pairs' scores; it may look at the
     # query, because whether memory should answer depends on the token.
-    self.null_bias = nnx.Param(jnp.zeros((), jnp.float32))
+    self.null_bias = nnx.Param(jnp.asarray(config.null_bias, jnp.float32))
     self.null_weight = nnx.Param(jnp.zeros((dim,), jnp.float32))
     if config.read == "residual":
       self.wv = normal_param(rngs, (dim, heads * head_dim), std)

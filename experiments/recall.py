@@ -1,0 +1,70 @@
+r"""Associative recall under interference, one system at a time.
+
+    python -m mattt_jax.main --workdir=runs/recall/ttt_episodic \
+      --config=experiments/recall.py:system=ttt_episodic,seed=0
+
+16 key-value pairs, then questions about them, further back than attention can
+reach; 80 % of the filler is made of the tokens of keys and values. Trained at
+256 tokens, evaluated at 1x to 16x that length.
+
+Arguments: `tiny` (a few steps of a small model, to see that it runs), `seed`,
+and `system`:
+  swa             sliding-window attention alone
+  ttt             TTT-E2E (arXiv 2512.23675): fast weights, no memory
+  swa_episodic    sliding window + pairs read by a pointer
+  ttt_episodic    both; the memory first, then the inner loop in half the steps
+  swa_associative sliding window + delta-rule matrix
+  ttt_associative both
+"""
+
+from ml_collections import ConfigDict
+
+from mattt_jax.config import parse_arg, require_choice, template
+
+SYSTEMS = (
+  "swa",
+  "ttt",
+  "swa_episodic",
+  "ttt_episodic",
+  "swa_associative",
+  "ttt_associative",
+)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The settings of one run."""
+  args = parse_arg(arg, tiny=False, system="ttt_episodic", seed=0)
+  require_choice("system", args.system, SYSTEMS)
+  attention, _, memory = args.system.partition("_")
+
+  config = template("associative_recall", memory or "none")
+  config.seed = args.seed
+  config.length = 256
+  config.chunk = 32
+  config.batch_size = 8
+  config.model.update(
+    dim=64, num_layers=4, num_suffix=2, num_heads=4, window=32,
+    mlp_dim=128, fast_mlp_dim=128,
+  )  # fmt: skip
+  config.task.interference = 0.8
+  config.task.interference_ramp = (0, 60)
+  config.inner.enabled = attention == "ttt"
+  if args.system == "ttt_episodic":
+    config.inner.start_step = 80
+    config.inner.off_share = 0.5
+  config.outer.learning_rate = 5e-3
+  config.train.steps = 300
+  config.eval.lengths = (256, 512, 1024, 2048, 4096)
+
+  if args.tiny:
+    config.length = 64
+    config.chunk = 8
+    config.batch_size = 2
+    config.model.update(dim=16, num_heads=2, window=8, mlp_dim=32,
+                        fast_mlp_dim=32)  # fmt: skip
+    config.task.update(num_pairs=2, num_queries=2)
+    config.train.update(steps=4, log_every=1, checkpoint_every=2)
+    config.inner.start_step = min(config.inner.start_step, 1)
+    config.task.interference_ramp = (0, 2)
+    config.eval.update(lengths=(64, 128), sequences=4, batch_size=2)
+  return config
