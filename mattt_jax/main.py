@@ -182,7 +182,13 @@ def _help(command: Command, program: str, values: flags.FlagValues) -> str:
       *lines,
     ]
   return "\n".join(
-    [command.about, "", "Example:", f"  {program} {command.example}", ""]
+    [
+      command.about,
+      "",
+      "Example:",
+      f"  {program} {command.example}".rstrip(),
+      "",
+    ]
     + ["Flags:", *lines]
   )
 

@@ -145,6 +145,7 @@ def test_settings_are_frozen_and_hashable():
     (dict(eval__batch_size=0), "eval.batch_size=0 must be at least 1"),
     (dict(eval__position_buckets=0), "eval.position_buckets=0 must be at"),
     # the task and the memory check the sizes, too
+    (dict(length=64), "length=64 is too short for task.num_pairs=16"),
     (dict(task__interference=1.5), "task.interference=1.5"),
     (dict(memory__head_dim=0), "memory.head_dim=0"),
   ],

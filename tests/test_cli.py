@@ -1,0 +1,317 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import pytest
+
+import mattt_jax
+from mattt_jax import cli, registry
+from mattt_jax import main as main_lib
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = "--config=experiments/recall.py:tiny"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+  """Stands in for the trainer; holds what it was called with."""
+  calls = []
+  fake = types.ModuleType("trainer")
+  fake.train = lambda *args: calls.append(args)
+  monkeypatch.setitem(sys.modules, "mattt_jax.training.trainer", fake)
+  import mattt_jax.training
+
+  monkeypatch.setattr(mattt_jax.training, "trainer", fake, raising=False)
+  monkeypatch.chdir(ROOT)
+  return calls, fake
+
+
+def run(capsys, *argv):
+  """Returns the exit code, stdout and stderr of `mattt ARGV`."""
+  code = cli.main(argv)
+  return code, *capsys.readouterr()
+
+
+def run_module(module, *argv, cwd=ROOT):
+  return subprocess.run(
+    [sys.executable, "-m", module, *argv],
+    cwd=cwd,
+    env=os.environ | {"PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_shows_an_example(capsys, command, flag):
+  code, out, _ = run(capsys, command, flag)
+  assert code == 0
+  example = f"mattt {command} {cli.COMMANDS[command].example}".rstrip()
+  assert f"Example:\n  {example}\n" in out
+  assert run(capsys, "help", command)[1] == out
+
+
+def test_help_names_the_flags_that_there_are(capsys):
+  _, out, _ = run(capsys, "evaluate", "--help")
+  for name in ("config=FILE:ARG", "config.a.b=VALUE", "workdir=...",
+               "lengths=...", "split=...", "[no]inner", "out=..."):  # fmt: skip
+    assert f"  --{name}" in out
+  assert "--lengths" not in run(capsys, "train", "--help")[1]
+  assert "--config" not in run(capsys, "demo", "--help")[1]
+
+
+def test_without_a_command_help_is_printed(capsys):
+  code, _, err = run(capsys)
+  assert code == 2
+  assert all(f"mattt {name} " in err for name in cli.COMMANDS)
+  code, out, _ = run(capsys, "--help")
+  assert code == 0
+  assert out == err
+  assert run(capsys, "--version") == (0, f"{mattt_jax.__version__}\n", "")
+
+
+def test_an_unknown_command_gets_a_suggestion(capsys):
+  code, _, err = run(capsys, "trian", CONFIG)
+  assert code == 2
+  assert "unknown command 'trian'; did you mean 'train'?" in err
+  assert "mattt train " in err
+  assert "did you mean" not in run(capsys, "xyzzy")[2]
+
+
+def test_list_shows_what_is_registered(capsys):
+  code, out, _ = run(capsys, "list")
+  assert code == 0
+  lines = [line.split(maxsplit=1) for line in out.splitlines()]
+  for rows in (
+    registry.summaries("mattt_jax.tasks"),
+    registry.summaries("mattt_jax.memory"),
+    {k: registry.summary(p) for k, p in registry.experiments().items()},
+  ):
+    assert rows
+    for name, text in rows.items():
+      assert [name, text] in lines
+
+
+def test_train_hands_the_settings_over(trained, capsys):
+  calls, _ = trained
+  code = run(
+    capsys, "train", CONFIG, "--workdir=w", "--config.model.window=4",
+    "--config.eval.lengths=64,128", "--noconfig.inner.enabled",
+    "--config.outer.learning_rate", "1e-3",
+  )[0]  # fmt: skip
+  assert code == 0
+  [(experiment, workdir)] = calls
+  assert workdir == "w"
+  assert experiment.model.window == 4
+  assert experiment.eval.lengths == (64, 128)
+  assert not experiment.inner.enabled
+  assert experiment.outer.learning_rate == 1e-3
+  assert experiment.length == 64  # of :tiny
+
+
+@pytest.mark.parametrize(
+  "text",
+  ["recall:tiny", "recall.py:tiny", "experiments/recall.py:tiny"],
+)
+def test_an_experiment_is_found_by_name_from_anywhere(
+  trained, capsys, tmp_path, monkeypatch, text
+):
+  calls, _ = trained
+  monkeypatch.chdir(tmp_path)
+  assert run(capsys, "train", "--config", text, "--workdir=w")[0] == 0
+  assert calls[0][0].length == 64
+
+
+def test_a_file_of_ones_own(trained, capsys, tmp_path):
+  calls, _ = trained
+  path = tmp_path / "mine.py"
+  path.write_text(
+    "from mattt_jax.config import template\n"
+    "def get_config():\n"
+    "  config = template('associative_recall')\n"
+    "  config.seed = 7\n"
+    "  return config\n"
+  )
+  assert run(capsys, "train", f"--config={path}", "--workdir=w")[0] == 0
+  assert calls[0][0].seed == 7
+
+
+@pytest.mark.parametrize(
+  "argv, message",
+  [
+    ([], "--config is missing: add --config=experiments/recall.py:tiny"),
+    ([CONFIG], "--workdir is missing: add --workdir=runs/recall"),
+    (["--config=recal:tiny"], "no file 'recal', and no experiment of that "
+     "name: expected one of"),
+    (["--config=recal"], "Did you mean 'recall'?"),
+    (["--config=/absent/recall.py"], "no file '/absent/recall.py'"),
+    (["--config=LICENSE"], "LICENSE is not a Python file"),
+    (["--config=mattt_jax/config.py"], "has no function get_config(arg)"),
+    (["--config=recall:tyni"], "unknown config argument 'tyni'"),
+    (["--config.chunk=8"], "--config.chunk needs --config=FILE to override"),
+    ([CONFIG, "--config.model.windwo=3"], "unknown field model.windwo:"),
+    ([CONFIG, "--config.model.windwo=3"], "Did you mean 'window'?"),
+    ([CONFIG, "--config.modle.window=3"], "unknown field modle:"),
+    ([CONFIG, "--config.chunk.x=3"], "unknown field chunk.x: chunk has no "
+     "fields"),
+    ([CONFIG, "--config.model.window=3.5"], "--config.model.window=3.5:"),
+    ([CONFIG, "--config.model.window=wide"], "--config.model.window=wide:"),
+    ([CONFIG, "--config.inner.enabled=maybe"], "--config.inner.enabled=maybe:"),
+    ([CONFIG, "--config.model=3"], "--config.model=3:"),
+    ([CONFIG, "--workdir=w", "--config.eval.lengths=64,x"], "eval.lengths"),
+    ([CONFIG, "--workdir=w", "--config.model.window=0"],
+     "model.window=0 must be at least 1"),
+    ([CONFIG, "--workdir=w", "--config.chunk=48"],
+     "chunk=48 must divide length=64: use a length of 48"),
+    ([CONFIG, "--workdir=w", "--config.memory.name=episodci"],
+     "Did you mean 'episodic'?"),
+    ([CONFIG, "--workdir=w", "--config.task.name=recall"],
+     "unknown name 'recall' in tasks"),
+    ([CONFIG, "--wrokdir=w"], "Unknown command line flag 'wrokdir'. Did you "
+     "mean: workdir"),
+    ([CONFIG, "--workdir=w", "now"], "unexpected argument 'now'"),
+  ],
+)  # fmt: skip
+def test_an_error_is_one_message_and_exit_code_2(
+  trained, capsys, argv, message
+):
+  code, out, err = run(capsys, "train", *argv)
+  assert (code, out) == (2, "")
+  assert err.startswith("mattt train: error: ")
+  assert message in err
+  assert "Traceback" not in err
+  assert len(err.splitlines()) == 2
+  assert not trained[0]
+
+
+@pytest.mark.parametrize(
+  "error", [ValueError("no room"), RuntimeError("diverged"), OSError("full")]
+)
+def test_an_error_of_the_trainer_is_one_message(trained, capsys, error):
+  def train(*args):
+    raise error
+
+  trained[1].train = train
+  code, _, err = run(capsys, "train", CONFIG, "--workdir=w")
+  assert code == 2
+  assert err.startswith(f"mattt train: error: {error}\n")
+  with pytest.raises(type(error)):
+    cli.main(["train", CONFIG, "--workdir=w", "--debug"])
+
+
+def test_a_bug_keeps_its_traceback(trained):
+  def train(*args):
+    raise TypeError("a bug")
+
+  trained[1].train = train
+  with pytest.raises(TypeError, match="a bug"):
+    cli.main(["train", CONFIG, "--workdir=w"])
+
+
+def test_an_interrupt_is_not_an_error(trained, capsys):
+  def train(*args):
+    raise KeyboardInterrupt
+
+  trained[1].train = train
+  code, _, err = run(capsys, "train", CONFIG, "--workdir=w")
+  assert (code, err) == (130, "mattt train: interrupted\n")
+
+
+@pytest.mark.parametrize(
+  "argv, message",
+  [
+    ([], "--workdir is missing"),
+    (["--workdir=w", "--lengths=64,x"], "--lengths='64,x' must be whole "
+     "numbers, as --lengths=256,512"),
+    (["--workdir=/absent/run"], "workdir=/absent/run: "),
+    (["--config=recall:tyni", "--workdir=w"], "unknown config argument"),
+  ],
+)  # fmt: skip
+def test_evaluate_errors(capsys, argv, message):
+  code, _, err = run(capsys, "evaluate", *argv)
+  assert code == 2
+  assert err.startswith("mattt evaluate: error: ")
+  assert message in err
+
+
+def test_evaluation_table():
+  row = {
+    "sequences": 4, "loss": 1.25, "other_loss": None, "answer_accuracy": 0.5,
+    "answer_exact_match": 0.25, "by_position": [],
+  }  # fmt: skip
+  table = cli.evaluation_table(
+    {"split": "test", "step": 3, "inner": False, "lengths": {"64": row}}
+  )
+  title, header, cells = table.splitlines()
+  assert title == "test split, step 3, inner loop off"
+  assert dict(zip(header.split(), cells.split(), strict=True)) == {
+    "length": "64", "sequences": "4", "loss": "1.2500", "other_loss": "-",
+    "answer_accuracy": "0.5000", "answer_exact_match": "0.2500",
+  }  # fmt: skip
+
+
+def test_demo_runs_in_its_directory(capsys, monkeypatch):
+  calls = []
+  fake = types.ModuleType("demo")
+  fake.run = calls.append
+  monkeypatch.setitem(sys.modules, "mattt_jax.demo", fake)
+  monkeypatch.setattr(mattt_jax, "demo", fake, raising=False)
+  assert run(capsys, "demo", "--out=elsewhere")[0] == 0
+  assert run(capsys, "demo")[0] == 0
+  assert calls == ["elsewhere", "runs/demo"]
+
+
+def test_the_modules_are_programs(tmp_path):
+  done = run_module("mattt_jax.main", "--help", cwd=tmp_path)
+  assert done.returncode == 0
+  example = f"python -m mattt_jax.main {main_lib.TRAIN.example}"
+  assert f"Example:\n  {example}\n" in done.stdout
+
+  done = run_module("mattt_jax.main", CONFIG, "--workdir=w", "--config.chunk=7")
+  assert done.returncode == 2
+  assert done.stderr.startswith(
+    "python -m mattt_jax.main: error: chunk=7 must divide length=64"
+  )
+  done = run_module("mattt_jax.cli", "list", cwd=tmp_path)
+  assert done.returncode == 0
+  assert "associative_recall" in done.stdout
+
+
+def test_train_then_evaluate(tmp_path, capsys):
+  """The real thing, on the smallest model that there is."""
+  workdir = tmp_path / "run"
+  small = [
+    "--config=recall:tiny,system=swa",
+    "--config.train.steps=1",
+    "--config.train.checkpoint_every=1",
+    "--config.model.num_layers=1",
+    "--config.model.num_suffix=1",
+    "--config.eval.lengths=(64,)",
+    "--config.eval.sequences=2",
+    "--config.eval.batch_size=8",
+    "--config.batch_size=8",
+  ]
+  assert run(capsys, "train", *small, f"--workdir={workdir}")[0] == 0
+  trained = json.loads((workdir / "evaluation.json").read_text())
+
+  code, out, _ = run(capsys, "evaluate", f"--workdir={workdir}")
+  assert code == 0
+  result = json.loads((workdir / "evaluate.json").read_text())
+  assert result["step"] == 1
+  assert result["split"] == "test"
+  loss = result["lengths"]["64"]["loss"]
+  assert loss == pytest.approx(
+    trained["evaluation"]["lengths"]["64"]["loss"], rel=1e-5
+  )
+  assert f"{loss:.4f}" in out
+
+  code, _, err = run(capsys, "evaluate", f"--workdir={workdir}", "--inner")
+  assert code == 2
+  assert "inner.enabled=False" in err
+  code, _, err = run(capsys, "evaluate", f"--workdir={workdir}", "--lengths=65")
+  assert code == 2
+  assert "chunk=8 must divide eval.lengths=65: use a length of 64" in err
