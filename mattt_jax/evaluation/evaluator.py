@@ -116,9 +116,7 @@ class Totals:
     self.answer_loss = np.zeros(n + 1)
     self.aux: dict[str, list[float]] = {}
 
-  def add(
-    self, batch: Mapping[str, np.ndarray], out: SequenceOutput
-  ) -> None:
+  def add(self, batch: Mapping[str, np.ndarray], out: SequenceOutput) -> None:
     """Adds a batch of arrays [B, L] and what reading it gave."""
     loss_BxL = np.asarray(out.loss_BxL, np.float64)
     correct_BxL = np.asarray(out.correct_BxL)
@@ -177,7 +175,7 @@ class Totals:
     but not including, `to` (tokens). `non_finite_tokens` counts losses that
     are nan or infinite.
     """
-    spans = [
+    spans: list[dict[str, Any]] = [
       {"from": int(a), "to": int(b)}
       for a, b in zip(self.edges[:-1], self.edges[1:], strict=True)
     ]

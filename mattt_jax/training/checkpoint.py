@@ -64,7 +64,8 @@ class Checkpoints:
 
   def steps(self) -> list[int]:
     """Returns the steps that have a committed checkpoint, oldest first."""
-    return sorted(self._manager.all_steps(read=True))
+    self._manager.reload()
+    return sorted(self._manager.all_steps())
 
   def save(
     self, step: int, state: Any, data: Any, config: dict[str, Any]
@@ -109,9 +110,7 @@ class Checkpoints:
       sums = read.checksum
       actual = jax.device_get(checksums(read.state))
       wrong = [k for k, v in actual.items() if sums["state"].get(k) != int(v)]
-      wrong += [
-        k for k in ("data", "config") if sums[k] != _json_sum(read[k])
-      ]
+      wrong += [k for k in ("data", "config") if sums[k] != _json_sum(read[k])]
     except Exception as error:  # damage surfaces as almost any type
       reason = " ".join(str(error).split()) or "no reason given"
       raise CheckpointError(

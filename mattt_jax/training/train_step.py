@@ -1,7 +1,7 @@
 """One outer step, pure: (state, batch) -> (state, metrics)."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -84,7 +84,7 @@ def jit_train_step(
   experiment: Experiment,
   state: TrainState,
   mesh: Mesh,
-) -> Callable[..., tuple[TrainState, Metrics]]:
+) -> jax.stages.Wrapped:
   """Returns the jitted `step(state, batch, inner=...)`; it consumes `state`.
 
   The state keeps the placement it came with; metrics are replicated.

@@ -1,0 +1,238 @@
+"""A damaged checkpoint is never mistaken for a good one."""
+
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from mattt_jax import config, sharding
+from mattt_jax.training import checkpoint
+
+
+def make_state(step: int):
+  key = jax.random.key(step)
+  return {
+    "step": jnp.int32(step),
+    "params": {
+      "w": jax.random.normal(key, (33, 7)),
+      "b": jax.random.normal(key, (5,)).astype(jnp.bfloat16),
+    },
+  }
+
+
+def same(a, b) -> bool:
+  return all(
+    jax.tree.leaves(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
+  )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> pathlib.Path:
+  """Checkpoints of steps 2 and 3 (1 was dropped), never changed."""
+  directory = tmp_path_factory.mktemp("saved") / "checkpoints"
+  store = checkpoint.Checkpoints(directory, keep=2)
+  for step in (1, 2, 3):
+    store.save(step, make_state(step), {"next": step}, {"lr": 0.5, "n": [1]})
+  store.close()
+  return directory
+
+
+@pytest.fixture
+def copy(saved, tmp_path) -> pathlib.Path:
+  return pathlib.Path(shutil.copytree(saved, tmp_path / "checkpoints"))
+
+
+def restore_latest(directory):
+  store = checkpoint.Checkpoints(directory, keep=2)
+  try:
+    return store.restore_latest(make_state(0))
+  finally:
+    store.close()
+
+
+def test_round_trip_keeps_the_newest(saved):
+  restored = restore_latest(saved)
+  assert restored.step == 3
+  assert same(restored.state, make_state(3))
+  assert restored.data == {"next": 3}
+  assert restored.config == {"lr": 0.5, "n": [1]}
+  assert sorted(p.name for p in saved.iterdir()) == ["2", "3"]
+
+
+def test_nothing_to_restore(tmp_path):
+  assert restore_latest(tmp_path / "new") is None
+
+
+def test_save_survives_donation_of_the_state(tmp_path):
+  store = checkpoint.Checkpoints(tmp_path / "c", keep=2)
+  state = {"w": jnp.arange(100_000.0)}
+  overwrite = jax.jit(lambda s: jax.tree.map(lambda x: -x, s), donate_argnums=0)
+  store.save(1, state, {}, {})
+  for _ in range(5):
+    state = overwrite(state)
+  store.close()
+  store = checkpoint.Checkpoints(tmp_path / "c")
+  restored = store.restore_latest({"w": jnp.zeros(100_000)})
+  store.close()
+  np.testing.assert_array_equal(restored.state["w"], np.arange(100_000.0))
+
+
+def flip(path: pathlib.Path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1 << 2
+  path.write_bytes(content)
+
+
+def truncate(path: pathlib.Path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, pathlib.Path.unlink])
+def test_damage_to_any_file_is_seen_or_harmless(
+  saved, tmp_path, damage, caplog
+):
+  files = sorted(
+    p.relative_to(saved) for p in (saved / "3").rglob("*") if p.is_file()
+  )
+  fell_back = []
+  for number, file in enumerate(files):
+    directory = tmp_path / str(number)
+    shutil.copytree(saved, directory)
+    damage(directory / file)
+    caplog.clear()
+    restored = restore_latest(directory)
+    # Orbax keeps files that a restore does not need; those may be damaged.
+    assert restored.step in (2, 3), file
+    assert same(restored.state, make_state(restored.step)), file
+    assert restored.data == {"next": restored.step}, file
+    assert restored.config == {"lr": 0.5, "n": [1]}, file
+    if restored.step == 2:
+      fell_back.append(file)
+      assert restored.damaged in ((3,), ()), file
+  names = {f.parts[1] for f in fell_back}
+  assert {"state", "data", "config", "checksum"} <= names, fell_back
+  # The arrays themselves lie in the largest file.
+  largest = max(files, key=lambda f: (saved / f).stat().st_size)
+  assert largest in fell_back
+
+
+def test_warning_names_the_step_and_the_reason(copy, caplog):
+  (copy / "3" / "data" / "metadata").write_text("{")
+  restored = restore_latest(copy)
+  assert (restored.step, restored.damaged) == (2, (3,))
+  text = caplog.text
+  assert "checkpoints/3 cannot be read" in text and "JSON" in text
+  assert "using the checkpoint of step 2" in text
+
+
+def test_changed_number_in_json_is_seen(copy, caplog):
+  path = copy / "3" / "data" / "metadata"
+  path.write_text(path.read_text().replace("3", "4"))
+  assert restore_latest(copy).step == 2
+  assert "the checksum of data differs" in caplog.text
+
+
+def test_arrays_of_another_step_are_seen(copy, caplog):
+  shutil.rmtree(copy / "3" / "state")
+  shutil.copytree(copy / "2" / "state", copy / "3" / "state")
+  assert restore_latest(copy).step == 2
+  assert "the checksum of " in caplog.text
+
+
+def test_all_damaged_is_an_error(copy):
+  for step in ("2", "3"):
+    shutil.rmtree(copy / step / "state")
+  with pytest.raises(checkpoint.CheckpointError) as error:
+    restore_latest(copy)
+  assert "all 2 checkpoints" in str(error.value)
+  assert "checkpoints/2" in str(error.value)
+  assert "checkpoints/3" in str(error.value)
+
+
+def test_unfinished_save_is_not_a_checkpoint(copy):
+  partial = copy / "4.orbax-checkpoint-tmp-7"
+  shutil.copytree(copy / "3", partial)
+  assert restore_latest(copy).step == 3
+  assert not partial.exists()
+
+
+def test_step_of_a_damaged_checkpoint_can_be_saved_again(copy):
+  shutil.rmtree(copy / "3" / "state")
+  store = checkpoint.Checkpoints(copy, keep=2)
+  store.set_aside(store.restore_latest(make_state(0)).damaged)
+  assert store.steps() == [2]
+  store.save(3, make_state(3), {"next": 3}, {})
+  store.close()
+  assert same(restore_latest(copy).state, make_state(3))
+  assert (copy / "damaged-3").is_dir()
+
+
+def test_restores_to_another_placement(saved):
+  mesh = sharding.make_mesh(3)
+  like = jax.device_put(make_state(0), sharding.replicated(mesh))
+  split = NamedSharding(mesh, PartitionSpec("data"))
+  like["params"]["w"] = jax.device_put(like["params"]["w"], split)
+  store = checkpoint.Checkpoints(saved)
+  restored = store.restore_latest(like)
+  store.close()
+  assert restored.state["params"]["w"].sharding == split
+  np.testing.assert_array_equal(
+    restored.state["params"]["w"], make_state(3)["params"]["w"]
+  )
+
+
+def test_checksum_sees_every_bit_and_every_exchange():
+  x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+  original = int(checkpoint.checksums({"x": x})["x"])
+  seen = {original}
+  for element in range(x.size):
+    for bit in range(32):
+      bits = x.view(np.uint32).copy()
+      bits.flat[element] ^= np.uint32(1) << np.uint32(bit)
+      seen.add(int(checkpoint.checksums({"x": bits})["x"]))
+  assert len(seen) == 1 + x.size * 32
+  exchanged = x[:, [1, 0, 2, 3]]
+  assert int(checkpoint.checksums({"x": exchanged})["x"]) != original
+
+
+def experiment(**changes) -> config.Experiment:
+  tree = config.template("associative_recall", "none")
+  tree.update_from_flattened_dict(changes)
+  return config.from_config_dict(tree)
+
+
+def test_workdir_of_other_settings_is_refused(tmp_path):
+  mine = experiment()
+  checkpoint.bind_workdir(tmp_path / "w", mine)
+  checkpoint.bind_workdir(tmp_path / "w", mine)
+  other = experiment(**{"seed": 4, "outer.learning_rate": 1e-4})
+  with pytest.raises(ValueError) as error:
+    checkpoint.bind_workdir(tmp_path / "w", other)
+  text = str(error.value)
+  assert "seed: 0 -> 4" in text
+  assert "outer.learning_rate: 0.005 -> 0.0001" in text
+  assert "another workdir" in text
+  assert len(text.splitlines()) == 3  # these two fields and no others
+
+
+def test_workdir_settings_read_back_as_the_experiment(tmp_path):
+  mine = experiment(**{"eval.lengths": (256, 512)})
+  checkpoint.bind_workdir(tmp_path, mine)
+  tree = config.ConfigDict(checkpoint.read_config(tmp_path))
+  assert config.from_config_dict(tree) == mine
+
+
+def test_workdir_whose_settings_are_unknown(tmp_path):
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(ValueError, match="no config.json"):
+    checkpoint.bind_workdir(tmp_path, experiment())
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(ValueError, match="config.json cannot be read"):
+    checkpoint.bind_workdir(tmp_path, experiment())
+  (tmp_path / "file").touch()
+  with pytest.raises(ValueError, match="is a file"):
+    checkpoint.bind_workdir(tmp_path / "file", experiment())

@@ -1,0 +1,229 @@
+"""Runs end, stop and go on as they should."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from tiny import experiment
+
+from mattt_jax import sharding
+from mattt_jax.data import pipeline
+from mattt_jax.training import metrics, trainer
+
+ONE = sharding.make_mesh(1)
+TIMES = {"tokens_per_second", "compile_seconds"}
+
+# Trains until the process kills itself on asking for batch 10, once the state
+# of step 5 is on disk.
+KILLED = """
+import os, pathlib, signal, sys, time
+sys.path[:0] = [{here!r}]
+from tiny import experiment
+from mattt_jax import sharding
+from mattt_jax.data import pipeline
+from mattt_jax.training import trainer
+
+make = pipeline.train_batches
+
+class Killing:
+  def __init__(self, task, experiment):
+    self.batches, self.left = make(task, experiment), 9
+  def __next__(self):
+    self.left -= 1
+    if self.left < 0:
+      while not pathlib.Path({workdir!r}, "checkpoints", "5").exists():
+        time.sleep(0.01)
+      os.kill(os.getpid(), signal.SIGKILL)
+    return next(self.batches)
+  def __getattr__(self, name):
+    return getattr(self.batches, name)
+
+pipeline.train_batches = Killing
+trainer.train(experiment(), {workdir!r}, mesh=sharding.make_mesh(1))
+"""
+
+
+def train(workdir, **changes):
+  return trainer.train(experiment(**changes), workdir, mesh=ONE)
+
+
+def rows(workdir) -> list[dict]:
+  return [
+    {k: v for k, v in row.items() if k not in TIMES}
+    for row in metrics.read_rows(workdir / metrics.METRICS_FILE)
+  ]
+
+
+def params(workdir):
+  learner, step = trainer.load_learner(experiment(), workdir)
+  return step, nnx.to_pure_dict(nnx.split(learner)[1])
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """An uninterrupted run: its work directory and what `train` returned."""
+  workdir = tmp_path_factory.mktemp("whole")
+  return workdir, train(workdir)
+
+
+def copy(workdir: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
+  return pathlib.Path(shutil.copytree(workdir, to))
+
+
+def test_run_writes_what_it_says(whole):
+  workdir, result = whole
+  assert json.loads((workdir / "evaluation.json").read_text()) == result
+  assert result["step"] == 14
+  assert result["evaluation"]["split"] == "test"
+  assert result["evaluation"]["lengths"]["32"]["sequences"] == 3
+  written = metrics.read_rows(workdir / "metrics.jsonl")
+  assert [(r["step"], r["kind"]) for r in written] == [
+    (4, "train"), (8, "train"), (12, "train"), (14, "train"),
+    (14, "evaluation"),
+  ]  # fmt: skip
+  assert all(r["tokens_per_second"] > 0 for r in written[:4])
+  assert written[0]["compile_seconds"] > 0
+  steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
+  assert steps == [10, 14]
+  assert list((workdir / "tensorboard").glob("events.*"))
+
+
+def test_killed_run_goes_on_bit_for_bit(whole, tmp_path, capfd):
+  workdir = tmp_path / "killed"
+  code = KILLED.format(
+    here=str(pathlib.Path(__file__).parents[1]), workdir=str(workdir)
+  )
+  environment = os.environ | {
+    "PYTHONPATH": str(pathlib.Path(__file__).parents[2])
+  }
+  process = subprocess.run(
+    [sys.executable, "-c", code], env=environment, timeout=300
+  )
+  assert process.returncode == -signal.SIGKILL
+  assert not (workdir / "evaluation.json").exists()
+  # Steps 1..9 were made; the state of step 5 was saved and row 8 written.
+  assert [r["step"] for r in rows(workdir)] == [4, 8]
+  capfd.readouterr()
+  result = train(workdir)
+  assert "Resuming from the checkpoint of step 5" in capfd.readouterr().out
+
+  expected_workdir, expected = whole
+  step, resumed = params(workdir)
+  expected_step, uninterrupted = params(expected_workdir)
+  assert step == expected_step == 14
+  jax.tree.map(np.testing.assert_array_equal, resumed, uninterrupted)
+  assert result["evaluation"] == expected["evaluation"]
+  assert rows(workdir) == rows(expected_workdir)
+
+
+def test_finished_run_is_not_trained_again(whole, monkeypatch):
+  workdir, result = whole
+  monkeypatch.setattr(trainer, "build_learner", None)  # would fail if called
+  assert train(workdir) == result
+
+
+def test_finished_run_without_its_evaluation_is_evaluated(
+  whole, tmp_path, monkeypatch
+):
+  workdir = copy(whole[0], tmp_path / "w")
+  (workdir / "evaluation.json").unlink()
+  monkeypatch.setattr(trainer._Run, "_one_step", None)
+  assert train(workdir)["evaluation"] == whole[1]["evaluation"]
+  assert rows(workdir) == rows(whole[0])
+
+
+def test_damaged_newest_checkpoint_is_passed_over(whole, tmp_path, caplog):
+  workdir = copy(whole[0], tmp_path / "w")
+  (workdir / "evaluation.json").unlink()
+  for file in (workdir / "checkpoints" / "14" / "state").rglob("*"):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[:-8])
+  assert train(workdir)["evaluation"] == whole[1]["evaluation"]
+  assert "checkpoints/14" in caplog.text
+  assert "using the checkpoint of step 10" in caplog.text
+  assert params(workdir)[0] == 14
+
+
+def test_workdir_of_other_settings_is_refused_before_anything(
+  whole, monkeypatch
+):
+  monkeypatch.setattr(trainer, "build_learner", None)
+  with pytest.raises(ValueError, match="model.dim: 16 -> 32"):
+    train(whole[0], model__dim=32)
+
+
+def test_checkpoint_of_other_settings_is_refused(whole, tmp_path):
+  workdir = copy(whole[0], tmp_path / "w")
+  tree = json.loads((workdir / "config.json").read_text())
+  tree["seed"] = 7
+  (workdir / "config.json").write_text(json.dumps(tree))
+  (workdir / "evaluation.json").unlink()
+  with pytest.raises(ValueError, match="checkpoint .*14.*\n.*seed: 0 -> 7"):
+    train(workdir, seed=7)
+
+
+def test_sizes_that_the_devices_do_not_divide(tmp_path):
+  mesh = sharding.make_mesh(8)
+  with pytest.raises(ValueError, match="batch_size=2 .* 8 devices"):
+    trainer.train(experiment(), tmp_path / "w", mesh=mesh)
+  with pytest.raises(ValueError, match="eval.batch_size=2 .* 8 devices"):
+    trainer.train(experiment(batch_size=8), tmp_path / "w", mesh=mesh)
+  assert not (tmp_path / "w").exists()
+
+
+def test_nan_loss_stops_names_the_step_and_keeps_the_last_good(
+  tmp_path, monkeypatch
+):
+  make = pipeline.train_batches
+
+  class Poisoned:
+    def __init__(self, task, experiment):
+      self.batches, self.step = make(task, experiment), 0
+
+    def __next__(self):
+      self.step += 1
+      batch = dict(next(self.batches))
+      if self.step == 8:
+        batch["outer_weight"] = batch["outer_weight"] * np.nan
+      return batch
+
+    def __getattr__(self, name):
+      return getattr(self.batches, name)
+
+  monkeypatch.setattr(pipeline, "train_batches", Poisoned)
+  with pytest.raises(trainer.DivergedError) as error:
+    train(tmp_path, train__log_every=100)  # found when step 10 is to be saved
+  assert "loss=nan in outer step 8" in str(error.value)
+  assert "checkpoint of step 5" in str(error.value)
+  names = [p.name for p in (tmp_path / "checkpoints").iterdir()]
+  assert names == ["5"]
+  assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_parameters_that_overflow_are_not_saved(tmp_path):
+  with pytest.raises(trainer.DivergedError) as error:
+    train(
+      tmp_path,
+      train__steps=1,
+      inner__enabled=False,
+      outer__learning_rate=3e38,  # times more than 1 is infinite in float32
+      outer__final_learning_rate=3e38,
+      outer__weight_decay=2.0,
+    )
+  assert "not finite after outer step 1" in str(error.value)
+  assert "No checkpoint" in str(error.value)
+  assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_load_learner_needs_a_run(tmp_path):
+  with pytest.raises(ValueError, match="holds no run"):
+    trainer.load_learner(experiment(), tmp_path / "w")
+  assert not (tmp_path / "w").exists()
