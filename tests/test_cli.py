@@ -156,6 +156,7 @@ def test_a_file_of_ones_own(trained, capsys, tmp_path):
     ([CONFIG, "--config.model.windwo=3"], "unknown field model.windwo:"),
     ([CONFIG, "--config.model.windwo=3"], "Did you mean 'window'?"),
     ([CONFIG, "--config.modle.window=3"], "unknown field modle:"),
+    ([CONFIG, "--noconfig.inner.enable"], "Did you mean 'enabled'?"),
     ([CONFIG, "--config.chunk.x=3"], "unknown field chunk.x: chunk has no "
      "fields"),
     ([CONFIG, "--config.model.window=3.5"], "--config.model.window=3.5:"),
@@ -241,7 +242,7 @@ def test_evaluate_errors(capsys, argv, message):
 def test_evaluation_table():
   row = {
     "sequences": 4, "loss": 1.25, "other_loss": None, "answer_accuracy": 0.5,
-    "answer_exact_match": 0.25, "by_position": [],
+    "answer_exact_match": 0.0, "by_position": [],
   }  # fmt: skip
   table = cli.evaluation_table(
     {"split": "test", "step": 3, "inner": False, "lengths": {"64": row}}
@@ -250,7 +251,7 @@ def test_evaluation_table():
   assert title == "test split, step 3, inner loop off"
   assert dict(zip(header.split(), cells.split(), strict=True)) == {
     "length": "64", "sequences": "4", "loss": "1.2500", "other_loss": "-",
-    "answer_accuracy": "0.5000", "answer_exact_match": "0.2500",
+    "answer_accuracy": "0.5000", "answer_exact_match": "0.0000",
   }  # fmt: skip
 
 
