@@ -1,0 +1,132 @@
+"""Reading token by token: the same recurrence, one token at a time.
+
+Within a chunk, tokens are read with the weights and memory from before it. A
+chunk is learned and remembered when the first token of the next one arrives:
+that token is the target of the chunk's last. So a session gives the same
+numbers as one `read_sequence` over the whole text.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from mattt_jax.config import require, require_at_least
+from mattt_jax.model import fast_weights
+from mattt_jax.ttt.context_state import ContextState
+from mattt_jax.ttt.inner_loop import Learner, read_sequence
+
+
+class Session:
+  """One text being read; `probs_V` is p(next token) once a token was read."""
+
+  def __init__(
+    self, learner: Learner, context_length: int, *, inner: bool = True
+  ):
+    """Starts an empty session.
+
+    Args:
+      learner: model and inner optimiser; not changed.
+      context_length: tokens that will be read at most, for memories and
+        caches that grow with the context.
+      inner: whether the fast weights learn.
+    """
+    require_at_least("context_length", context_length, 1)
+    self.chunk = learner.chunk
+    self.context_length = context_length
+    self.probs_V: Array | None = None
+    self._graphdef, self._params = nnx.split(learner)
+    self._inner = inner
+    self._vocab_size = learner.model.embedding.shape[0]
+    # After the last whole chunk that was learned, and the tokens since.
+    self.state: ContextState = learner.init_state(context_length)
+    self._pending: list[int] = []
+    self._cache = self.state.cache  # with the pending tokens
+
+  @property
+  def position(self) -> int:
+    """Tokens read."""
+    return int(self.state.position) + len(self._pending)
+
+  def read(self, tokens: Sequence[int] | np.ndarray) -> Array:
+    """Reads tokens one by one; returns p(next token) after the last, [V].
+
+    Raises:
+      ValueError: no token, one outside of the vocabulary, or more tokens than
+        `context_length`. Nothing is read then.
+    """
+    tokens = self._checked(tokens)
+    for token in tokens:
+      if len(self._pending) == self.chunk:
+        self._learn(self._pending, [*self._pending[1:], token])
+      self._step(token)
+    assert self.probs_V is not None  # `_checked` refuses no tokens
+    return self.probs_V
+
+  def prefill(self, tokens: Sequence[int] | np.ndarray) -> Array:
+    """`read`, but whole chunks at once where it can."""
+    tokens = self._checked(tokens)
+    if not self._pending:
+      # The last chunk stays pending: the target of its last token is unknown.
+      whole = (len(tokens) - 1) // self.chunk * self.chunk
+      if whole:
+        self._learn(tokens[:whole], tokens[1 : whole + 1])
+        tokens = tokens[whole:]
+    return self.read(tokens)
+
+  def _checked(self, tokens) -> list[int]:
+    tokens = [int(t) for t in np.asarray(tokens).reshape(-1)]
+    require(len(tokens) > 0, "tokens is empty: give at least one")
+    bad = [t for t in tokens if not 0 <= t < self._vocab_size]
+    require(
+      not bad,
+      f"token {bad[:1]} is outside of the vocabulary 0 .. "
+      f"{self._vocab_size - 1}",
+    )
+    after = self.position + len(tokens)
+    require(
+      after <= self.context_length,
+      f"context_length={self.context_length} is too short for {after} tokens: "
+      "start the session with a larger one",
+    )
+    return tokens
+
+  def _step(self, token: int) -> None:
+    self.probs_V, self._cache = _read_token(
+      self._graphdef, self._params, self.state, self._cache, token,
+      len(self._pending),
+    )  # fmt: skip
+    self._pending.append(token)
+
+  def _learn(self, tokens: list[int], targets: list[int]) -> None:
+    self.state = _read_chunks(
+      self._graphdef, self._params, self.state, np.asarray(tokens, np.int32),
+      np.asarray(targets, np.int32), inner=self._inner,
+    )  # fmt: skip
+    self._pending, self._cache = [], self.state.cache
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read_token(graphdef, params, state: ContextState, cache, token, pending):
+  """p(next token) [V] after `token`, the `pending`-th of the current chunk."""
+  learner = nnx.merge(graphdef, params)
+  model_def, _, slow = fast_weights.split(learner.model)
+  model = nnx.merge(model_def, state.fast, slow)
+  position = state.position + pending
+  x_1xD, cache = model.read_prefix(jnp.asarray([token]), cache, position)
+  forward = model.forward(x_1xD, cache, state.memory, position)
+  cache = cache.replace(suffix=forward.cache)
+  return model.next_token_probs(forward)[0], cache
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="inner")
+def _read_chunks(graphdef, params, state, tokens_L, targets_L, *, inner):
+  weight_L = jnp.ones(tokens_L.shape, jnp.float32)
+  return read_sequence(
+    nnx.merge(graphdef, params), state, tokens_L, targets_L, weight_L,
+    inner=inner,
+  )[0]  # fmt: skip

@@ -1,0 +1,110 @@
+"""Token by token = one pass, for every memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from mattt_jax.config import InnerConfig, ModelConfig
+from mattt_jax.inference.generate import generate
+from mattt_jax.inference.session import Session
+from mattt_jax.memory import associative, episodic, none
+from mattt_jax.model import fast_weights
+from mattt_jax.model.transformer import Transformer
+from mattt_jax.ttt.inner_loop import Learner, read_sequence
+from mattt_jax.ttt.inner_optimizer import InnerOptimizer
+
+VOCAB, CHUNK, LENGTH = 11, 4, 12
+
+MEMORIES = {
+  "none": none.Config(),
+  "pointer": episodic.Config(num_heads=2, head_dim=4, top_k=5),
+  "residual": episodic.Config(
+    read="residual", num_heads=2, head_dim=4, capacity=8
+  ),
+  "associative": associative.Config(num_heads=2, key_dim=4, value_dim=4),
+}
+
+
+def make_learner(memory, attention="window") -> Learner:
+  config = ModelConfig(
+    dim=8, num_layers=2, num_suffix=1, num_heads=2, mlp_dim=12,
+    fast_mlp_dim=12, window=3, init_std=0.3, attention=attention,
+  )  # fmt: skip
+  model = Transformer(config, VOCAB, memory, CHUNK, nnx.Rngs(0))
+  _, fast, _ = fast_weights.split(model)
+  inner = InnerOptimizer(
+    InnerConfig(learning_rate=0.5), len(jax.tree.leaves(fast))
+  )
+  return Learner(model, inner, CHUNK)
+
+
+def token_losses(learner, tokens) -> np.ndarray:
+  """Loss of each of LENGTH targets, in one pass."""
+  state = learner.init_state(LENGTH, streaming=False)
+  weight = jnp.ones((LENGTH,))
+  _, out = jax.jit(lambda: read_sequence(
+    learner, state, tokens[:-1], tokens[1:], weight
+  ))()  # fmt: skip
+  return np.asarray(out.loss_C).reshape(-1)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_token_by_token_equals_one_pass(memory):
+  learner = make_learner(MEMORIES[memory])
+  tokens = np.random.default_rng(0).integers(0, VOCAB, LENGTH + 1)
+  expected = token_losses(learner, jnp.asarray(tokens))
+  session = Session(learner, LENGTH)
+  found = [
+    -np.log(session.read([a])[b])
+    for a, b in zip(tokens[:-1], tokens[1:], strict=True)
+  ]
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+  # The fast weights did move, or the test would show nothing.
+  moved = jax.tree.map(
+    lambda a, b: float(jnp.abs(a - b).max()),
+    session.state.fast,
+    learner.init_state(LENGTH).fast,
+  )
+  assert min(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_full_attention_token_by_token():
+  learner = make_learner(none.Config(), attention="full")
+  tokens = np.random.default_rng(1).integers(0, VOCAB, LENGTH + 1)
+  expected = token_losses(learner, jnp.asarray(tokens))
+  session = Session(learner, LENGTH)
+  found = [
+    -np.log(session.read([a])[b])
+    for a, b in zip(tokens[:-1], tokens[1:], strict=True)
+  ]
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_prefill_equals_reading_and_generation_goes_on():
+  learner = make_learner(MEMORIES["pointer"])
+  tokens = np.random.default_rng(2).integers(0, VOCAB, 10)
+  slow, fast = Session(learner, 20), Session(learner, 20)
+  np.testing.assert_allclose(
+    slow.read(tokens), fast.prefill(tokens), atol=1e-5
+  )
+  assert slow.position == fast.position == 10
+  key = jax.random.key(0)
+  greedy = [generate(s, 5, key, temperature=0) for s in (slow, fast)]
+  assert greedy[0] == greedy[1]
+  assert slow.position == 15
+  assert generate(slow, 2, key) == generate(fast, 2, key)
+
+
+def test_bad_input_is_refused_and_nothing_read():
+  session = Session(make_learner(none.Config()), 8)
+  with pytest.raises(ValueError, match="read a prompt first"):
+    generate(session, 1, jax.random.key(0))
+  with pytest.raises(ValueError, match="empty"):
+    session.read([])
+  with pytest.raises(ValueError, match=r"outside of the vocabulary 0 \.\. 10"):
+    session.read([1, VOCAB])
+  with pytest.raises(ValueError, match="context_length=8 is too short for 9"):
+    session.read([0] * 9)
+  assert session.position == 0
