@@ -68,7 +68,9 @@ def measure(sequences: int, length: int, repeats: int) -> dict:
 
   def step(params, batch):
     def loss(params):
-      return meta_loss(nnx.merge(graphdef, params), batch, reduction="chunks")[0]
+      return meta_loss(nnx.merge(graphdef, params), batch, reduction="chunks")[
+        0
+      ]
 
     return jax.value_and_grad(loss)(params)
 

@@ -6,6 +6,7 @@ that token is the target of the chunk's last. So a session gives the same
 numbers as one `read_sequence` over the whole text.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -41,7 +42,7 @@ class Session:
     self.probs_V: Array | None = None
     self._graphdef, self._params = nnx.split(learner)
     self._inner = inner
-    self._vocab_size = learner.model.embedding.shape[0]
+    self._vocab_size = learner.model.vocab_size
     # After the last whole chunk that was learned, and the tokens since.
     self.state: ContextState = learner.init_state(context_length)
     self._pending: list[int] = []
@@ -119,7 +120,7 @@ def _read_token(graphdef, params, state: ContextState, cache, token, pending):
   position = state.position + pending
   x_1xD, cache = model.read_prefix(jnp.asarray([token]), cache, position)
   forward = model.forward(x_1xD, cache, state.memory, position)
-  cache = cache.replace(suffix=forward.cache)
+  cache = dataclasses.replace(cache, suffix=forward.cache)
   return model.next_token_probs(forward)[0], cache
 
 

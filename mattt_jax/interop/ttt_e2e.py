@@ -69,7 +69,7 @@ class TTTE2E:
   chunk: int
   rate_scale: float
   params: dict[str, Array]
-  published: tuple[str, ...]  # names of the weights that were given
+  published: dict[str, tuple[int, ...]]  # shapes of the weights given
 
 
 def load(config: Mapping[str, Any], weights: Mapping[str, Any]) -> TTTE2E:
@@ -106,10 +106,10 @@ def load(config: Mapping[str, Any], weights: Mapping[str, Any]) -> TTTE2E:
     dtype={"fp32": "float32", "bf16": "bfloat16"}[m["compute_dtype"]],
   )
   inner_config = InnerConfig(
-    learning_rate=inner["lr"],
-    clip_norm=max(inner["clip_gradient"], 0.0),
+    learning_rate=float(inner["lr"]),
+    clip_norm=max(float(inner["clip_gradient"]), 0.0),
     warmup_steps=training["ilr_warmup_steps"],
-    warmup_init=training["ilr_init"],
+    warmup_init=float(training["ilr_init"]),
   )
   vocab = m["vocab_size"]
   shapes = jax.eval_shape(
@@ -124,7 +124,7 @@ def load(config: Mapping[str, Any], weights: Mapping[str, Any]) -> TTTE2E:
       coordination.rate_scale(inner_config, config.get("step", 0))
     ),
     params=_from_published(weights, shapes, model),
-    published=tuple(weights),
+    published={name: np.shape(x) for name, x in weights.items()},
   )
 
 
@@ -158,7 +158,11 @@ def token_losses(
 def meta_gradients(
   model: TTTE2E, tokens, targets, loss_masks, mode: str = "meta"
 ) -> dict[str, np.ndarray]:
-  """d loss / d weight for each published name; arguments of `token_losses`."""
+  """d loss / d weight for each weight that was given to `load`.
+
+  Arguments and errors are those of `token_losses`. A weight that the settings
+  leave unused has the gradient zero.
+  """
   _check(model, tokens, targets, loss_masks, mode)
 
   @jax.jit
@@ -167,14 +171,22 @@ def meta_gradients(
       lambda p: _run(model, p, tokens, targets, loss_masks, mode)["loss"]
     )(params)
 
-  ours = _to_published({k: np.asarray(v) for k, v in grad(model.params).items()})
+  ours = _to_published(
+    {k: np.asarray(v) for k, v in grad(model.params).items()}
+  )
   return {
-    name: ours.get(name, np.zeros((), np.float32)) for name in model.published
+    name: ours.get(name, np.zeros(shape, np.float32))
+    for name, shape in model.published.items()
   }
 
 
 def _check(model, tokens, targets, loss_masks, mode):
   require_choice("mode", mode, ("meta", "swa", "full"))
+  require(
+    mode != "meta" or model.model.num_suffix * model.model.fast_mlp_dim > 0,
+    "mode='meta' needs fast weights, that is prime=True and suffix_len > 0: "
+    "use mode='swa' or 'full'",
+  )
   shape = np.shape(tokens)
   for name, x in (("targets", targets), ("loss_masks", loss_masks)):
     require(
@@ -214,7 +226,9 @@ def _run(model: TTTE2E, params, tokens, targets, loss_masks, mode):
     transformer = nnx.merge(graphdef, state)
     _, fast, _ = fast_weights.split(transformer)
     learner = Learner(
-      transformer, InnerOptimizer(model.inner, len(jax.tree.leaves(fast))), chunk
+      transformer,
+      InnerOptimizer(model.inner, len(jax.tree.leaves(fast))),
+      chunk,
     )
 
     def read(tokens_L, targets_L, mask_L):

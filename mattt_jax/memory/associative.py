@@ -42,9 +42,7 @@ class Config(BaseConfig):
     super().check(experiment)
     for field in ("num_heads", "key_dim", "value_dim"):
       require_at_least(f"memory.{field}", getattr(self, field), 1)
-    require(
-      0 < self.decay < 1, f"memory.decay={self.decay} must lie in (0, 1)"
-    )
+    require(0 < self.decay < 1, f"memory.decay={self.decay} must lie in (0, 1)")
 
 
 @struct.dataclass

@@ -93,12 +93,15 @@ class ResidualRead:
 class Memory(nnx.Module):
   """Base class of the memories: override the three methods."""
 
+  config: Any  # the memory file's Config, a BaseConfig
+
   def init_state(self, context_length: int) -> Any:
     """An empty memory for a context of that many tokens."""
     raise NotImplementedError
 
-  def read(self, state: Any, hidden_CxD: Array) -> PointerRead | ResidualRead:
-    """Looks up all tokens of a chunk in what EARLIER chunks wrote."""
+  def read(self, state: Any, hidden_CxD: Array) -> Any:
+    """What EARLIER chunks wrote about each token: a PointerRead or, at the
+    site "residual", a ResidualRead."""
     raise NotImplementedError
 
   def write(self, state: Any, pairs: Pairs) -> Any:

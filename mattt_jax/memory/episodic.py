@@ -175,7 +175,9 @@ class Episodic(Memory):
     if self.config.read == "pointer":
       value = put(state.value, pairs.next_token_C)
     else:
-      value = put(state.value, self._heads(pairs.next_embedding_CxD, self.wv), 1)
+      value = put(
+        state.value, self._heads(pairs.next_embedding_CxD, self.wv), 1
+      )
     return State(
       key_HxMxK=put(state.key_HxMxK, key_HxCxK, 1),
       value=value,

@@ -6,6 +6,7 @@ Which parameters are fast is a setting: globs over paths like
 """
 
 import fnmatch
+from typing import Any
 
 from flax import nnx
 
@@ -41,7 +42,7 @@ def mark(model: nnx.Module, patterns: tuple[str, ...]) -> None:
     setattr(owner, str(path[-1]), FastWeight(variable[...]))
 
 
-def split(model: nnx.Module):
+def split(model: Any):
   """Returns (graphdef, fast state, slow state); `nnx.merge` undoes it.
 
   FastWeight comes first: it is a subclass of Param, and the other order would

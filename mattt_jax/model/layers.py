@@ -121,9 +121,7 @@ def stack(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
   return nnx.merge(graphdef, states)
 
 
-def scan_stack(
-  stacked: nnx.Module, step: Callable, carry, xs, unroll: int = 1
-):
+def scan_stack(stacked: nnx.Module, step: Callable, carry, xs, unroll: int = 1):
   """`lax.scan` of `step(layer, carry, x) -> (carry, y)` over the layers."""
   graphdef, state = nnx.split(stacked)
 

@@ -10,12 +10,15 @@ beside the head instead.
 Shapes: L tokens, C chunk, D model, V vocabulary, S suffix blocks.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 from jax import Array
 
 from mattt_jax.config import ModelConfig
+from mattt_jax.memory import none
 from mattt_jax.memory.base import BaseConfig, Memory, Pairs, PointerRead
 from mattt_jax.model import attention, fast_weights
 from mattt_jax.model.layers import (
@@ -26,7 +29,6 @@ from mattt_jax.model.layers import (
   scan_stack,
   stack,
 )
-
 
 # Suffix blocks a loop iteration. They are few, and differentiated twice: an
 # unrolled loop saved 14 % of the time and a third of the memory of an outer
@@ -122,17 +124,18 @@ class Transformer(nnx.Module):
     self,
     config: ModelConfig,
     vocab_size: int,
-    memory: BaseConfig,
+    memory: BaseConfig | none.Config,
     chunk: int,
     rngs: nnx.Rngs,
   ):
     """`memory` is a memory file's Config; `chunk` its granularity of writes."""
     c = self.config = config
+    self.vocab_size = vocab_size
     self.memory_read = memory.read
 
     def suffix_block(rngs):
       kept = None
-      if self.memory_read == "residual":
+      if isinstance(memory, BaseConfig) and memory.read == "residual":
         kept = memory.make(c.dim, chunk, rngs)
       return Block(c, rngs, fast_mlp=c.fast_mlp_dim > 0, memory=kept)
 
@@ -145,7 +148,7 @@ class Transformer(nnx.Module):
     self.final_norm = make_norm(True, c.dim, c.norm_eps)
     if not c.tie_embeddings:
       self.head = normal_param(rngs, (c.dim, vocab_size), c.init_std)
-    if self.memory_read == "pointer":
+    if isinstance(memory, BaseConfig) and memory.read == "pointer":
       self.pointer = memory.make(c.dim, chunk, rngs)
     fast_weights.mark(self, c.fast)
 
@@ -197,7 +200,7 @@ class Transformer(nnx.Module):
     if self.config.remat_prefix:
       step = _remat_block(step)
     x_LxD, kv = scan_stack(self.prefix, step, x_LxD, cache.prefix)
-    return x_LxD, cache.replace(prefix=kv)
+    return x_LxD, dataclasses.replace(cache, prefix=kv)
 
   def forward(self, x_CxD, cache: Cache, memory: MemoryState, position):
     """Suffix blocks and head on a chunk of the prefix's output."""
@@ -220,7 +223,9 @@ class Transformer(nnx.Module):
         unroll=min(self.config.num_suffix, _UNROLL),
       )
     h_CxD = self.final_norm(x_CxD)
-    head = self.embedding[...].T if self.config.tie_embeddings else self.head[...]
+    head = (
+      self.embedding[...].T if self.config.tie_embeddings else self.head[...]
+    )
     logits_CxV = h_CxD @ head.astype(h_CxD.dtype)
     if self.memory_read == "pointer":
       pointer = self.pointer.read(memory.pointer, address_CxD)
@@ -236,10 +241,9 @@ class Transformer(nnx.Module):
 
   def token_loss(self, forward: Forward, targets_C: Array) -> Array:
     """-log p(target) of each token, [C]; p is mixed with the pointer's."""
-    log_prob_C = (
-      jnp.take_along_axis(forward.logits_CxV, targets_C[:, None], axis=-1)[:, 0]
-      - jax.nn.logsumexp(forward.logits_CxV, axis=-1)
-    )
+    log_prob_C = jnp.take_along_axis(
+      forward.logits_CxV, targets_C[:, None], axis=-1
+    )[:, 0] - jax.nn.logsumexp(forward.logits_CxV, axis=-1)
     if forward.pointer is None:
       return -log_prob_C
     p = forward.pointer
@@ -279,7 +283,7 @@ class Transformer(nnx.Module):
 
     if self.memory_read == "pointer":
       state = self.pointer.write(memory.pointer, pairs(forward.address_CxD))
-      return memory.replace(pointer=state)
+      return dataclasses.replace(memory, pointer=state)
 
     def step(block, _, x):
       state, hidden_CxD = x
@@ -288,7 +292,7 @@ class Transformer(nnx.Module):
     _, blocks = scan_stack(
       self.suffix, step, None, (memory.blocks, forward.hidden_SxCxD)
     )
-    return memory.replace(blocks=blocks)
+    return dataclasses.replace(memory, blocks=blocks)
 
 
 def _remat_block(step):

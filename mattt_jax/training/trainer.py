@@ -32,6 +32,7 @@ from mattt_jax.training.train_step import (
   jit_train_step,
 )
 from mattt_jax.ttt.coordination import inner_on
+from mattt_jax.ttt.inner_loop import Learner
 
 CHECKPOINTS = "checkpoints"
 EVALUATION_FILE = "evaluation.json"
@@ -91,7 +92,7 @@ def make_task(experiment: Experiment):
 
 def load_learner(
   experiment: Experiment, workdir: str | os.PathLike
-) -> tuple[nnx.Module, int]:
+) -> tuple[Learner, int]:
   """Returns the learner of the newest good checkpoint, and its outer step.
 
   Raises:

@@ -21,8 +21,11 @@ class ChunkModel(Protocol):
   """What the recurrence asks of a model (an nnx.Module with FastWeights).
 
   The transformer is one; the tests use a quadratic. `x_CxD` is whatever
-  `read_prefix` made of the tokens, which no fast weight touches.
+  `read_prefix` made of the tokens, which no fast weight touches. A cache is a
+  dataclass with the fields `prefix` and `suffix`.
   """
+
+  vocab_size: int
 
   def init_cache(self, context_length: int, streaming: bool) -> Any: ...
 

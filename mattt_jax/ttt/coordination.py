@@ -30,7 +30,7 @@ def rate_scale(config: InnerConfig, step):
   if not config.warmup_steps or not config.learning_rate:
     return 1.0
   share = jnp.minimum(1.0, (step + 1) / config.warmup_steps)
-  rate = config.warmup_init + (
-    config.learning_rate - config.warmup_init
-  ) * share
+  rate = (
+    config.warmup_init + (config.learning_rate - config.warmup_init) * share
+  )
   return rate / config.learning_rate

@@ -7,6 +7,8 @@
 Per sequence (no batch axis): `vmap` it. Shapes: L tokens, C chunk, n chunks.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
@@ -29,7 +31,7 @@ class Chunk:
 
 @struct.dataclass
 class ChunkOutput:
-  """What a chunk gave, all from BEFORE its update (a leading n when scanned)."""
+  """What a chunk gave, all from BEFORE its update (scanned: [n, ...])."""
 
   loss_C: Array  # of each token, unmasked
   correct_C: Array  # bool: the most likely token was the target
@@ -157,7 +159,7 @@ def read_chunk(
     jax.lax.stop_gradient(loss_C),
     chunk.weight_C > 0,
   )
-  cache = state.cache.replace(suffix=forward.cache)
+  cache = dataclasses.replace(state.cache, suffix=forward.cache)
   state = ContextState(
     fast=fast,
     inner_opt=inner_opt,
@@ -206,6 +208,9 @@ def read_sequence(
   if learner.inner.config.remat:
     body = jax.checkpoint(body, prevent_cse=False)
   # The prefix cache does not change from chunk to chunk: keep it out.
-  prefix, cache = cache.prefix, cache.replace(prefix=None)
-  state, outputs = jax.lax.scan(body, state.replace(cache=cache), chunks)
-  return state.replace(cache=state.cache.replace(prefix=prefix)), outputs
+  prefix, cache = cache.prefix, dataclasses.replace(cache, prefix=None)
+  state, outputs = jax.lax.scan(
+    body, dataclasses.replace(state, cache=cache), chunks
+  )
+  cache = dataclasses.replace(state.cache, prefix=prefix)
+  return dataclasses.replace(state, cache=cache), outputs

@@ -100,11 +100,13 @@ class InnerOptimizer(nnx.Module):
     rates, retentions = self.rates(), self.retentions()
     new = []
     for t, (w, w_0, u) in enumerate(
-      zip(leaves, jax.tree.leaves(fast_0), jax.tree.leaves(updates), strict=True)
+      zip(
+        leaves, jax.tree.leaves(fast_0), jax.tree.leaves(updates), strict=True
+      )
     ):
-      rate = rates if isinstance(rates, float) else rates[t]
-      r = retentions if isinstance(retentions, float) else retentions[t]
-      if not isinstance(r, float) or r != 1.0:
+      rate = rates[t] if isinstance(rates, Array) else rates
+      r = retentions[t] if isinstance(retentions, Array) else retentions
+      if isinstance(r, Array) or r != 1.0:
         w = w_0 + r * (w - w_0)
       new.append(w - rate * rate_scale * u)
     return jax.tree.unflatten(treedef, new), opt_state

@@ -86,9 +86,7 @@ def test_prefill_equals_reading_and_generation_goes_on():
   learner = make_learner(MEMORIES["pointer"])
   tokens = np.random.default_rng(2).integers(0, VOCAB, 10)
   slow, fast = Session(learner, 20), Session(learner, 20)
-  np.testing.assert_allclose(
-    slow.read(tokens), fast.prefill(tokens), atol=1e-5
-  )
+  np.testing.assert_allclose(slow.read(tokens), fast.prefill(tokens), atol=1e-5)
   assert slow.position == fast.position == 10
   key = jax.random.key(0)
   greedy = [generate(s, 5, key, temperature=0) for s in (slow, fast)]

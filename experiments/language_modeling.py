@@ -1,0 +1,51 @@
+r"""Language modelling of long documents, UTF-8 bytes as tokens.
+
+    python -m mattt_jax.main --workdir=runs/lm/ttt \
+      --config=experiments/language_modeling.py:system=ttt
+
+Trained on windows of 512 bytes; held-out documents are read from their start,
+up to 16 times as far. The default text is the Python standard library's own
+source; `--config.task.source=directory:PATH` reads any text files.
+
+Arguments: `tiny` (a few steps of a small model, to see that it runs), `seed`,
+and `system`: swa (sliding-window attention alone), ttt (TTT-E2E,
+arXiv 2512.23675), swa_episodic, ttt_episodic.
+"""
+
+from ml_collections import ConfigDict
+
+from mattt_jax.config import parse_arg, require_choice, template
+
+SYSTEMS = ("swa", "ttt", "swa_episodic", "ttt_episodic")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The settings of one run."""
+  args = parse_arg(arg, tiny=False, system="ttt", seed=0)
+  require_choice("system", args.system, SYSTEMS)
+  attention, _, memory = args.system.partition("_")
+
+  config = template("language_modeling", memory or "none")
+  config.seed = args.seed
+  config.length = 512
+  config.chunk = 64
+  config.batch_size = 8
+  config.model.update(
+    dim=128, num_layers=4, num_suffix=2, num_heads=4, window=64,
+    mlp_dim=256, fast_mlp_dim=256,
+  )  # fmt: skip
+  config.inner.enabled = attention == "ttt"
+  # Half of the steps with the inner loop off: the same model then also reads
+  # well without learning, which makes "off" a fair comparison.
+  config.inner.off_share = 0.5 if config.inner.enabled else 0.0
+  config.outer.update(learning_rate=3e-3, final_learning_rate=3e-4)
+  config.train.update(steps=300, checkpoint_every=100)
+  config.eval.update(lengths=(512, 2048, 8192), sequences=8, batch_size=2)
+
+  if args.tiny:
+    config.update(length=64, chunk=16, batch_size=2)
+    config.model.update(dim=16, num_heads=2, window=16, mlp_dim=32,
+                        fast_mlp_dim=32)  # fmt: skip
+    config.train.update(steps=4, log_every=1, checkpoint_every=2)
+    config.eval.update(lengths=(64, 128), sequences=2)
+  return config
