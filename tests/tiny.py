@@ -18,6 +18,7 @@ def experiment(memory: str = "none", **changes) -> config.Experiment:
   tree.inner.off_share = 0.5
   tree.outer.warmup_steps = 2
   tree.train.update({"steps": 14, "log_every": 4, "checkpoint_every": 5})
+  tree.train.eval_every = 7
   tree.eval.update({"sequences": 3, "batch_size": 2, "position_buckets": 4})
   tree.update_from_flattened_dict(
     {key.replace("__", "."): value for key, value in changes.items()}
