@@ -294,12 +294,13 @@ def _from_published(weights, shapes, model: ModelConfig) -> dict[str, Array]:
     name, part = _published_name(path)
     require(name in weights, f"weights[{name!r}] is missing")
     x = np.asarray(weights[name])
-    x = {"prefix": x[:prefix], "suffix": x[prefix:], "": x}[part]
+    expected = (model.num_layers, *shape.shape[1:]) if part else shape.shape
     require(
-      x.shape == shape.shape,
-      f"weights[{name!r}] gives {path} the shape {x.shape}, the configuration "
-      f"says {shape.shape}",
+      x.shape == expected,
+      f"weights[{name!r}] has the shape {x.shape}, but the configuration says "
+      f"{expected}",
     )
+    x = {"prefix": x[:prefix], "suffix": x[prefix:], "": x}[part]
     out[path] = jnp.asarray(x)
   return out
 
