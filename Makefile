@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | lock | clean
+# make demo | test | lint | bench | results | lock | clean
 # The first target that needs it sets up .venv from requirements.lock.
 
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -11,7 +11,7 @@ TEST_FLAGS ?= -n auto --maxprocesses=4 --dist=worksteal
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test lint bench lock clean
+.PHONY: demo test lint bench results lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -30,6 +30,20 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/meta_step.py \
 		--sizes=4x1024,1x2048,1x4096 --out=runs/bench/meta_step.json
+
+# What README shows; finished runs are not repeated, broken ones go on.
+RECALL := $(foreach seed,1 2 3,$(foreach system,\
+	swa_episodic ttt_episodic ttt swa,$(system)/$(seed)))
+
+results: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json)
+	$(BIN)/python -m mattt_jax.scaling.collect runs/recall \
+		--out=results/recall.jsonl
+	$(BIN)/python results/recall.py
+
+runs/recall/%/evaluation.json:
+	$(BIN)/mattt train --workdir=runs/recall/$* \
+		--config=experiments/recall.py:system=$(*D),seed=$(*F)
 
 # Resolves the newest versions that pyproject.toml allows and pins them.
 lock:

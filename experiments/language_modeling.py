@@ -32,7 +32,8 @@ def get_config(arg: str = "") -> ConfigDict:
   config.batch_size = 8
   config.model.update(
     dim=128, num_layers=4, num_suffix=2, num_heads=4, window=64,
-    mlp_dim=256, fast_mlp_dim=256,
+    mlp_dim=256, fast_mlp_dim=256, init_std=0.1, embedding_std=1.0,
+    tie_embeddings=False,
   )  # fmt: skip
   config.inner.enabled = attention == "ttt"
   # Half of the steps with the inner loop off: the same model then also reads

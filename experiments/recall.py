@@ -44,16 +44,18 @@ def get_config(arg: str = "") -> ConfigDict:
   config.batch_size = 8
   config.model.update(
     dim=64, num_layers=4, num_suffix=2, num_heads=4, window=32,
-    mlp_dim=128, fast_mlp_dim=128,
+    mlp_dim=128, fast_mlp_dim=128, init_std=0.1, embedding_std=1.0,
+    tie_embeddings=False,
   )  # fmt: skip
   config.task.interference = 0.8
+  config.task.answer_weight = 8.0
   config.task.interference_ramp = (0, 60)
   config.inner.enabled = attention == "ttt"
   if args.system == "ttt_episodic":
     config.inner.start_step = 80
     config.inner.off_share = 0.5
   config.outer.learning_rate = 5e-3
-  config.train.steps = 300
+  config.train.steps = 200
   config.eval.lengths = (256, 512, 1024, 2048, 4096)
 
   if args.tiny:

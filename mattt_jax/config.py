@@ -46,6 +46,9 @@ class ModelConfig:
   rope_theta: float = 10_000.0
   norm_eps: float = 1e-6
   init_std: float = 0.02
+  # 0: init_std. With post-norms each block adds a vector of unit RMS, so small
+  # embeddings drown; fast weights then bind tokens late or never.
+  embedding_std: float = 0.0
   tie_embeddings: bool = True
   qk_norm: bool = True
   pre_norm: bool = True
@@ -73,6 +76,7 @@ class ModelConfig:
     )
     for field in ("rope_theta", "norm_eps", "init_std"):
       require_positive(f"model.{field}", getattr(self, field))
+    require_at_least("model.embedding_std", self.embedding_std, 0.0)
     require_choice("model.attention", self.attention, ("window", "full"))
     require_choice("model.dtype", self.dtype, ("float32", "bfloat16"))
 

@@ -140,7 +140,9 @@ class Transformer(nnx.Module):
       return Block(c, rngs, fast_mlp=c.fast_mlp_dim > 0, memory=kept)
 
     self.num_prefix = c.num_layers - c.num_suffix
-    self.embedding = normal_param(rngs, (vocab_size, c.dim), c.init_std)
+    self.embedding = normal_param(
+      rngs, (vocab_size, c.dim), c.embedding_std or c.init_std
+    )
     if self.num_prefix:
       self.prefix = stack(lambda rngs: Block(c, rngs), self.num_prefix, rngs)
     if c.num_suffix:
