@@ -81,6 +81,7 @@ def _define_evaluate(values: flags.FlagValues) -> None:
 def _evaluate(values: flags.FlagValues) -> None:
   workdir = main_lib.required(values, "workdir", "runs/recall")
   lengths = _parse_lengths(values.lengths)
+  main_lib.keep_compiled_programs()
   given = values.config and config_lib.from_config_dict(values.config)
   from mattt_jax.evaluation.evaluator import evaluate
   from mattt_jax.training import checkpoint, trainer
@@ -149,6 +150,7 @@ def _define_demo(values: flags.FlagValues) -> None:
 
 def _demo(values: flags.FlagValues) -> None:
   out = main_lib.required(values, "out", "runs/demo")
+  main_lib.keep_compiled_programs()
   from mattt_jax import demo
 
   demo.run(out)

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from mattt_jax import config as config_lib
+from mattt_jax import sharding
 from mattt_jax.config import Experiment
 from mattt_jax.main import load_config
 from mattt_jax.scaling import plots
@@ -68,7 +69,7 @@ def _train(config: str, workdir: pathlib.Path) -> dict[str, Any]:
   print(f"\n== {config} -> {workdir}", flush=True)
   start = time.perf_counter()
   experiment = _experiment(config)
-  result = trainer.train(experiment, workdir)
+  result = trainer.train(experiment, workdir, mesh=sharding.make_mesh(1))
   learner, _ = trainer.load_learner(experiment, workdir)
   lengths = result["evaluation"]["lengths"]
   longest = max(map(int, lengths))
@@ -99,7 +100,7 @@ def _read_document(config: str, workdir: pathlib.Path) -> dict[str, Any]:
   """
   print(f"\n== {config} -> {workdir}", flush=True)
   experiment = _experiment(config)
-  trainer.train(experiment, workdir)
+  trainer.train(experiment, workdir, mesh=sharding.make_mesh(1))
   learner, _ = trainer.load_learner(experiment, workdir)
   task = trainer.make_task(experiment)
   index = max(

@@ -7,6 +7,7 @@ JAX is imported when there is work for it: help and most errors come at once.
 
 import dataclasses
 import importlib.util
+import os
 import pathlib
 import re
 import sys
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mattt_jax import config as config_lib
 from mattt_jax import registry
+from mattt_jax.data import sources
 
 Argv = list[str]
 
@@ -92,6 +94,17 @@ def required(values: flags.FlagValues, name: str, example: str) -> str:
   if not value:
     raise UsageError(f"--{name} is missing: add --{name}={example}")
   return value
+
+
+def keep_compiled_programs() -> None:
+  """Turns on JAX's compilation cache, unless the environment says where.
+
+  Before JAX is imported. A program of second derivatives takes longer to
+  compile than a small run to train.
+  """
+  os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(sources.cache_home() / "jax")
+  )
 
 
 def load_config(text: str) -> ConfigDict:
@@ -197,6 +210,7 @@ def _train(values: flags.FlagValues) -> None:
   example = "experiments/recall.py:tiny"
   required(values, "config", example)
   workdir = required(values, "workdir", "runs/recall")
+  keep_compiled_programs()
   experiment = config_lib.from_config_dict(values.config)
   from mattt_jax.training import trainer
 

@@ -49,6 +49,12 @@ class _File:
   time: int  # of modification, nanoseconds
 
 
+def cache_home() -> Path:
+  """Where prepared data and compiled programs are kept between runs."""
+  home = os.environ.get("MATTT_CACHE") or "~/.cache/mattt_jax"
+  return Path(home).expanduser()
+
+
 def check(source: str, *, min_bytes: int, least: int) -> None:
   """Raises the `ValueError` that `load` would of names and sizes of files.
 
@@ -213,8 +219,7 @@ def _prepared(files: list[_File], source: str) -> dict[str, list[Document]]:
   """Reads `files` from the cache, after writing them there if need be."""
   listing = [(f.name, str(f.path.resolve()), f.size, f.time) for f in files]
   digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
-  home = os.environ.get("MATTT_CACHE") or "~/.cache/mattt_jax"
-  target = Path(home).expanduser() / f"text-{digest}"
+  target = cache_home() / f"text-{digest}"
   if not target.exists():
     _prepare(files, source, target)
   from mattt_jax.data import text_builder
