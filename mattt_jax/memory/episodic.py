@@ -165,10 +165,15 @@ class Episodic(Memory):
     return ResidualRead(gate_C[:, None] * (out_CxHK @ self.wo[...]))
 
   def write(self, state: State, pairs: Pairs) -> State:
-    """Stores the chunk in the next C slots (the oldest ones of a full ring)."""
+    """Stores the chunk in the next C slots (the oldest ones of a full ring);
+    where a pair is not valid, its slot keeps what it held."""
     start = state.written % state.valid_M.shape[0]
+    chunk = len(pairs.valid_C)
 
     def put(slots, new, axis=0):
+      old = jax.lax.dynamic_slice_in_dim(slots, start, chunk, axis)
+      valid = jnp.expand_dims(pairs.valid_C, range(1, slots.ndim - axis))
+      new = jnp.where(valid, new, old)
       return jax.lax.dynamic_update_slice_in_dim(slots, new, start, axis)
 
     key_HxCxK = unit(self._heads(self.norm(pairs.hidden_CxD), self.wk))
@@ -182,7 +187,7 @@ class Episodic(Memory):
       key_HxMxK=put(state.key_HxMxK, key_HxCxK, 1),
       value=value,
       valid_M=put(state.valid_M, pairs.valid_C),
-      written=state.written + len(pairs.valid_C),
+      written=state.written + chunk,
     )
 
   def _heads(self, x_CxD: Array, w) -> Array:
