@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mattt_jax import config, registry
-from mattt_jax.ttt.inner_loop import Learner, read_sequence
 from mattt_jax.training.build import build_learner
+from mattt_jax.ttt.inner_loop import Learner, read_sequence
 
 VOCAB, CHUNK = 40, 4
 MEMORIES = registry.names(config.MEMORIES)
@@ -60,9 +60,9 @@ def learner(memory="none", read=None, *, float64=False, **changes) -> Learner:
 def as_float64(tree):
   """Floating arrays in float64."""
   return jax.tree.map(
-    lambda x: x.astype(jnp.float64)
-    if jnp.issubdtype(x.dtype, jnp.floating)
-    else x,
+    lambda x: (
+      x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    ),
     tree,
   )
 

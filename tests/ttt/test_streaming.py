@@ -1,0 +1,113 @@
+"""One pass over a text gives the same as several calls; padding is inert."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from mattt_jax.ttt.inner_loop import read_sequence
+
+LENGTH = 6 * small.CHUNK
+CASES = [(*system, {}) for system in small.SYSTEMS] + [
+  ("episodic", "residual", dict(model__attention="full")),
+  # Less than a chunk in the window; a ring that goes round.
+  ("episodic", "pointer", dict(model__window=3, memory__capacity=8)),
+]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def learner(request):
+  memory, read, changes = request.param
+  with jax.enable_x64(True):  # so that only rounding may differ
+    yield small.learner(
+      memory, read, length=LENGTH, model__num_layers=3, model__num_suffix=2,
+      inner__optimizer="momentum", inner__retention=0.9,
+      **{"inner__learning_rate": 0.1} | changes, float64=True,
+    )  # fmt: skip
+
+
+def empty(learner, streaming=True):
+  return small.as_float64(learner.init_state(LENGTH, streaming))
+
+
+@pytest.fixture(scope="module")
+def read(learner):
+  def part(state, tokens, targets, weight):
+    return read_sequence(learner, state, tokens, targets, weight)
+
+  return jax.jit(part)
+
+
+def assert_close(a, b):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-8, atol=1e-9), a, b
+  )
+
+
+def test_one_pass_is_chained_calls(learner, read):
+  tokens, targets = small.text(LENGTH)
+  weight = jnp.ones(LENGTH).at[5].set(0)
+  whole_state, whole = read(empty(learner, False), tokens, targets, weight)
+  state, parts = empty(learner), []
+  for part in np.split(np.arange(LENGTH), 2):
+    state, out = read(state, tokens[part], targets[part], weight[part])
+    parts.append(out)
+  chained = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+  assert_close(
+    (whole.loss_C, whole.inner_loss, whole.null_mass),
+    (chained.loss_C, chained.inner_loss, chained.null_mass),
+  )
+  np.testing.assert_array_equal(whole.correct_C, chained.correct_C)
+  for field in ("fast", "inner_opt", "memory", "position"):
+    assert_close(getattr(whole_state, field), getattr(state, field))
+  assert_close(whole_state.cache.suffix, state.cache.suffix)
+  moved = jax.tree.map(
+    lambda x, y: np.abs(x - y).max(), state.fast, empty(learner).fast
+  )
+  assert min(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_padding_is_neither_learned_nor_remembered(learner, read):
+  """A text of 2.5 chunks; what comes after it is padding."""
+  tokens, targets = small.text(LENGTH)
+  valid = jnp.arange(LENGTH) < LENGTH // 2 - small.CHUNK // 2
+  weight = valid.astype(jnp.float64)
+
+  # Half a chunk of padding, and then whole chunks of it.
+  half, _ = read(
+    empty(learner), *(x[: LENGTH // 2] for x in (tokens, targets, weight))
+  )
+  state, _ = read(half, *(x[LENGTH // 2 :] for x in (tokens, targets, weight)))
+  for field in ("fast", "inner_opt"):
+    jax.tree.map(
+      np.testing.assert_array_equal, getattr(half, field), getattr(state, field)
+    )
+  asked = jax.random.normal(jax.random.key(0), (5, learner.model.config.dim))
+  expected = recall(learner.model, half.memory, asked)
+  assert_close(expected, recall(learner.model, state.memory, asked))
+
+  # Other padding.
+  others = (jnp.where(valid, x, y) for x, y in zip(
+    (tokens, targets), small.text(LENGTH, seed=9), strict=True
+  ))  # fmt: skip
+  other, _ = read(
+    empty(learner), *(x[: LENGTH // 2] for x in (*others, weight))
+  )
+  assert_close(half.fast, other.fast)
+  assert_close(expected, recall(learner.model, other.memory, asked))
+
+
+def recall(model, memory, asked):
+  """What the memory answers, as a distribution or as vectors."""
+  if model.memory_read is None:
+    return ()
+  if model.memory_read == "pointer":
+    read = model.pointer.read(memory.pointer, asked)
+    probs = jnp.zeros((len(asked), small.VOCAB))
+    rows = jnp.arange(len(asked))[:, None]
+    # Slots that are not valid have no mass, whatever token they hold.
+    return probs.at[rows, read.token_CxJ].add(jnp.exp(read.log_prob_CxJ))
+  return jax.vmap(lambda block, state: block.memory.read(state, asked))(
+    model.suffix, memory.blocks
+  )
