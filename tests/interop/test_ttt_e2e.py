@@ -238,7 +238,7 @@ def test_other_configurations(name, mode):
     (lambda c, w: c["model"].update(num_hidden_layers=4),
      r"norm.weight'\] has the shape \(3, 4\), .* says \(4, 4\)"),
     (lambda c, w: c["training"]["optimizer_inner"].update(
-      optimizer_type="adamw"), "optimizer_type='adamw' is not known: use .*sgd"),
+      optimizer_type="adamw"), "optimizer_type='adamw' is not known: .*sgd"),
   ],
 )  # fmt: skip
 def test_load_says_what_does_not_fit(change, error):
