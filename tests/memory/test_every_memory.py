@@ -67,10 +67,9 @@ def assert_same(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def test_every_name_has_settings(subtests=None):
-  for name in NAMES:
-    template = config.template("associative_recall", name)
-    assert config.from_config_dict(template).memory is not None
+@pytest.mark.parametrize("name", NAMES)
+def test_defaults_fit_the_default_experiment(name):
+  config.from_config_dict(config.template("associative_recall", name))
 
 
 def test_it_is_a_memory(memory):
