@@ -66,6 +66,9 @@ def _experiment(arg: str) -> Experiment:
   recall = config.task.name == "associative_recall"
   config.train.steps = min(config.train.steps, 140 if recall else 100)
   config.eval.sequences = min(config.eval.sequences, 16 if recall else 4)
+  if not recall:
+    config.batch_size = min(config.batch_size, 4)
+    config.eval.lengths = ()  # one document is read further, below
   return config_lib.from_config_dict(config)
 
 
@@ -113,7 +116,7 @@ def _read_document(config: str, workdir: pathlib.Path) -> dict[str, Any]:
     key=lambda i: len(task.document("test", i)[1]),
   )
   name, tokens = task.document("test", index)
-  longest = max(experiment.eval.lengths)
+  longest = max(load_config(config).eval.lengths)
   length = min(
     longest, (len(tokens) - 1) // experiment.chunk * experiment.chunk
   )

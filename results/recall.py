@@ -34,8 +34,7 @@ def main() -> None:
 
   def values(system, length, measure):
     return [
-      row["evaluation"]["lengths"][length][measure]
-      for row in by_system[system]
+      row["evaluation"]["lengths"][length][measure] for row in by_system[system]
     ]
 
   systems = [s for s in LABELS if s in by_system]
