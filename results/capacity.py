@@ -3,8 +3,8 @@
     make results && python results/capacity.py
 
 The models were trained with 16 pairs; here they read 1024 tokens that hold 8
-to 64 pairs (questions about 8 of them). Writes capacity.jsonl, capacity.md and
-capacity.png: mean over the seeds, lowest and highest.
+to 64 pairs (questions about 8 of them). Writes capacity.jsonl and capacity.md:
+mean over the seeds, lowest and highest.
 """
 
 import dataclasses
@@ -15,7 +15,6 @@ import statistics
 from mattt_jax import config as config_lib
 from mattt_jax.evaluation.evaluator import evaluate
 from mattt_jax.main import load_config
-from mattt_jax.scaling import plots
 from mattt_jax.tasks.associative_recall import Task
 from mattt_jax.training import trainer
 
@@ -90,21 +89,6 @@ def main() -> None:
     text.append(f"| {label} | " + " | ".join(cells) + " |")
   (HERE / "capacity.md").write_text("\n".join(text) + "\n")
   print("\n".join(text))
-  plots.lines(
-    HERE / "capacity.png",
-    {
-      label: [(n, statistics.mean(values(system, n))) for n in PAIRS]
-      for system, label in LABELS.items()
-    },
-    bands={
-      label: [(min(v), max(v)) for v in (values(system, n) for n in PAIRS)]
-      for system, label in LABELS.items()
-    },
-    x="pairs to remember (trained with 16)",
-    y="answer accuracy",
-    title=f"Capacity: {LENGTH} tokens, 80 % interference",
-    log_x=True,
-  )
 
 
 if __name__ == "__main__":
