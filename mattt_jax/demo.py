@@ -147,8 +147,8 @@ def _found(recall: dict[str, Any], document: dict[str, Any]) -> str:
   def accuracy(system):
     rows = recall[system]["lengths"]
     return (
-      f"{rows[near]['answer_accuracy']:.0%} at {near} and "
-      f"{rows[far]['answer_accuracy']:.0%} at {far} tokens"
+      f"{rows[near]['answer_accuracy']:.1%} at {near} and "
+      f"{rows[far]['answer_accuracy']:.1%} at {far} tokens"
     )
 
   on = np.mean(document["loss_nats_per_byte"]["on"])

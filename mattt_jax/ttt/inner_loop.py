@@ -69,15 +69,17 @@ class Learner(nnx.Module):
     )
 
   def state_bytes(self, context_length: int) -> dict[str, int]:
-    """Bytes of each part of one sequence's state."""
+    """Bytes of each part of one sequence's state (fast weights count as state
+    only if the inner loop may change them)."""
+    learns = self.inner.config.enabled
     state = jax.eval_shape(lambda: self.init_state(context_length))
 
     def size(tree):
       return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
     return {
-      "fast_weights": size(state.fast),
-      "inner_optimizer": size(state.inner_opt),
+      "fast_weights": size(state.fast) if learns else 0,
+      "inner_optimizer": size(state.inner_opt) if learns else 0,
       "memory": size(state.memory),
       "cache": size(state.cache),
     }
