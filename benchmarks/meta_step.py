@@ -27,10 +27,8 @@ from flax import nnx
 
 from mattt_jax.config import InnerConfig, ModelConfig
 from mattt_jax.memory import none
-from mattt_jax.model import fast_weights
 from mattt_jax.model.transformer import Transformer
-from mattt_jax.ttt.inner_loop import Learner
-from mattt_jax.ttt.inner_optimizer import InnerOptimizer
+from mattt_jax.ttt.inner_loop import make_learner
 from mattt_jax.ttt.meta_loss import meta_loss
 
 VOCAB, CHUNK = 256, 128
@@ -45,17 +43,10 @@ MODEL = ModelConfig(
 )
 
 
-def make_learner() -> Learner:
-  """The benchmark's learner."""
-  model = Transformer(MODEL, VOCAB, none.Config(), CHUNK, nnx.Rngs(0))
-  _, fast, _ = fast_weights.split(model)
-  inner = InnerOptimizer(InnerConfig(), len(jax.tree.leaves(fast)))
-  return Learner(model, inner, CHUNK)
-
-
 def measure(sequences: int, length: int, repeats: int) -> dict:
   """One row: `sequences` of `length` tokens."""
-  graphdef, params = nnx.split(make_learner())
+  model = Transformer(MODEL, VOCAB, none.Config(), CHUNK, nnx.Rngs(0))
+  graphdef, params = nnx.split(make_learner(model, InnerConfig(), CHUNK))
   rng = np.random.default_rng(0)
   tokens = rng.integers(0, VOCAB, (sequences, length + 1), dtype=np.int32)
   ones = jnp.ones((sequences, length), jnp.float32)

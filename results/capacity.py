@@ -10,11 +10,11 @@ mean over the seeds, lowest and highest.
 import dataclasses
 import json
 import pathlib
-import statistics
 
 from mattt_jax import config as config_lib
 from mattt_jax.evaluation.evaluator import evaluate
 from mattt_jax.main import load_config
+from mattt_jax.scaling import tables
 from mattt_jax.tasks.associative_recall import Task
 from mattt_jax.training import trainer
 
@@ -43,6 +43,7 @@ def measure() -> list[dict]:
         result = evaluate(
           experiment, learner, Task(task, seed), "test", (LENGTH,)
         )
+        found = result["lengths"][str(LENGTH)]
         rows.append(
           {
             "system": system,
@@ -50,10 +51,8 @@ def measure() -> list[dict]:
             "step": step,
             "pairs": pairs,
             "length": LENGTH,
-            "answers": result["lengths"][str(LENGTH)]["answers"],
-            "answer_accuracy": result["lengths"][str(LENGTH)][
-              "answer_accuracy"
-            ],
+            "answers": found["answers"],
+            "answer_accuracy": found["answer_accuracy"],
           }
         )
         print(rows[-1], flush=True)
@@ -78,15 +77,15 @@ def main() -> None:
     f"Answer accuracy at {LENGTH} tokens by number of pairs (trained with 16), "
     "mean [lowest, highest] of seeds 1, 2, 3, `test` split:",
     "",
-    "| system | " + " | ".join(map(str, PAIRS)) + " |",
-    "|---" * (len(PAIRS) + 1) + "|",
+    *tables.markdown(
+      "system",
+      PAIRS,
+      {
+        label: [tables.mean_and_range(values(system, n)) for n in PAIRS]
+        for system, label in LABELS.items()
+      },
+    ),
   ]
-  for system, label in LABELS.items():
-    cells = []
-    for pairs in PAIRS:
-      v = values(system, pairs)
-      cells.append(f"{statistics.mean(v):.3f} [{min(v):.3f}, {max(v):.3f}]")
-    text.append(f"| {label} | " + " | ".join(cells) + " |")
   (HERE / "capacity.md").write_text("\n".join(text) + "\n")
   print("\n".join(text))
 

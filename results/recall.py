@@ -10,7 +10,7 @@ import json
 import pathlib
 import statistics
 
-from mattt_jax.scaling import plots
+from mattt_jax.scaling import plots, tables
 
 HERE = pathlib.Path(__file__).parent
 LABELS = {
@@ -42,14 +42,14 @@ def main() -> None:
   text = []
   for measure, title in MEASURES.items():
     text += [f"{title}, mean [lowest, highest] of the seeds:", ""]
-    text += ["| system | " + " | ".join(lengths) + " |"]
-    text += ["|---" * (len(lengths) + 1) + "|"]
-    for system in systems:
-      cells = []
-      for length in lengths:
-        v = values(system, length, measure)
-        cells.append(f"{statistics.mean(v):.3f} [{min(v):.3f}, {max(v):.3f}]")
-      text += [f"| {LABELS[system]} | " + " | ".join(cells) + " |"]
+    cells = {
+      LABELS[system]: [
+        tables.mean_and_range(values(system, length, measure))
+        for length in lengths
+      ]
+      for system in systems
+    }
+    text += tables.markdown("system", lengths, cells)
     text += [""]
   seeds = sorted({row["seed"] for row in rows})
   text += [f"Seeds {', '.join(map(str, seeds))}; `test` split; tokens of "

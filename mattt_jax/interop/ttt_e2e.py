@@ -21,11 +21,9 @@ from jax import Array
 
 from mattt_jax.config import InnerConfig, ModelConfig, require, require_choice
 from mattt_jax.memory import none
-from mattt_jax.model import fast_weights
 from mattt_jax.model.transformer import Transformer
 from mattt_jax.ttt import coordination
-from mattt_jax.ttt.inner_loop import Learner, read_sequence
-from mattt_jax.ttt.inner_optimizer import InnerOptimizer
+from mattt_jax.ttt.inner_loop import make_learner, read_sequence
 from mattt_jax.ttt.meta_loss import sequence_loss
 
 _ROOT = "language_model.model."
@@ -151,7 +149,6 @@ def token_losses(
   """
   _check(model, tokens, targets, loss_masks, mode)
   out = _run(model, model.params, tokens, targets, loss_masks, mode)
-  out.pop("grads", None)
   return jax.tree.map(np.asarray, out)
 
 
@@ -223,13 +220,7 @@ def _run(model: TTTE2E, params, tokens, targets, loss_masks, mode):
         for path, variable in nnx.to_flat_state(state)
       ]
     )
-    transformer = nnx.merge(graphdef, state)
-    _, fast, _ = fast_weights.split(transformer)
-    learner = Learner(
-      transformer,
-      InnerOptimizer(model.inner, len(jax.tree.leaves(fast))),
-      chunk,
-    )
+    learner = make_learner(nnx.merge(graphdef, state), model.inner, chunk)
 
     def read(tokens_L, targets_L, mask_L):
       state = learner.init_state(length, streaming=False)

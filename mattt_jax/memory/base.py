@@ -14,7 +14,6 @@ Shapes: C tokens of a chunk, D model, J candidates of a token.
 """
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
@@ -110,7 +109,9 @@ class Memory(nnx.Module):
 
   def state_bytes(self, context_length: int) -> int:
     """Bytes of the state of one sequence."""
-    state = jax.eval_shape(lambda: self.init_state(context_length))
-    return sum(
-      math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(state)
-    )
+    return tree_bytes(jax.eval_shape(lambda: self.init_state(context_length)))
+
+
+def tree_bytes(tree: Any) -> int:
+  """Bytes of all arrays (or abstract arrays) of a pytree."""
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jax import Array
 
-from mattt_jax.config import require, require_at_least
+from mattt_jax.config import require, require_at_least, require_positive
 from mattt_jax.memory.base import (
   BaseConfig,
   Memory,
@@ -60,10 +60,7 @@ class Config(BaseConfig):
       require_at_least(f"memory.{field}", getattr(self, field), 0)
     for field in ("num_heads", "head_dim"):
       require_at_least(f"memory.{field}", getattr(self, field), 1)
-    require(
-      self.temperature > 0,
-      f"memory.temperature={self.temperature} must be positive",
-    )
+    require_positive("memory.temperature", self.temperature)
     require(
       self.capacity % experiment.chunk == 0,
       f"memory.capacity={self.capacity} must be a multiple of chunk="

@@ -1,4 +1,4 @@
-"""The parts of a block: RMSNorm, SwiGLU MLP, attention, the block itself.
+"""The parts of a block (RMSNorm, SwiGLU, attention), and stacks of blocks.
 
 Shapes: C tokens read at once, D model, F hidden, H heads, K head dim.
 """
@@ -23,6 +23,13 @@ def normal_param(rngs: nnx.Rngs, shape: tuple[int, ...], std: float):
   return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
 
 
+def rms_normalize(x: Array, eps: float) -> Array:
+  """x / rms(x) along the last axis, in float32 (or wider)."""
+  y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  mean_square = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
+  return y * jax.lax.rsqrt(mean_square + eps)
+
+
 class RMSNorm(nnx.Module):
   """scale * x / rms(x), computed in float32 (1910.07467)."""
 
@@ -31,10 +38,7 @@ class RMSNorm(nnx.Module):
     self.scale = nnx.Param(jnp.ones((dim,), jnp.float32))
 
   def __call__(self, x: Array) -> Array:
-    y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    mean_square = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt(mean_square + self.eps) * self.scale[...]
-    return y.astype(x.dtype)
+    return (rms_normalize(x, self.eps) * self.scale[...]).astype(x.dtype)
 
 
 def unit(x: Array) -> Array:
@@ -121,12 +125,30 @@ def stack(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
   return nnx.merge(graphdef, states)
 
 
-def scan_stack(stacked: nnx.Module, step: Callable, carry, xs, unroll: int = 1):
-  """`lax.scan` of `step(layer, carry, x) -> (carry, y)` over the layers."""
+def repeat(tree, count: int):
+  """Each array `count` times, stacked on axis 0: one state a layer."""
+  return jax.tree.map(lambda x: jnp.stack([x] * count), tree)
+
+
+def scan_stack(
+  stacked: nnx.Module,
+  step: Callable,
+  carry,
+  xs,
+  *,
+  unroll: int = 1,
+  remat: bool = False,
+):
+  """`lax.scan` of `step(layer, carry, x) -> (carry, y)` over the layers.
+
+  `remat` recomputes a layer in the backward pass instead of storing it.
+  """
   graphdef, state = nnx.split(stacked)
 
   def body(carry, layer_and_x):
     layer, x = layer_and_x
     return step(nnx.merge(graphdef, layer), carry, x)
 
+  if remat:
+    body = jax.checkpoint(body, prevent_cse=False)
   return jax.lax.scan(body, carry, (state, xs), unroll=unroll)

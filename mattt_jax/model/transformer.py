@@ -26,13 +26,15 @@ from mattt_jax.model.layers import (
   SwiGLU,
   make_norm,
   normal_param,
+  repeat,
+  rms_normalize,
   scan_stack,
   stack,
 )
 
 # Suffix blocks a loop iteration. They are few, and differentiated twice: an
-# unrolled loop saved 14 % of the time and a third of the memory of an outer
-# step (benchmarks/meta_step.py), for a slightly longer compilation.
+# unrolled loop takes less time and memory (benchmarks/meta_step.py shows it),
+# for a slightly longer compilation.
 _UNROLL = 4
 
 
@@ -168,7 +170,7 @@ class Transformer(nnx.Module):
       one = attention.init_cache(
         c.num_heads, length, c.head_dim, jnp.dtype(c.dtype)
       )
-      return jax.tree.map(lambda x: jnp.stack([x] * count), one)
+      return repeat(one, count)
 
     return Cache(
       prefix=stacked(self.num_prefix) if streaming else None,
@@ -182,9 +184,7 @@ class Transformer(nnx.Module):
       pointer = self.pointer.init_state(context_length)
     if self.memory_read == "residual":
       one = self.suffix.memory.init_state(context_length)
-      blocks = jax.tree.map(
-        lambda x: jnp.stack([x] * self.config.num_suffix), one
-      )
+      blocks = repeat(one, self.config.num_suffix)
     return MemoryState(pointer, blocks)
 
   # One chunk.
@@ -199,9 +199,9 @@ class Transformer(nnx.Module):
       x_LxD, block_cache, _ = block(x_LxD, block_cache, position)
       return x_LxD, block_cache
 
-    if self.config.remat_prefix:
-      step = _remat_block(step)
-    x_LxD, kv = scan_stack(self.prefix, step, x_LxD, cache.prefix)
+    x_LxD, kv = scan_stack(
+      self.prefix, step, x_LxD, cache.prefix, remat=self.config.remat_prefix
+    )
     return x_LxD, dataclasses.replace(cache, prefix=kv)
 
   def forward(self, x_CxD, cache: Cache, memory: MemoryState, position):
@@ -275,10 +275,8 @@ class Transformer(nnx.Module):
     """Stores the chunk's next-token pairs."""
     if self.memory_read is None:
       return memory
-    next_CxD = self.embedding[...][targets_C]
     # Embeddings start at init_std; values should not.
-    mean_square = jnp.mean(jnp.square(next_CxD), axis=-1, keepdims=True)
-    next_CxD = next_CxD * jax.lax.rsqrt(mean_square + 1e-6)
+    next_CxD = rms_normalize(self.embedding[...][targets_C], 1e-6)
 
     def pairs(hidden_CxD):
       return Pairs(hidden_CxD, next_CxD, targets_C, surprise_C, valid_C)
@@ -295,18 +293,3 @@ class Transformer(nnx.Module):
       self.suffix, step, None, (memory.blocks, forward.hidden_SxCxD)
     )
     return dataclasses.replace(memory, blocks=blocks)
-
-
-def _remat_block(step):
-  """Recomputes a block in the backward pass instead of storing it."""
-
-  def rematerialised(block, x, cache):
-    graphdef, state = nnx.split(block)
-
-    @jax.checkpoint
-    def run(state, x, cache):
-      return step(nnx.merge(graphdef, state), x, cache)
-
-    return run(state, x, cache)
-
-  return rematerialised

@@ -3,8 +3,8 @@ r"""Collects finished runs into one JSONL file, a row a run.
     python -m mattt_jax.scaling.collect runs/recall --out=results/recall.jsonl
 
 A row holds what is needed to make it again and to judge it: the settings and
-their hash, the commit, the seed, seconds of training, parameters and state
-bytes, and the evaluation.
+their hash, the seed, the commit that was checked out when it was collected, the
+last training metrics, and the evaluation.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def collect(root: pathlib.Path) -> list[dict[str, Any]]:
   Raises:
     ValueError: there is none.
   """
-  rows = []
+  rows, at = [], commit()
   for path in sorted(root.glob("**/evaluation.json")):
     config = json.loads((path.parent / "config.json").read_text())
     result = json.loads(path.read_text())
@@ -46,7 +46,7 @@ def collect(root: pathlib.Path) -> list[dict[str, Any]]:
       {
         "run": str(path.parent.relative_to(root)),
         "config_hash": config_hash(config),
-        "commit": commit(),
+        "commit": at,
         "seed": config["seed"],
         "config": config,
         **result,

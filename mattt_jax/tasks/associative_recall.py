@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mattt_jax.config import require, require_at_least
+from mattt_jax.config import require, require_at_least, require_share
 from mattt_jax.tasks import base
 
 if TYPE_CHECKING:
@@ -91,10 +91,7 @@ class Config:
       0 <= self.interference <= 1,
       f"task.interference={self.interference} must lie in [0, 1]",
     )
-    require(
-      0 <= self.gap_share < 1,
-      f"task.gap_share={self.gap_share} must lie in [0, 1)",
-    )
+    require_share("task.gap_share", self.gap_share)
     require(
       self.answer_weight + self.context_weight > 0,
       "task.answer_weight=0 and task.context_weight=0 leave nothing to "

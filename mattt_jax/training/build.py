@@ -1,12 +1,12 @@
 """From settings to a learner with initial parameters."""
 
+import jax
 from flax import nnx
 
 from mattt_jax.config import Experiment
 from mattt_jax.model import fast_weights
 from mattt_jax.model.transformer import Transformer
-from mattt_jax.ttt.inner_loop import Learner
-from mattt_jax.ttt.inner_optimizer import InnerOptimizer
+from mattt_jax.ttt.inner_loop import Learner, make_learner
 
 
 def build_learner(experiment: Experiment, vocab_size: int) -> Learner:
@@ -24,12 +24,10 @@ def build_learner(experiment: Experiment, vocab_size: int) -> Learner:
     nnx.Rngs(experiment.seed),
   )
   _, fast, _ = fast_weights.split(model)
-  tensors = len(nnx.to_flat_state(fast))
-  if experiment.inner.enabled and not tensors:
+  if experiment.inner.enabled and not jax.tree.leaves(fast):
     raise ValueError(
       f"inner.enabled=True, but model.fast={experiment.model.fast} matches no "
       "parameter: set model.fast_mlp_dim > 0 and model.num_suffix > 0, or "
       "inner.enabled=False"
     )
-  inner = InnerOptimizer(experiment.inner, tensors)
-  return Learner(model, inner, experiment.chunk)
+  return make_learner(model, experiment.inner, experiment.chunk)

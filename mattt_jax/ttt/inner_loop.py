@@ -11,9 +11,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx, struct
 from jax import Array
 
+from mattt_jax.config import InnerConfig
+from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
 from mattt_jax.ttt.context_state import ChunkModel, ContextState
 from mattt_jax.ttt.inner_optimizer import InnerOptimizer
@@ -73,16 +76,19 @@ class Learner(nnx.Module):
     only if the inner loop may change them)."""
     learns = self.inner.config.enabled
     state = jax.eval_shape(lambda: self.init_state(context_length))
-
-    def size(tree):
-      return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
     return {
-      "fast_weights": size(state.fast) if learns else 0,
-      "inner_optimizer": size(state.inner_opt) if learns else 0,
-      "memory": size(state.memory),
-      "cache": size(state.cache),
+      "fast_weights": tree_bytes(state.fast) if learns else 0,
+      "inner_optimizer": tree_bytes(state.inner_opt) if learns else 0,
+      "memory": tree_bytes(state.memory),
+      "cache": tree_bytes(state.cache),
     }
+
+
+def make_learner(model: ChunkModel, config: InnerConfig, chunk: int) -> Learner:
+  """A learner with an inner optimiser for the model's fast weights."""
+  _, fast, _ = fast_weights.split(model)
+  inner = InnerOptimizer(config, len(jax.tree.leaves(fast)))
+  return Learner(model, inner, chunk)
 
 
 def weighted_mean(loss: Array, weight: Array) -> Array:
@@ -137,9 +143,7 @@ def read_chunk(
     fast, inner_opt = jax.tree.map(
       lambda a, b: jnp.where(some, a, b), new, (fast, inner_opt)
     )
-    grad_norm = jax.lax.stop_gradient(
-      jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(grads)))
-    )
+    grad_norm = jax.lax.stop_gradient(optax.tree.norm(grads))
   else:
     loss, (loss_C, forward) = inner_loss(fast)
 

@@ -10,10 +10,9 @@ from mattt_jax.config import InnerConfig, ModelConfig
 from mattt_jax.inference.generate import generate
 from mattt_jax.inference.session import Session
 from mattt_jax.memory import associative, episodic, none
-from mattt_jax.model import fast_weights
 from mattt_jax.model.transformer import Transformer
 from mattt_jax.ttt.inner_loop import Learner, read_sequence
-from mattt_jax.ttt.inner_optimizer import InnerOptimizer
+from mattt_jax.ttt.inner_loop import make_learner as ttt_learner
 
 VOCAB, CHUNK, LENGTH = 11, 4, 12
 
@@ -33,11 +32,7 @@ def make_learner(memory, attention="window") -> Learner:
     fast_mlp_dim=12, window=3, init_std=0.3, attention=attention,
   )  # fmt: skip
   model = Transformer(config, VOCAB, memory, CHUNK, nnx.Rngs(0))
-  _, fast, _ = fast_weights.split(model)
-  inner = InnerOptimizer(
-    InnerConfig(learning_rate=0.5), len(jax.tree.leaves(fast))
-  )
-  return Learner(model, inner, CHUNK)
+  return ttt_learner(model, InnerConfig(learning_rate=0.5), CHUNK)
 
 
 def token_losses(learner, tokens) -> np.ndarray:
@@ -50,10 +45,9 @@ def token_losses(learner, tokens) -> np.ndarray:
   return np.asarray(out.loss_C).reshape(-1)
 
 
-@pytest.mark.parametrize("memory", MEMORIES)
-def test_token_by_token_equals_one_pass(memory):
-  learner = make_learner(MEMORIES[memory])
-  tokens = np.random.default_rng(0).integers(0, VOCAB, LENGTH + 1)
+def assert_equals_one_pass(learner, seed) -> Session:
+  """Reads random tokens one by one; returns the session that did."""
+  tokens = np.random.default_rng(seed).integers(0, VOCAB, LENGTH + 1)
   expected = token_losses(learner, jnp.asarray(tokens))
   session = Session(learner, LENGTH)
   found = [
@@ -61,6 +55,13 @@ def test_token_by_token_equals_one_pass(memory):
     for a, b in zip(tokens[:-1], tokens[1:], strict=True)
   ]
   np.testing.assert_allclose(found, expected, atol=2e-5)
+  return session
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_token_by_token_equals_one_pass(memory):
+  learner = make_learner(MEMORIES[memory])
+  session = assert_equals_one_pass(learner, seed=0)
   # The fast weights did move, or the test would show nothing.
   moved = jax.tree.map(
     lambda a, b: float(jnp.abs(a - b).max()),
@@ -72,14 +73,7 @@ def test_token_by_token_equals_one_pass(memory):
 
 def test_full_attention_token_by_token():
   learner = make_learner(none.Config(), attention="full")
-  tokens = np.random.default_rng(1).integers(0, VOCAB, LENGTH + 1)
-  expected = token_losses(learner, jnp.asarray(tokens))
-  session = Session(learner, LENGTH)
-  found = [
-    -np.log(session.read([a])[b])
-    for a, b in zip(tokens[:-1], tokens[1:], strict=True)
-  ]
-  np.testing.assert_allclose(found, expected, atol=2e-5)
+  assert_equals_one_pass(learner, seed=1)
 
 
 def test_prefill_equals_reading_and_generation_goes_on():

@@ -1,0 +1,19 @@
+"""Markdown tables of results (numbers in, text out; no JAX)."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+
+def mean_and_range(values: Sequence[float]) -> str:
+  """ "mean [lowest, highest]"."""
+  return f"{statistics.mean(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
+
+
+def markdown(
+  corner: str, columns: Sequence[object], rows: Mapping[str, Sequence[str]]
+) -> list[str]:
+  """The lines of a table: a head of `columns`, then label -> cells."""
+  head = f"| {corner} | " + " | ".join(map(str, columns)) + " |"
+  rule = "|---" * (len(columns) + 1) + "|"
+  body = [f"| {k} | " + " | ".join(cells) + " |" for k, cells in rows.items()]
+  return [head, rule, *body]
