@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.inner.enabled = attention == "ttt"
   # Half of the steps with the inner loop off: the same model then also reads
   # well without learning, which makes "off" a fair comparison.
-  config.inner.off_share = 0.5 if config.inner.enabled else 0.0
+  config.coordination.inner_off_share = 0.5 if config.inner.enabled else 0.0
   config.outer.update(learning_rate=3e-3, final_learning_rate=3e-4)
   config.train.update(steps=150, checkpoint_every=50)
   config.eval.update(lengths=(512, 2048, 8192), sequences=8, batch_size=2)

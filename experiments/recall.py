@@ -52,8 +52,8 @@ def get_config(arg: str = "") -> ConfigDict:
   config.task.interference_ramp = (0, 60)
   config.inner.enabled = attention == "ttt"
   if args.system == "ttt_episodic":
-    config.inner.start_step = 80
-    config.inner.off_share = 0.5
+    config.coordination.inner_start = 80
+    config.coordination.inner_off_share = 0.5
   config.outer.learning_rate = 5e-3
   config.train.steps = 200
   config.eval.lengths = (256, 512, 1024, 2048, 4096)
@@ -66,7 +66,7 @@ def get_config(arg: str = "") -> ConfigDict:
                         fast_mlp_dim=32)  # fmt: skip
     config.task.update(num_pairs=2, num_queries=2)
     config.train.update(steps=4, log_every=1, checkpoint_every=2)
-    config.inner.start_step = min(config.inner.start_step, 1)
+    config.coordination.inner_start = min(config.coordination.inner_start, 1)
     config.task.interference_ramp = (0, 2)
     config.eval.update(lengths=(64, 128), sequences=4, batch_size=2)
   return config

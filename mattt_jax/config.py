@@ -24,6 +24,8 @@ from mattt_jax.strict import (
 
 TASKS = "mattt_jax.tasks"
 MEMORIES = "mattt_jax.memory"
+BASELINES = "mattt_jax.baselines"
+_ENTRIES = {"task": TASKS, "memory": MEMORIES, "baseline": BASELINES}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,21 +110,17 @@ class InnerConfig:
   learn_retention: bool = False  # one per fast tensor, starting at retention
   second_order: bool = True  # False: first-order meta-gradients
   remat: bool = True  # recompute each chunk in the outer backward pass
-  # Coordination with the memory: the inner loop is off in training steps
-  # before `start_step`, and afterwards in a share `off_share` of the steps, so
-  # that the memory learns to do without it.
-  start_step: int = 0
-  off_share: float = 0.0
+  max_drift: float = 0.0  # cap on the norm of W_i - W_0 over all; 0: none
 
   def __post_init__(self):
     require_choice(
       "inner.optimizer", self.optimizer, ("sgd", "momentum", "adamw")
     )
-    for field in ("learning_rate", "warmup_init", "clip_norm", "weight_decay"):
+    for field in ("learning_rate", "warmup_init", "clip_norm", "weight_decay",
+                  "max_drift"):  # fmt: skip
       require_at_least(f"inner.{field}", getattr(self, field), 0.0)
-    for field in ("warmup_steps", "start_step"):
-      require_at_least(f"inner.{field}", getattr(self, field), 0)
-    for field in ("momentum", "b1", "b2", "off_share"):
+    require_at_least("inner.warmup_steps", self.warmup_steps, 0)
+    for field in ("momentum", "b1", "b2"):
       require_share(f"inner.{field}", getattr(self, field))
     require_positive("inner.eps", self.eps)
     require(
@@ -137,6 +135,51 @@ class InnerConfig:
     require(
       not self.learn_rate or self.learning_rate > 0,
       "inner.learn_rate=True needs inner.learning_rate > 0 to start from",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class CoordinationConfig:
+  """How weights and memory share the work. Each setting stands alone; at the
+  defaults both learn everything from the first step on."""
+
+  # When each learns (in outer steps of training): a part is off before its
+  # start, and afterwards in a share of the steps.
+  inner_start: int = 0
+  inner_off_share: float = 0.0
+  memory_start: int = 0
+  memory_off_share: float = 0.0
+  # Weight, in the meta loss, of the memory's own next-token loss.
+  read_loss: float = 0.0
+  # What the inner loss is of: the prediction "after_read" of the memory, so
+  # that weights learn what it lacks, or "without_memory".
+  inner_loss: str = "after_read"
+  # Tokens of the inner loss are weighted by loss^surprise_power.
+  surprise_power: float = 0.0
+  # A learned inner rate, exp(a + b m), m the share of the read that is memory.
+  rate_from_memory: bool = False
+  # Replay: so many past chunks, those most like the chunk just read, take an
+  # inner step each before the next chunk is read.
+  replay: int = 0
+  replay_capacity: int = 0  # chunks kept for it, the newest; 0: all
+  replay_keep: bool = True  # False: its steps serve one chunk, then go
+
+  def __post_init__(self):
+    for field in ("inner_start", "memory_start", "replay", "replay_capacity"):
+      require_at_least(f"coordination.{field}", getattr(self, field), 0)
+    for field in ("inner_off_share", "memory_off_share"):
+      require_share(f"coordination.{field}", getattr(self, field))
+    for field in ("read_loss", "surprise_power"):
+      require_at_least(f"coordination.{field}", getattr(self, field), 0.0)
+    require_choice(
+      "coordination.inner_loss",
+      self.inner_loss,
+      ("after_read", "without_memory"),
+    )
+    require(
+      not self.replay_capacity or self.replay <= self.replay_capacity,
+      f"coordination.replay={self.replay} must be <= "
+      f"coordination.replay_capacity={self.replay_capacity}, the chunks kept",
     )
 
 
@@ -177,6 +220,9 @@ class TrainConfig:
   checkpoint_every: int = 100
   keep_checkpoints: int = 2
   prefetch: int = 8  # examples prepared ahead of the device
+  # Each step draws its length (tokens) from these, so that the fast weights
+  # meet several numbers of chunks; (): the task's length at that step.
+  random_lengths: tuple[int, ...] = ()
 
   def __post_init__(self):
     for field in ("steps", "log_every", "checkpoint_every",
@@ -194,6 +240,7 @@ class EvalConfig:
   batch_size: int = 8
   position_buckets: int = 8  # for loss by token position, answers by distance
   inner: bool = True  # False: read with the inner loop off
+  memory: bool = True  # False: read with the memory off
 
   def __post_init__(self):
     for field in ("sequences", "batch_size", "position_buckets"):
@@ -202,16 +249,19 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Everything that determines a run. `task`, `memory`: that file's Config."""
+  """Everything that determines a run. `task`, `memory`, `baseline`: that
+  file's Config."""
 
   task: Any
   memory: Any
+  baseline: Any
   seed: int = 0
   length: int = 256  # tokens of a training sequence
   chunk: int = 32  # tokens of an inner step
   batch_size: int = 8  # sequences
   model: ModelConfig = ModelConfig()
   inner: InnerConfig = InnerConfig()
+  coordination: CoordinationConfig = CoordinationConfig()
   outer: OuterConfig = OuterConfig()
   train: TrainConfig = TrainConfig()
   eval: EvalConfig = EvalConfig()
@@ -222,12 +272,33 @@ class Experiment:
     require(
       0 <= self.seed < 2**32, f"seed={self.seed} must lie in 0 .. 2**32 - 1"
     )
-    for field, length in [("length", self.length)] + [
-      ("eval.lengths", n) for n in self.eval.lengths
+    for field, length in [
+      ("length", self.length),
+      *(("eval.lengths", n) for n in self.eval.lengths),
+      *(("train.random_lengths", n) for n in self.train.random_lengths),
     ]:
       require_chunked(self.chunk, length, field)
+    self._check_coordination()
     self.task.check(self)
     self.memory.check(self)
+    self.baseline.check(self)
+
+  def _check_coordination(self):
+    """Settings that would do nothing without the part that they are about."""
+    c = self.coordination
+    for field in ("inner_start", "inner_off_share", "surprise_power",
+                  "rate_from_memory", "replay"):  # fmt: skip
+      require(
+        self.inner.enabled or not getattr(c, field),
+        f"coordination.{field}={getattr(c, field)} needs inner.enabled=True",
+      )
+    for field in ("memory_start", "memory_off_share", "read_loss",
+                  "rate_from_memory"):  # fmt: skip
+      require(
+        self.memory.read is not None or not getattr(c, field),
+        f"coordination.{field}={getattr(c, field)} needs a memory, but there "
+        "is none: choose one",
+      )
 
 
 def require_chunked(chunk: int, length: int, field: str = "length") -> None:
@@ -239,16 +310,20 @@ def require_chunked(chunk: int, length: int, field: str = "length") -> None:
   )
 
 
-def template(task: str, memory: str = "none") -> ConfigDict:
+def template(
+  task: str, memory: str = "none", baseline: str = "none"
+) -> ConfigDict:
   """A ConfigDict with every field of an experiment at its default."""
-  entries = {
-    "task": (task, registry.load(TASKS, task).Config),
-    "memory": (memory, registry.load(MEMORIES, memory).Config),
-  }
-  config = _defaults(Experiment, skip=tuple(entries))
-  for key, (name, cls) in entries.items():
-    config[key] = ConfigDict({"name": name, **_defaults(cls).to_dict()})
+  config = _defaults(Experiment, skip=tuple(_ENTRIES))
+  for key, name in (("task", task), ("memory", memory), ("baseline", baseline)):
+    config[key] = entry(key, name)
   return config
+
+
+def entry(key: str, name: str) -> ConfigDict:
+  """The ConfigDict of a "task", "memory" or "baseline" at its defaults."""
+  cls = registry.load(_ENTRIES[key], name).Config
+  return ConfigDict({"name": name, **_defaults(cls).to_dict()})
 
 
 def _defaults(cls: type, skip: tuple[str, ...] = ()) -> ConfigDict:
@@ -275,22 +350,22 @@ def from_config_dict(config: ConfigDict) -> Experiment:
     f"config={config!r} must be a ConfigDict: start from config.template()",
   )
   tree = config.to_dict()
-  for key, package in (("task", TASKS), ("memory", MEMORIES)):
-    entry = tree.get(key)
+  for key, package in _ENTRIES.items():
+    given = tree.get(key)
     require(
-      isinstance(entry, dict) and isinstance(entry.get("name"), str),
-      f"{key}={entry!r} must be a ConfigDict with a name: one of "
+      isinstance(given, dict) and isinstance(given.get("name"), str),
+      f"{key}={given!r} must be a ConfigDict with a name: one of "
       f"{', '.join(registry.names(package))}",
     )
-    name = entry.pop("name")
-    tree[key] = build(registry.load(package, name).Config, entry, f"{key}.")
+    name = given.pop("name")
+    tree[key] = build(registry.load(package, name).Config, given, f"{key}.")
   return build(Experiment, tree, "")
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
   """The settings as plain nested dicts (JSON-ready, names included)."""
   tree = dataclasses.asdict(experiment)
-  for key in ("task", "memory"):
+  for key in _ENTRIES:
     module = type(getattr(experiment, key)).__module__
     tree[key] = {"name": module.rsplit(".", 1)[-1], **tree[key]}
   return tree

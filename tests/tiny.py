@@ -15,7 +15,7 @@ def experiment(memory: str = "none", **changes) -> config.Experiment:
   tree.model.window = 8
   tree.task.update({"num_keys": 8, "num_values": 8, "num_fillers": 8})
   tree.task.update({"num_pairs": 2, "num_queries": 2})
-  tree.inner.off_share = 0.5
+  tree.coordination.inner_off_share = 0.5
   tree.outer.warmup_steps = 2
   tree.train.update({"steps": 14, "log_every": 4, "checkpoint_every": 5})
   tree.train.eval_every = 7

@@ -35,7 +35,7 @@ def train_batches(
   )
 
   def batch(step: int) -> Batch:
-    length = task.train_length(experiment.length, step)
+    length = train_length(task, experiment, step)
     indices = range(step * size, (step + 1) * size)
     return stack([task.example("train", i, length, step) for i in indices])
 
@@ -43,6 +43,15 @@ def train_batches(
   batches = iter(_prefetched(made, experiment.train.prefetch))
   grain.experimental.set_next_index(batches, start_step)
   return batches
+
+
+def train_length(task: Task, experiment: Experiment, step: int) -> int:
+  """Tokens of the training sequences of outer step `step`."""
+  choices = experiment.train.random_lengths
+  if not choices:
+    return task.train_length(experiment.length, step)
+  rng = np.random.default_rng((experiment.seed, step))
+  return int(rng.choice(choices))
 
 
 def eval_batches(
@@ -80,6 +89,7 @@ def empty_example(length: int) -> Example:
     "outer_weight": np.zeros(length, np.float32),
     "answer": np.full(length, -1, np.int32),
     "distance": np.full(length, -1, np.int32),
+    "relevant": np.zeros(length, bool),
   }
 
 

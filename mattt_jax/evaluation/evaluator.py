@@ -31,6 +31,7 @@ def evaluate(
   lengths: Sequence[int] | None = None,
   inner: bool | None = None,
   *,
+  memory: bool | None = None,
   step: int | None = None,
   mesh: Mesh | None = None,
 ) -> dict[str, Any]:
@@ -44,12 +45,13 @@ def evaluate(
     lengths: context lengths in tokens; default `eval.lengths`, or the
       training length.
     inner: whether the fast weights learn while reading.
+    memory: whether the memory is read and written.
     step: outer step whose warm-up of the inner learning rate applies; default:
       after the warm-up.
     mesh: splits the sequences of a batch over its devices; default: one device.
 
   Returns:
-    A JSON value: `split`, `inner`, and `lengths`, from the length (a string)
+    A JSON value: `split`, `inner`, `memory`, and `lengths`, from the length (a string)
     to what `Totals.summary` says.
 
   Raises:
@@ -59,6 +61,8 @@ def evaluate(
   lengths = tuple(lengths or config.lengths or (experiment.length,))
   inner = config.inner if inner is None else inner
   inner = inner and experiment.inner.enabled
+  memory = config.memory if memory is None else memory
+  memory = memory and experiment.memory.read is not None
   require_choice("split", split, SPLITS)
   for length in lengths:
     require_at_least("lengths", length, 1)
@@ -77,19 +81,26 @@ def evaluate(
       task, split, length, config.sequences, config.batch_size
     ):
       out = _read(
-        graphdef, params, sharding.put_batch(batch, mesh), scale, inner=inner
-      )
+        graphdef, params, sharding.put_batch(batch, mesh), scale,
+        inner=inner, memory=memory,
+      )  # fmt: skip
       totals.add(batch, jax.device_get(out))
     results[str(length)] = totals.summary()
-  return {"split": split, "inner": inner, "lengths": results}
+  return {
+    "split": split,
+    "inner": inner,
+    "memory": memory,
+    "lengths": results,
+  }
 
 
 # Compiled once for each length; the graphdef is the same object every time.
-@functools.partial(jax.jit, static_argnames=("graphdef", "inner"))
-def _read(graphdef, params, batch, scale, *, inner):
+@functools.partial(jax.jit, static_argnames=("graphdef", "inner", "memory"))
+def _read(graphdef, params, batch, scale, *, inner, memory):
   return read_batch(
-    nnx.merge(graphdef, params), batch, inner=inner, rate_scale=scale
-  )
+    nnx.merge(graphdef, params), batch,
+    inner=inner, memory=memory, rate_scale=scale,
+  )  # fmt: skip
 
 
 class Totals:

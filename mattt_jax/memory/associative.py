@@ -19,7 +19,13 @@ from flax import nnx, struct
 from jax import Array
 
 from mattt_jax.config import require, require_at_least
-from mattt_jax.memory.base import BaseConfig, Memory, Pairs, ResidualRead
+from mattt_jax.memory.base import (
+  BaseConfig,
+  Gate,
+  Memory,
+  Pairs,
+  ResidualRead,
+)
 from mattt_jax.model.layers import RMSNorm, normal_param, unit
 
 
@@ -69,8 +75,7 @@ class Associative(Memory):
     self.strength_weight = nnx.Param(jnp.zeros((dim, heads), jnp.float32))
     logit = math.log(config.decay / (1 - config.decay))
     self.decay_logit = nnx.Param(jnp.full((heads,), logit, jnp.float32))
-    self.gate_bias = nnx.Param(jnp.zeros((), jnp.float32))
-    self.gate_weight = nnx.Param(jnp.zeros((dim,), jnp.float32))
+    self.gate = Gate(config, dim)
 
   def init_state(self, context_length: int) -> State:
     """A zero matrix a head, whatever the length."""
@@ -83,17 +88,14 @@ class Associative(Memory):
     hidden_CxD = self.norm(hidden_CxD)
     q_CxHxK = unit(self._heads(hidden_CxD, self.wq))
     out_CxHxE = jnp.einsum("chk,hke->che", q_CxHxK, state.matrix_HxKxE)
-    gate_C = jax.nn.sigmoid(
-      self.gate_bias[...] + hidden_CxD @ self.gate_weight[...]
-    )
     out_CxD = out_CxHxE.reshape(len(hidden_CxD), -1) @ self.wo[...]
-    return ResidualRead(gate_C[:, None] * out_CxD)
+    return self.gate(hidden_CxD, out_CxD)
 
   def write(self, state: State, pairs: Pairs) -> State:
     """The delta rule over the tokens of the chunk, in order."""
     hidden_CxD = self.norm(pairs.hidden_CxD)
     k_CxHxK = unit(self._heads(hidden_CxD, self.wk))
-    v_CxHxE = self._heads(pairs.next_embedding_CxD, self.wv)
+    v_CxHxE = self._heads(pairs.value_CxD, self.wv)
     strength_CxH = jax.nn.sigmoid(
       self.strength_bias[...] + hidden_CxD @ self.strength_weight[...]
     )

@@ -17,15 +17,19 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx, struct
 from jax import Array
 
 from mattt_jax.config import require_choice
+from mattt_jax.model.layers import rms_normalize
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
 
 PLACES = ("before_attention", "after_attention", "after_mlp")
+GATES = ("sigmoid", "zero")
+VALUES = ("next_token", "hidden")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +42,13 @@ class BaseConfig:
   # "hidden": the hidden state at the memory's place (residual read only).
   address: str = "prefix"
   place: str = "after_attention"  # in the suffix blocks (residual read only)
+  # What a residual read recalls: the embedding of the token that followed, or
+  # the hidden state itself (as attention does).
+  value: str = "next_token"
+  # Of a residual read: "sigmoid", half open at first, or "zero", a tanh that
+  # starts closed and leaves the base model as it is.
+  gate: str = "sigmoid"
+  normalize_read: bool = False  # unit RMS in front of the gate
 
   reads: ClassVar[tuple[str, ...]] = ("residual",)  # what this memory offers
 
@@ -50,6 +61,8 @@ class BaseConfig:
     require_choice("memory.read", self.read, self.reads)
     require_choice("memory.address", self.address, ("prefix", "hidden"))
     require_choice("memory.place", self.place, PLACES)
+    require_choice("memory.value", self.value, VALUES)
+    require_choice("memory.gate", self.gate, GATES)
     if self.read == "pointer" and self.address != "prefix":
       raise ValueError(
         f"memory.address={self.address!r} does not go with "
@@ -67,9 +80,12 @@ class Pairs:
   """The next-token pairs of a chunk, which `write` stores."""
 
   hidden_CxD: Array  # what addresses are made of
-  next_embedding_CxD: Array  # embedding of the token that followed
+  value_CxD: Array  # embedding of the token that followed (`BaseConfig.value`)
   next_token_C: Array  # int32, its id
   surprise_C: Array  # its loss before anything was learned, no gradient
+  # Norm of that loss's gradient at the final hidden state, no gradient.
+  gradient_C: Array
+  relevant_C: Array  # bool: the task says that it will be asked for (an oracle)
   valid_C: Array  # bool: False for padding, which is never stored
 
 
@@ -87,10 +103,37 @@ class ResidualRead:
   """What is added to the residual stream."""
 
   output_CxD: Array
+  gate_C: Array  # how far the gate was open
+  null_C: Array  # share of the read that fell on "nothing"; 0 without a null
+
+
+class Gate(nnx.Module):
+  """gate * output, the gate looking at the hidden state that asked."""
+
+  def __init__(self, config: BaseConfig, dim: int):
+    self.kind = config.gate
+    self.normalize = config.normalize_read
+    self.bias = nnx.Param(jnp.zeros((), jnp.float32))
+    self.weight = nnx.Param(jnp.zeros((dim,), jnp.float32))
+
+  def __call__(
+    self, hidden_CxD: Array, output_CxD: Array, null_C: Array | None = None
+  ) -> ResidualRead:
+    """The read that the memory returns."""
+    logit_C = self.bias[...] + hidden_CxD @ self.weight[...]
+    gate_C = jnp.tanh(logit_C)
+    if self.kind == "sigmoid":
+      gate_C = jax.nn.sigmoid(logit_C)
+    if self.normalize:
+      output_CxD = rms_normalize(output_CxD, 1e-6)
+    if null_C is None:
+      null_C = jnp.zeros_like(gate_C)
+    return ResidualRead(gate_C[:, None] * output_CxD, gate_C, null_C)
 
 
 class Memory(nnx.Module):
-  """Base class of the memories: override the three methods."""
+  """Base class of the memories: override `init_state`, `read`, `write` and
+  `flops_per_token`."""
 
   config: Any  # the memory file's Config, a BaseConfig
 
@@ -110,6 +153,11 @@ class Memory(nnx.Module):
   def state_bytes(self, context_length: int) -> int:
     """Bytes of the state of one sequence."""
     return tree_bytes(jax.eval_shape(lambda: self.init_state(context_length)))
+
+  def flops_per_token(self, context_length: int) -> float:
+    """Multiplications and additions of the matrix products that a read and a
+    write of one token take (forward, at the state of `context_length`)."""
+    raise NotImplementedError
 
 
 def tree_bytes(tree: Any) -> int:

@@ -25,6 +25,7 @@ from jax import Array
 from mattt_jax.config import require, require_at_least, require_positive
 from mattt_jax.memory.base import (
   BaseConfig,
+  Gate,
   Memory,
   Pairs,
   PointerRead,
@@ -103,8 +104,7 @@ class Episodic(Memory):
       self.wo = normal_param(
         rngs, (heads * head_dim, dim), 1 / math.sqrt(heads * head_dim)
       )
-      self.gate_bias = nnx.Param(jnp.zeros((), jnp.float32))
-      self.gate_weight = nnx.Param(jnp.zeros((dim,), jnp.float32))
+      self.gate = Gate(config, dim)
 
   def init_state(self, context_length: int) -> State:
     """Empty slots: `capacity`, or one for every token of the context."""
@@ -150,16 +150,15 @@ class Episodic(Memory):
     null_HxCx1 = jnp.broadcast_to(null_C[:, None], score_HxCxJ.shape[:2] + (1,))
     weight_HxCxJ = jax.nn.softmax(
       jnp.concatenate([null_HxCx1, score_HxCxJ], axis=-1)
-    )[..., 1:]
+    )
+    null_C = jnp.mean(weight_HxCxJ[..., 0], axis=0)
+    weight_HxCxJ = weight_HxCxJ[..., 1:]
     value_HxCxJxK = jax.vmap(lambda v_MxK, i_CxJ: v_MxK[i_CxJ])(
       state.value, slot_HxCxJ
     )
     out_HxCxK = jnp.einsum("hcj,hcjk->hck", weight_HxCxJ, value_HxCxJxK)
     out_CxHK = out_HxCxK.swapaxes(0, 1).reshape(len(hidden_CxD), -1)
-    gate_C = jax.nn.sigmoid(
-      self.gate_bias[...] + hidden_CxD @ self.gate_weight[...]
-    )
-    return ResidualRead(gate_C[:, None] * (out_CxHK @ self.wo[...]))
+    return self.gate(hidden_CxD, out_CxHK @ self.wo[...], null_C)
 
   def write(self, state: State, pairs: Pairs) -> State:
     """Stores the chunk in the next C slots (the oldest ones of a full ring);
@@ -177,9 +176,7 @@ class Episodic(Memory):
     if self.config.read == "pointer":
       value = put(state.value, pairs.next_token_C)
     else:
-      value = put(
-        state.value, self._heads(pairs.next_embedding_CxD, self.wv), 1
-      )
+      value = put(state.value, self._heads(pairs.value_CxD, self.wv), 1)
     return State(
       key_HxMxK=put(state.key_HxMxK, key_HxCxK, 1),
       value=value,

@@ -19,7 +19,13 @@ from jax import Array
 
 from mattt_jax.config import ModelConfig
 from mattt_jax.memory import none
-from mattt_jax.memory.base import BaseConfig, Memory, Pairs, PointerRead
+from mattt_jax.memory.base import (
+  BaseConfig,
+  Memory,
+  Pairs,
+  PointerRead,
+  ResidualRead,
+)
 from mattt_jax.model import attention, fast_weights
 from mattt_jax.model.layers import (
   Attention,
@@ -60,9 +66,14 @@ class Forward:
 
   logits_CxV: Array
   pointer: PointerRead | None
+  # Of the suffix blocks, stacked: what was read, and its share of the residual
+  # stream |read| / |x + read|. None without a residual memory.
+  reads: ResidualRead | None
+  read_share_SxC: Array | None
   cache: attention.KVCache | None  # of the suffix, after the chunk
   address_CxD: Array  # the prefix output: stable addresses
   hidden_SxCxD: Array | None  # hidden state at the memory's place
+  final_CxD: Array  # what the head saw
 
 
 class Block(nnx.Module):
@@ -97,16 +108,27 @@ class Block(nnx.Module):
       self.memory = memory
 
   def __call__(self, x_CxD, cache, position, memory_state=None, address=None):
-    """Returns (x_CxD, cache, hidden_CxD that the memory was asked with)."""
-    asked = jnp.zeros((0,), x_CxD.dtype)
+    """Reads a chunk; memory_state None: without the memory.
+
+    Returns:
+      x_CxD, the cache, and (hidden_CxD that the memory is asked with, what it
+      answered, that answer's share of the residual stream), None without one.
+    """
+    asked = None
 
     def recall(x_CxD, place):
       nonlocal asked
       if not self.has_memory or self.memory.config.place != place:
         return x_CxD
-      asked = x_CxD if self.memory.config.address == "hidden" else address
-      read = self.memory.read(memory_state, asked)
-      return x_CxD + read.output_CxD.astype(x_CxD.dtype)
+      hidden_CxD = x_CxD if self.memory.config.address == "hidden" else address
+      if memory_state is None:
+        asked = hidden_CxD, None, None
+        return x_CxD
+      read = self.memory.read(memory_state, hidden_CxD)
+      out_CxD = x_CxD + read.output_CxD.astype(x_CxD.dtype)
+      share_C = _norm(read.output_CxD) / (_norm(out_CxD) + 1e-6)
+      asked = hidden_CxD, read, jax.lax.stop_gradient(share_C)
+      return out_CxD
 
     x_CxD = recall(x_CxD, "before_attention")
     out, cache = self.attention(self.attention_norm(x_CxD), cache, position)
@@ -117,6 +139,10 @@ class Block(nnx.Module):
     out = self.mlp(self.mlp_norm(x_CxD))
     x_CxD = recall(x_CxD + self.mlp_post_norm(out), "after_mlp")
     return x_CxD, cache, asked
+
+
+def _norm(x_CxD: Array) -> Array:
+  return jnp.sqrt(jnp.sum(jnp.square(x_CxD), -1) + 1e-12)
 
 
 class Transformer(nnx.Module):
@@ -134,6 +160,8 @@ class Transformer(nnx.Module):
     c = self.config = config
     self.vocab_size = vocab_size
     self.memory_read = memory.read
+    self.memory_value = getattr(memory, "value", None)
+    self.feeds = getattr(memory, "feed", False)
 
     def suffix_block(rngs):
       kept = None
@@ -204,10 +232,19 @@ class Transformer(nnx.Module):
     )
     return x_LxD, dataclasses.replace(cache, prefix=kv)
 
-  def forward(self, x_CxD, cache: Cache, memory: MemoryState, position):
-    """Suffix blocks and head on a chunk of the prefix's output."""
+  def forward(
+    self, x_CxD, cache: Cache, memory: MemoryState | None, position
+  ) -> Forward:
+    """Suffix blocks and head on a chunk of the prefix's output.
+
+    `memory` None reads without the memory, as if there were none.
+    """
     address_CxD = x_CxD
-    kv = hidden_SxCxD = pointer = None
+    kv = asked = pointer = None
+    if self.memory_read == "pointer" and memory is not None:
+      pointer = self.pointer.read(memory.pointer, address_CxD)
+      if self.feeds:
+        x_CxD = x_CxD + self._expected_embedding(pointer).astype(x_CxD.dtype)
     if self.config.num_suffix:
 
       def step(block, x_CxD, block_state):
@@ -217,44 +254,102 @@ class Transformer(nnx.Module):
         )
         return x_CxD, (block_cache, asked)
 
-      x_CxD, (kv, hidden_SxCxD) = scan_stack(
+      x_CxD, (kv, asked) = scan_stack(
         self.suffix,
         step,
         x_CxD,
-        (cache.suffix, memory.blocks),
+        (cache.suffix, memory.blocks if memory is not None else None),
         unroll=min(self.config.num_suffix, _UNROLL),
       )
     h_CxD = self.final_norm(x_CxD)
-    head = (
-      self.embedding[...].T if self.config.tie_embeddings else self.head[...]
-    )
-    logits_CxV = h_CxD @ head.astype(h_CxD.dtype)
-    if self.memory_read == "pointer":
-      pointer = self.pointer.read(memory.pointer, address_CxD)
+    logits_CxV = h_CxD @ self._head().astype(h_CxD.dtype)
+    hidden_SxCxD, reads, read_share_SxC = asked or (None, None, None)
     return Forward(
       logits_CxV=logits_CxV.astype(
         jnp.promote_types(logits_CxV.dtype, jnp.float32)
       ),
       pointer=pointer,
+      reads=reads,
+      read_share_SxC=read_share_SxC,
       cache=kv,
       address_CxD=address_CxD,
       hidden_SxCxD=hidden_SxCxD,
+      final_CxD=h_CxD,
+    )
+
+  def _head(self) -> Array:
+    if self.config.tie_embeddings:
+      return self.embedding[...].T
+    return self.head[...]
+
+  def _expected_embedding(self, read: PointerRead) -> Array:
+    """sum_j w_j E[token_j]: what was recalled, as if it had been read."""
+    return jnp.einsum(
+      "cj,cjd->cd",
+      jnp.exp(read.log_prob_CxJ),
+      self.embedding[...][read.token_CxJ],
     )
 
   def token_loss(self, forward: Forward, targets_C: Array) -> Array:
     """-log p(target) of each token, [C]; p is mixed with the pointer's."""
-    log_prob_C = jnp.take_along_axis(
-      forward.logits_CxV, targets_C[:, None], axis=-1
-    )[:, 0] - jax.nn.logsumexp(forward.logits_CxV, axis=-1)
+    log_prob_C = _log_prob(forward.logits_CxV, targets_C)
     if forward.pointer is None:
       return -log_prob_C
     p = forward.pointer
-    hit_CxJ = p.token_CxJ == targets_C[:, None]
-    stored_CxJ = jnp.where(hit_CxJ, p.log_prob_CxJ, -1e30)
     own_Cx1 = (p.log_null_C + log_prob_C)[:, None]
     return -jax.nn.logsumexp(
-      jnp.concatenate([own_Cx1, stored_CxJ], axis=-1), axis=-1
+      jnp.concatenate([own_Cx1, _hits(p, targets_C)], axis=-1), axis=-1
     )
+
+  def read_loss(self, forward: Forward, targets_C: Array):
+    """The memory's own next-token loss, and which tokens have one: (C, C).
+
+    Of a pointer: -log of its share on the target, among the tokens it
+    recalled, where the target is one of them. Of a residual read: the head's
+    cross-entropy on what was added alone, where something was.
+    """
+    if forward.pointer is not None:
+      p = forward.pointer
+      hit_C = jnp.any(p.token_CxJ == targets_C[:, None], axis=-1)
+      hit_C &= p.log_null_C < -1e-6  # an empty memory recalls nothing
+      hits_C = jax.nn.logsumexp(_hits(p, targets_C), axis=-1)
+      loss_C = jax.nn.logsumexp(p.log_prob_CxJ, axis=-1) - hits_C
+      return jnp.where(hit_C, loss_C, 0.0), hit_C
+    if forward.reads is not None:
+      added_CxD = jnp.sum(forward.reads.output_CxD, axis=0)
+      some_C = jnp.any(added_CxD != 0, axis=-1)
+      h_CxD = self.final_norm(added_CxD)
+      logits_CxV = h_CxD @ self._head().astype(h_CxD.dtype)
+      loss_C = -_log_prob(logits_CxV, targets_C)
+      return jnp.where(some_C, loss_C, 0.0), some_C
+    return jnp.zeros(targets_C.shape), jnp.zeros(targets_C.shape, bool)
+
+  def memory_use(self, forward: Forward) -> Array:
+    """How much of each token's prediction is the memory's, in [0, 1], [C]."""
+    if forward.pointer is not None:
+      return 1 - jnp.exp(forward.pointer.log_null_C)
+    if forward.reads is not None:
+      gate_SxC = jnp.abs(forward.reads.gate_C)
+      return jnp.mean(gate_SxC * (1 - forward.reads.null_C), axis=0)
+    return jnp.zeros(forward.logits_CxV.shape[:1])
+
+  def diagnostics(self, forward: Forward) -> dict[str, Array]:
+    """Means over the chunk, in [0, 1], that show a memory which is not used.
+
+    null_mass: share of a read that falls on "nothing recalled" (1: no memory);
+    gate: how far the gate is open; memory_share: |read| / |residual stream|,
+    of a pointer its share of the next-token distribution.
+    """
+    null, gate, share = jnp.ones(()), jnp.zeros(()), jnp.zeros(())
+    if forward.pointer is not None:
+      null = jnp.mean(jnp.exp(forward.pointer.log_null_C))
+      gate = share = 1 - null
+    elif forward.reads is not None:
+      null = jnp.mean(forward.reads.null_C)
+      gate = jnp.mean(jnp.abs(forward.reads.gate_C))
+      share = jnp.mean(forward.read_share_SxC)
+    found = {"null_mass": null, "gate": gate, "memory_share": share}
+    return jax.lax.stop_gradient(found)
 
   def next_token_probs(self, forward: Forward) -> Array:
     """p(next token), [C, V], the pointer's share included."""
@@ -270,16 +365,32 @@ class Transformer(nnx.Module):
     )
 
   def write(
-    self, memory: MemoryState, forward: Forward, targets_C, surprise_C, valid_C
+    self,
+    memory: MemoryState,
+    forward: Forward,
+    targets_C: Array,
+    surprise_C: Array,
+    relevant_C: Array,
+    valid_C: Array,
   ) -> MemoryState:
     """Stores the chunk's next-token pairs."""
     if self.memory_read is None:
       return memory
     # Embeddings start at init_std; values should not.
     next_CxD = rms_normalize(self.embedding[...][targets_C], 1e-6)
+    gradient_C = self._gradient_norm(forward, targets_C)
 
     def pairs(hidden_CxD):
-      return Pairs(hidden_CxD, next_CxD, targets_C, surprise_C, valid_C)
+      value_CxD = hidden_CxD if self.memory_value == "hidden" else next_CxD
+      return Pairs(
+        hidden_CxD=hidden_CxD,
+        value_CxD=value_CxD,
+        next_token_C=targets_C,
+        surprise_C=surprise_C,
+        gradient_C=gradient_C,
+        relevant_C=relevant_C,
+        valid_C=valid_C,
+      )
 
     if self.memory_read == "pointer":
       state = self.pointer.write(memory.pointer, pairs(forward.address_CxD))
@@ -293,3 +404,23 @@ class Transformer(nnx.Module):
       self.suffix, step, None, (memory.blocks, forward.hidden_SxCxD)
     )
     return dataclasses.replace(memory, blocks=blocks)
+
+  def _gradient_norm(self, forward: Forward, targets_C: Array) -> Array:
+    """|d loss / d final hidden| of the model's own prediction, [C]:
+    |(p - onehot(target)) head'|."""
+    error_CxV = jax.nn.softmax(forward.logits_CxV) - jax.nn.one_hot(
+      targets_C, self.vocab_size
+    )
+    return jax.lax.stop_gradient(_norm(error_CxV @ self._head().T))
+
+
+def _log_prob(logits_CxV: Array, targets_C: Array) -> Array:
+  """log p(target) of each token, [C]."""
+  picked_Cx1 = jnp.take_along_axis(logits_CxV, targets_C[:, None], axis=-1)
+  return picked_Cx1[:, 0] - jax.nn.logsumexp(logits_CxV, axis=-1)
+
+
+def _hits(read: PointerRead, targets_C: Array) -> Array:
+  """log weights of the recalled tokens that are the target, else -1e30."""
+  hit_CxJ = read.token_CxJ == targets_C[:, None]
+  return jnp.where(hit_CxJ, read.log_prob_CxJ, -1e30)

@@ -268,12 +268,15 @@ class Task:
       seq[at : at + unit] = [PAIR, *keys[bound_P[pair]], *values[pair]]
     answer = np.full(length + 1, -1, np.int32)
     distance = np.full(length + 1, -1, np.int32)
+    relevant = np.zeros(length + 1, bool)
     for query, key in enumerate(asked_Q):
       at, pair = queries_at + query * unit, last_P[key]
       seq[at : at + unit] = [QUERY, *keys[key], *values[pair]]
       value = slice(at + 1 + config.key_length, at + unit)
       answer[value] = query
       distance[value] = at - pair_at_P[pair]
+      evidence = pair_at_P[pair] + 1 + config.key_length
+      relevant[evidence : evidence + config.value_length] = True
 
     weight = np.where(answer >= 0, config.answer_weight, config.context_weight)
     return {
@@ -283,6 +286,7 @@ class Task:
       "outer_weight": weight[1:].astype(np.float32),
       "answer": answer[1:],
       "distance": distance[1:],
+      "relevant": relevant[1:],
     }
 
   def _values(self, rng, bound_P) -> np.ndarray:

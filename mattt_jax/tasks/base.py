@@ -45,6 +45,9 @@ class Example(TypedDict):
   outer_weight: np.ndarray  # [L] float32
   answer: np.ndarray  # [L] int32: which answer this target belongs to, or -1
   distance: np.ndarray  # [L] int32: tokens back to its evidence, or -1
+  # [L] bool: this target is asked for later, so a memory should keep it (an
+  # oracle of what to write; all False where a task cannot know).
+  relevant: np.ndarray
 
 
 class Config(Protocol):

@@ -113,4 +113,5 @@ class Task:
       "outer_weight": weight.copy(),
       "answer": np.full(length, -1, np.int32),
       "distance": np.full(length, -1, np.int32),
+      "relevant": np.zeros(length, bool),
     }

@@ -13,6 +13,15 @@ def build_learner(experiment: Experiment, vocab_size: int) -> Learner:
   """The learner of an experiment, initialised from its seed.
 
   Raises:
+    ValueError: as `build_recurrence`.
+  """
+  return experiment.baseline.make(experiment, vocab_size)
+
+
+def build_recurrence(experiment: Experiment, vocab_size: int) -> Learner:
+  """The transformer with the experiment's memory, and how it learns.
+
+  Raises:
     ValueError: `model.fast` matches nothing while the inner loop is on, or
       something that cannot be fast.
   """
@@ -30,4 +39,6 @@ def build_learner(experiment: Experiment, vocab_size: int) -> Learner:
       "parameter: set model.fast_mlp_dim > 0 and model.num_suffix > 0, or "
       "inner.enabled=False"
     )
-  return make_learner(model, experiment.inner, experiment.chunk)
+  return make_learner(
+    model, experiment.inner, experiment.chunk, experiment.coordination
+  )

@@ -44,6 +44,7 @@ def train_step(
   batch: Batch,
   *,
   inner: bool,
+  memory: bool,
 ) -> tuple[TrainState, Metrics]:
   """Makes one update of the slow parameters from a batch of arrays [B, L].
 
@@ -57,6 +58,7 @@ def train_step(
       batch,
       reduction=experiment.outer.reduction,
       inner=inner,
+      memory=memory,
       rate_scale=rate_scale(experiment.inner, state.step),
     )
 
@@ -85,14 +87,15 @@ def jit_train_step(
   state: TrainState,
   mesh: Mesh,
 ) -> jax.stages.Wrapped:
-  """Returns the jitted `step(state, batch, inner=...)`; it consumes `state`.
+  """Returns the jitted `step(state, batch, inner=..., memory=...)`.
 
-  The state keeps the placement it came with; metrics are replicated.
+  It consumes `state`, which keeps the placement it came with; metrics are
+  replicated.
   """
   placement = jax.tree.map(lambda x: x.sharding, state)
   return jax.jit(
     functools.partial(train_step, graphdef, optimizer, experiment),
-    static_argnames="inner",
+    static_argnames=("inner", "memory"),
     donate_argnums=0,
     out_shardings=(placement, sharding.replicated(mesh)),
   )

@@ -31,7 +31,7 @@ from mattt_jax.training.train_step import (
   init_state,
   jit_train_step,
 )
-from mattt_jax.ttt.coordination import inner_on
+from mattt_jax.ttt.coordination import parts_on
 from mattt_jax.ttt.inner_loop import Learner
 
 CHECKPOINTS = "checkpoints"
@@ -171,7 +171,7 @@ class _Run:
     self.jitted_step = jit_train_step(
       self.graphdef, optimizer, experiment, self.state, mesh
     )
-    self.compiled: dict[tuple[bool, int], Any] = {}
+    self.compiled: dict[tuple[bool, bool, int], Any] = {}
     self.batches = pipeline.train_batches(task, experiment)
     self.step = 0
     self.on_device: list[dict[str, Any]] = []  # metrics of the newest steps
@@ -219,12 +219,15 @@ class _Run:
     batch = next(self.batches)
     sequences, length = batch["tokens"].shape
     batch = sharding.put_batch(batch, self.mesh)
-    inner = inner_on(self.experiment.inner, self.step)
-    step_fn = self.compiled.get((inner, length))
+    inner, memory = parts_on(self.experiment, self.step)
+    kind = inner, memory, length
+    step_fn = self.compiled.get(kind)
     if step_fn is None:
       start = time.perf_counter()
-      lowered = self.jitted_step.lower(self.state, batch, inner=inner)
-      step_fn = self.compiled[inner, length] = lowered.compile()
+      lowered = self.jitted_step.lower(
+        self.state, batch, inner=inner, memory=memory
+      )
+      step_fn = self.compiled[kind] = lowered.compile()
       seconds = time.perf_counter() - start
       self.compile_seconds += seconds
       self.idle_seconds += seconds

@@ -15,6 +15,7 @@ class ContextState:
   memory: Any  # M_i
   cache: Any  # C_i
   position: Array  # int32, tokens read
+  replay: Any = None  # past chunks, where they are learned again
 
 
 class ChunkModel(Protocol):
@@ -33,10 +34,19 @@ class ChunkModel(Protocol):
 
   def read_prefix(self, tokens_L, cache, position) -> tuple[Array, Any]: ...
 
-  def forward(self, x_CxD, cache, memory, position) -> Any: ...
+  def forward(self, x_CxD, cache, memory, position) -> Any:
+    """`memory` None: as if there were none."""
 
   def token_loss(self, forward, targets_C) -> Array: ...
 
+  def read_loss(self, forward, targets_C) -> tuple[Array, Array]: ...
+
+  def memory_use(self, forward) -> Array: ...
+
+  def diagnostics(self, forward) -> dict[str, Array]: ...
+
   def next_token_probs(self, forward) -> Array: ...
 
-  def write(self, memory, forward, targets_C, surprise_C, valid_C) -> Any: ...
+  def write(
+    self, memory, forward, targets_C, surprise_C, relevant_C, valid_C
+  ) -> Any: ...

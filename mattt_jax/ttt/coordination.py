@@ -1,26 +1,53 @@
-"""When the inner loop learns during outer training.
+"""How fast weights and memory share the work.
 
-Trained jointly from the start, weights and memory learn the same thing and the
-memory, harder to start, ends unused. So the memory comes first (`start_step`),
-and afterwards a share of the steps runs without the inner loop (`off_share`),
-so that the memory stays able to answer alone.
+Trained jointly from the start, weights and memory learn the same thing, and the
+part that is harder to start ends unused. What can be done about it (each alone,
+`CoordinationConfig`): one part first; a part off in a share of the steps; a
+loss of the memory's own; what the inner loss is of; surprise deciding what the
+weights learn; an inner rate that looks at the memory; replay (`replay.py`).
 """
 
 import math
 
+import jax
 import jax.numpy as jnp
+from flax import nnx
+from jax import Array
 
-from mattt_jax.config import InnerConfig
+from mattt_jax.config import CoordinationConfig, Experiment, InnerConfig
 
 
-def inner_on(config: InnerConfig, step: int) -> bool:
-  """Whether the inner loop runs in outer step `step` (a host decision: the
-  two kinds of step are two compiled programs, and "off" costs no gradient)."""
-  if not config.enabled or step < config.start_step:
-    return False
-  after = step - config.start_step
-  share = config.off_share
-  return math.floor((after + 1) * share) == math.floor(after * share)
+def parts_on(experiment: Experiment, step: int) -> tuple[bool, bool]:
+  """Whether (inner loop, memory) are on in outer step `step` of training.
+
+  A host decision: each kind of step is a compiled program of its own, and what
+  is off costs nothing. The memory's share is counted over the steps with the
+  inner loop on, so that both are off together only before their starts.
+  """
+  c = experiment.coordination
+  inner = experiment.inner.enabled and _on(
+    step - c.inner_start, c.inner_off_share
+  )
+  memory = step >= c.memory_start
+  if memory and c.memory_off_share:
+    count = step - c.memory_start
+    if experiment.inner.enabled:
+      if not inner:
+        return inner, True
+      count = _number_on(step - c.inner_start, c.inner_off_share)
+    memory = _on(count, c.memory_off_share)
+  return inner, memory
+
+
+def _on(step: int, off_share: float) -> bool:
+  """Evenly spread: off in `off_share` of the steps from 0 on."""
+  off = math.floor((step + 1) * off_share) - math.floor(step * off_share)
+  return step >= 0 and off == 0
+
+
+def _number_on(steps: int, off_share: float) -> int:
+  """How many of steps 0 .. `steps` - 1 are on."""
+  return steps - math.floor(steps * off_share)
 
 
 def rate_scale(config: InnerConfig, step):
@@ -34,3 +61,28 @@ def rate_scale(config: InnerConfig, step):
     config.warmup_init + (config.learning_rate - config.warmup_init) * share
   )
   return rate / config.learning_rate
+
+
+class Coordination(nnx.Module):
+  """The parts of it that act inside a chunk; holds what is meta-learned."""
+
+  def __init__(self, config: CoordinationConfig):
+    self.config = config
+    if config.rate_from_memory:
+      self.rate_bias = nnx.Param(jnp.zeros((), jnp.float32))
+      self.rate_weight = nnx.Param(jnp.zeros((), jnp.float32))
+
+  def token_weight(self, weight_C: Array, loss_C: Array) -> Array:
+    """Weights of the inner loss: w loss^p, no gradient through the loss."""
+    if not self.config.surprise_power:
+      return weight_C
+    surprise_C = jnp.maximum(jax.lax.stop_gradient(loss_C), 1e-6)
+    return weight_C * surprise_C**self.config.surprise_power
+
+  def rate(self, memory_use_C: Array) -> Array | float:
+    """Multiplier of the inner rate, exp(a + b mean(memory_use)); 1 at init."""
+    if not self.config.rate_from_memory:
+      return 1.0
+    return jnp.exp(
+      self.rate_bias[...] + self.rate_weight[...] * jnp.mean(memory_use_C)
+    )

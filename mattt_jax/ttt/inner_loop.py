@@ -15,10 +15,12 @@ import optax
 from flax import nnx, struct
 from jax import Array
 
-from mattt_jax.config import InnerConfig
+from mattt_jax.config import CoordinationConfig, InnerConfig
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
+from mattt_jax.ttt import replay
 from mattt_jax.ttt.context_state import ChunkModel, ContextState
+from mattt_jax.ttt.coordination import Coordination
 from mattt_jax.ttt.inner_optimizer import InnerOptimizer
 
 
@@ -30,6 +32,7 @@ class Chunk:
   x_CxD: Array
   target_C: Array
   weight_C: Array
+  relevant_C: Array  # bool: an oracle's advice on what to write
 
 
 @struct.dataclass
@@ -40,16 +43,25 @@ class ChunkOutput:
   correct_C: Array  # bool: the most likely token was the target
   inner_loss: Array  # what the inner step descends
   inner_grad_norm: Array  # before clipping; 0 with the inner loop off
-  null_mass: Array  # share left to the model by a pointer memory, else 1
+  read_loss_C: Array  # the memory's own next-token loss, 0 where it has none
+  has_read_loss_C: Array  # bool
+  diagnostics: dict[str, Array]  # scalars of the model's `diagnostics`
 
 
 class Learner(nnx.Module):
   """A model and how it learns while it reads."""
 
-  def __init__(self, model: ChunkModel, inner: InnerOptimizer, chunk: int):
+  def __init__(
+    self,
+    model: ChunkModel,
+    inner: InnerOptimizer,
+    chunk: int,
+    coordination: CoordinationConfig = CoordinationConfig(),
+  ):
     self.model = model
     self.inner = inner
     self.chunk = chunk
+    self.coordination = Coordination(coordination)
 
   def init_state(
     self, context_length: int, streaming: bool = True
@@ -69,7 +81,36 @@ class Learner(nnx.Module):
       memory=self.model.init_memory(context_length),
       cache=self.model.init_cache(context_length, streaming),
       position=jnp.zeros((), jnp.int32),
+      replay=self._init_replay(context_length),
     )
+
+  def _init_replay(self, context_length: int):
+    if not self.coordination.config.replay:
+      return None
+    tokens_C = jnp.zeros((self.chunk,), jnp.int32)
+    cache = self.model.init_cache(context_length, False)
+    x_CxD = jax.eval_shape(
+      lambda: self.model.read_prefix(tokens_C, cache, 0)[0]
+    )
+    return replay.init(self.coordination.config, context_length, x_CxD)
+
+  def read_whole(
+    self,
+    tokens_L: Array,
+    targets_L: Array,
+    weight_L: Array,
+    relevant_L: Array,
+    *,
+    inner: bool = True,
+    memory: bool = True,
+    rate_scale: Array | float = 1.0,
+  ) -> ChunkOutput:
+    """Reads a sequence from an empty state, [n, ...]."""
+    state = self.init_state(len(tokens_L), streaming=False)
+    return read_sequence(
+      self, state, tokens_L, targets_L, weight_L, relevant_L,
+      inner=inner, memory=memory, rate_scale=rate_scale,
+    )[1]  # fmt: skip
 
   def state_bytes(self, context_length: int) -> dict[str, int]:
     """Bytes of each part of one sequence's state (fast weights count as state
@@ -80,15 +121,21 @@ class Learner(nnx.Module):
       "fast_weights": tree_bytes(state.fast) if learns else 0,
       "inner_optimizer": tree_bytes(state.inner_opt) if learns else 0,
       "memory": tree_bytes(state.memory),
+      "replay": tree_bytes(state.replay),
       "cache": tree_bytes(state.cache),
     }
 
 
-def make_learner(model: ChunkModel, config: InnerConfig, chunk: int) -> Learner:
+def make_learner(
+  model: ChunkModel,
+  config: InnerConfig,
+  chunk: int,
+  coordination: CoordinationConfig = CoordinationConfig(),
+) -> Learner:
   """A learner with an inner optimiser for the model's fast weights."""
   _, fast, _ = fast_weights.split(model)
   inner = InnerOptimizer(config, len(jax.tree.leaves(fast)))
-  return Learner(model, inner, chunk)
+  return Learner(model, inner, chunk, coordination)
 
 
 def weighted_mean(loss: Array, weight: Array) -> Array:
@@ -99,12 +146,67 @@ def weighted_mean(loss: Array, weight: Array) -> Array:
   return jnp.sum(weight * kept) / jnp.maximum(total, 1e-10)
 
 
+def inner_step(
+  learner: Learner,
+  loss_fn,
+  fast,
+  opt_state,
+  weight_C: Array,
+  rate_scale: Array | float,
+):
+  """One update of the fast weights.
+
+  Args:
+    learner: gives W_0 and the inner optimiser.
+    loss_fn: fast -> (loss, (aux, multiplier of the rate)).
+    fast: W.
+    opt_state: of the inner optimiser.
+    weight_C: a chunk without weight teaches nothing: not even decay, momentum.
+    rate_scale: multiplies the inner learning rate.
+
+  Returns:
+    (fast, opt_state), loss, aux, and the gradient's norm before the clip.
+  """
+  (loss, (aux, rate)), grads = jax.value_and_grad(loss_fn, has_aux=True)(fast)
+  if not learner.inner.config.second_order:
+    grads = jax.lax.stop_gradient(grads)
+  _, fast_0, _ = fast_weights.split(learner.model)
+  new = learner.inner.update(grads, opt_state, fast, fast_0, rate_scale * rate)
+  some = jnp.any(weight_C > 0)
+  new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, (fast, opt_state))
+  return new, loss, aux, jax.lax.stop_gradient(optax.tree.norm(grads))
+
+
+def replay_chunks(
+  learner: Learner, fast, opt_state, chunks, rate_scale: Array | float
+):
+  """One inner step on each of `chunks` (x_RxCxD, target_RxC, weight_RxC), read
+  without a past and without the memory; returns (fast, opt_state)."""
+  graphdef, _, slow = fast_weights.split(learner.model)
+  cache = learner.model.init_cache(chunks[0].shape[1], False)
+
+  def step(carry, chunk):
+    x_CxD, target_C, weight_C = chunk
+
+    def loss_fn(fast):
+      model = nnx.merge(graphdef, fast, slow)
+      forward = model.forward(x_CxD, cache, None, 0)
+      loss_C = model.token_loss(forward, target_C)
+      return weighted_mean(loss_C, weight_C), (None, 1.0)
+
+    carry, *_ = inner_step(learner, loss_fn, *carry, weight_C, rate_scale)
+    return carry, None
+
+  return jax.lax.scan(step, (fast, opt_state), chunks)[0]
+
+
 def read_chunk(
   learner: Learner,
   state: ContextState,
   chunk: Chunk,
   *,
   inner: bool = True,
+  memory: bool = True,
   rate_scale: Array | float = 1.0,
 ) -> tuple[ContextState, ChunkOutput]:
   """Reads one chunk that has passed the prefix.
@@ -114,64 +216,86 @@ def read_chunk(
     state: after the chunks before.
     chunk: C tokens.
     inner: False leaves the fast weights as they are (no gradient is taken).
+    memory: False neither reads nor writes the memory.
     rate_scale: multiplies the inner learning rate.
 
   Returns:
     The state after the chunk and what was computed before its update.
   """
-  graphdef, fast_0, slow = fast_weights.split(learner.model)
+  graphdef, _, slow = fast_weights.split(learner.model)
+  coordination, config = learner.coordination, learner.coordination.config
+  kept = state.memory if memory else None
 
   def inner_loss(fast):
     model = nnx.merge(graphdef, fast, slow)
-    forward = model.forward(
-      chunk.x_CxD, state.cache, state.memory, state.position
-    )
-    loss_C = model.token_loss(forward, chunk.target_C)
-    return weighted_mean(loss_C, chunk.weight_C), (loss_C, forward)
 
-  fast, inner_opt = state.fast, state.inner_opt
+    def read(memory):
+      forward = model.forward(chunk.x_CxD, state.cache, memory, state.position)
+      return forward, model.token_loss(forward, chunk.target_C)
+
+    forward, loss_C = read(kept)
+    learned_C = loss_C
+    if config.inner_loss == "without_memory" and kept is not None:
+      learned_C = read(None)[1]
+    weight_C = coordination.token_weight(chunk.weight_C, loss_C)
+    rate = coordination.rate(model.memory_use(forward))
+    loss = weighted_mean(learned_C, weight_C)
+    return loss, ((loss_C, forward), rate)
+
+  before = after = state.fast, state.inner_opt
   grad_norm = jnp.zeros(())
   if inner:
-    (loss, (loss_C, forward)), grads = jax.value_and_grad(
-      inner_loss, has_aux=True
-    )(fast)
-    if not learner.inner.config.second_order:
-      grads = jax.lax.stop_gradient(grads)
-    new = learner.inner.update(grads, inner_opt, fast, fast_0, rate_scale)
-    # A chunk without a valid target teaches nothing: not even decay, momentum.
-    some = jnp.any(chunk.weight_C > 0)
-    fast, inner_opt = jax.tree.map(
-      lambda a, b: jnp.where(some, a, b), new, (fast, inner_opt)
+    fast, inner_opt = before
+    if config.replay:
+      fast, inner_opt = replay_chunks(
+        learner,
+        *before,
+        replay.nearest(state.replay, config.replay),
+        rate_scale,
+      )
+    after, loss, (loss_C, forward), grad_norm = inner_step(
+      learner, inner_loss, fast, inner_opt, chunk.weight_C, rate_scale
     )
-    grad_norm = jax.lax.stop_gradient(optax.tree.norm(grads))
+    if config.replay and not config.replay_keep:
+      # What the chunk itself taught stays; what was replayed goes.
+      after = jax.tree.map(
+        lambda new, old, replayed: new - replayed + old,
+        after[0], before[0], fast,
+      ), after[1]  # fmt: skip
   else:
-    loss, (loss_C, forward) = inner_loss(fast)
+    loss, ((loss_C, forward), _) = inner_loss(state.fast)
 
   model = learner.model
-  pointer = getattr(forward, "pointer", None)
+  read_loss_C, has_read_loss_C = model.read_loss(forward, chunk.target_C)
   output = ChunkOutput(
     loss_C=loss_C,
     correct_C=jnp.argmax(model.next_token_probs(forward), -1) == chunk.target_C,
     inner_loss=loss,
     inner_grad_norm=grad_norm,
-    null_mass=jax.lax.stop_gradient(
-      jnp.mean(jnp.exp(pointer.log_null_C)) if pointer else jnp.ones(())
-    ),
+    read_loss_C=read_loss_C,
+    has_read_loss_C=has_read_loss_C,
+    diagnostics=model.diagnostics(forward),
   )
-  memory = model.write(
-    state.memory,
-    forward,
-    chunk.target_C,
-    jax.lax.stop_gradient(loss_C),
-    chunk.weight_C > 0,
-  )
-  cache = dataclasses.replace(state.cache, suffix=forward.cache)
+  written = state.memory
+  if memory:
+    written = model.write(
+      state.memory,
+      forward,
+      chunk.target_C,
+      jax.lax.stop_gradient(loss_C),
+      chunk.relevant_C,
+      chunk.weight_C > 0,
+    )
+  stored = state.replay
+  if stored is not None:
+    stored = replay.store(stored, chunk.x_CxD, chunk.target_C, chunk.weight_C)
   state = ContextState(
-    fast=fast,
-    inner_opt=inner_opt,
-    memory=memory,
-    cache=cache,
+    fast=after[0],
+    inner_opt=after[1],
+    memory=written,
+    cache=dataclasses.replace(state.cache, suffix=forward.cache),
     position=state.position + len(chunk.target_C),
+    replay=stored,
   )
   return state, output
 
@@ -182,8 +306,10 @@ def read_sequence(
   tokens_L: Array,
   targets_L: Array,
   weight_L: Array,
+  relevant_L: Array | None = None,
   *,
   inner: bool = True,
+  memory: bool = True,
   rate_scale: Array | float = 1.0,
 ) -> tuple[ContextState, ChunkOutput]:
   """Reads L tokens (whole chunks) on top of `state`.
@@ -198,18 +324,21 @@ def read_sequence(
   length, c = len(tokens_L), learner.chunk
   if length % c:
     raise ValueError(f"chunk={c} must divide length={length}")
+  if relevant_L is None:
+    relevant_L = jnp.zeros((length,), bool)
   x_LxD, cache = learner.model.read_prefix(
     tokens_L, state.cache, state.position
   )
   chunks = jax.tree.map(
     lambda x: x.reshape(length // c, c, *x.shape[1:]),
-    Chunk(x_LxD, targets_L, weight_L),
+    Chunk(x_LxD, targets_L, weight_L, relevant_L),
   )
 
   def body(suffix_state, chunk):
     return read_chunk(
-      learner, suffix_state, chunk, inner=inner, rate_scale=rate_scale
-    )
+      learner, suffix_state, chunk,
+      inner=inner, memory=memory, rate_scale=rate_scale,
+    )  # fmt: skip
 
   if learner.inner.config.remat:
     body = jax.checkpoint(body, prevent_cse=False)

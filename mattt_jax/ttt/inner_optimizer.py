@@ -2,6 +2,8 @@
 
     W_i = W_0 + r (W_{i-1} - W_0) - eta u_i,    u = optax transform of the grad
 
+and then, with `max_drift`, W_i - W_0 is scaled down to that norm.
+
 eta and r may be learned, one for each fast tensor; both then get their gradient
 from the meta loss.
 """
@@ -109,4 +111,11 @@ class InnerOptimizer(nnx.Module):
       if isinstance(r, Array) or r != 1.0:
         w = w_0 + r * (w - w_0)
       new.append(w - rate * rate_scale * u)
-    return jax.tree.unflatten(treedef, new), opt_state
+    new = jax.tree.unflatten(treedef, new)
+    if self.config.max_drift > 0:
+      drift = jax.tree.map(jnp.subtract, new, fast_0)
+      cap = clip_by_global_norm(self.config.max_drift)
+      new = jax.tree.map(
+        jnp.add, fast_0, cap.update(drift, optax.EmptyState())[0]
+      )
+    return new, opt_state

@@ -17,7 +17,6 @@ from mattt_jax.config import require_choice
 from mattt_jax.ttt.inner_loop import (
   ChunkOutput,
   Learner,
-  read_sequence,
   weighted_mean,
 )
 
@@ -29,6 +28,8 @@ class SequenceOutput:
   loss_BxL: Array  # of each token, before it was learned; unmasked
   correct_BxL: Array  # bool
   chunk_loss_Bxn: Array  # what each inner step descended
+  read_loss_BxL: Array  # the memory's own loss, 0 where it has none
+  has_read_loss_BxL: Array  # bool
   aux: dict[str, Array]  # scalars, averaged over the batch
 
 
@@ -37,40 +38,42 @@ def read_batch(
   batch: Mapping[str, Array],
   *,
   inner: bool = True,
+  memory: bool = True,
   rate_scale: Array | float = 1.0,
 ) -> SequenceOutput:
   """Reads B whole sequences, each from an empty state.
 
   Args:
     learner: model and inner optimiser.
-    batch: `tokens`, `targets`, `inner_weight`, each [B, L].
+    batch: `tokens`, `targets`, `inner_weight`, each [B, L], and `relevant` if
+      an oracle says what to write.
     inner: whether the fast weights learn while reading.
+    memory: whether the memory is read and written.
     rate_scale: multiplies the inner learning rate.
   """
-  length = batch["tokens"].shape[1]
+  tokens_BxL = batch["tokens"]
+  length = tokens_BxL.shape[1]
 
-  def read(tokens_L, targets_L, weight_L) -> ChunkOutput:
-    state = learner.init_state(length, streaming=False)
-    _, outputs = read_sequence(
-      learner,
-      state,
-      tokens_L,
-      targets_L,
-      weight_L,
-      inner=inner,
-      rate_scale=rate_scale,
-    )
-    return outputs
+  def read(tokens_L, targets_L, weight_L, relevant_L) -> ChunkOutput:
+    return learner.read_whole(
+      tokens_L, targets_L, weight_L, relevant_L,
+      inner=inner, memory=memory, rate_scale=rate_scale,
+    )  # fmt: skip
 
-  out = jax.vmap(read)(batch["tokens"], batch["targets"], batch["inner_weight"])
+  out = jax.vmap(read)(
+    tokens_BxL,
+    batch["targets"],
+    batch["inner_weight"],
+    batch.get("relevant", jnp.zeros(tokens_BxL.shape, bool)),
+  )
+  found = {"inner_grad_norm": out.inner_grad_norm, **out.diagnostics}
   return SequenceOutput(
     loss_BxL=out.loss_C.reshape(-1, length),
     correct_BxL=out.correct_C.reshape(-1, length),
     chunk_loss_Bxn=out.inner_loss,
-    aux={
-      "inner_grad_norm": jnp.mean(out.inner_grad_norm),
-      "null_mass": jnp.mean(out.null_mass),
-    },
+    read_loss_BxL=out.read_loss_C.reshape(-1, length),
+    has_read_loss_BxL=out.has_read_loss_C.reshape(-1, length),
+    aux={name: jnp.mean(value) for name, value in found.items()},
   )
 
 
@@ -94,13 +97,23 @@ def meta_loss(
   *,
   reduction: str = "tokens",
   inner: bool = True,
+  memory: bool = True,
   rate_scale: Array | float = 1.0,
 ) -> tuple[Array, SequenceOutput]:
-  """The mean over the batch of `sequence_loss` under `outer_weight` [B, L]."""
-  output = read_batch(learner, batch, inner=inner, rate_scale=rate_scale)
+  """The mean over the batch of `sequence_loss` under `outer_weight` [B, L],
+  plus the memory's own loss where `coordination.read_loss` says so."""
+  output = read_batch(
+    learner, batch, inner=inner, memory=memory, rate_scale=rate_scale
+  )
+  weight_BxL = batch["outer_weight"]
   loss_B = jax.vmap(
     lambda loss_L, weight_L: sequence_loss(
       loss_L, weight_L, learner.chunk, reduction
     )
-  )(output.loss_BxL, batch["outer_weight"])
-  return jnp.mean(loss_B), output
+  )(output.loss_BxL, weight_BxL)
+  loss = jnp.mean(loss_B)
+  share = learner.coordination.config.read_loss
+  if share:
+    own_BxL = jnp.where(output.has_read_loss_BxL, weight_BxL, 0.0)
+    loss += share * weighted_mean(output.read_loss_BxL, own_BxL)
+  return loss, output

@@ -1,0 +1,25 @@
+"""Baselines that the recurrence does not cover: learners of their own.
+
+A baseline's `Config.make` gives a `Learner` whose `read_whole` and
+`state_bytes` are its own; training and evaluation ask for nothing else.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from mattt_jax.config import Experiment
+  from mattt_jax.ttt.inner_loop import Learner
+
+
+@dataclasses.dataclass(frozen=True)
+class BaseConfig:
+  """What every baseline file's `Config` must offer."""
+
+  def make(self, experiment: "Experiment", vocab_size: int) -> "Learner":
+    """The learner, initialised from the experiment's seed."""
+    raise NotImplementedError
+
+  def check(self, experiment: "Experiment") -> None:
+    """Raises `ValueError` if a setting is unknown or does not fit."""
+    raise NotImplementedError

@@ -1,0 +1,78 @@
+"""Replay: the past chunks most like the last one are learned once more.
+
+TTT on nearest neighbours (2305.18466), inside one context. The chunks that are
+looked up are most like the chunk read LAST: the one about to be read would
+betray its later tokens to its earlier ones.
+
+Shapes: N chunks kept, C tokens of a chunk, D model, R chunks replayed.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import Array
+
+from mattt_jax.config import CoordinationConfig
+from mattt_jax.model.layers import unit
+
+
+@struct.dataclass
+class ReplayState:
+  """A ring of past chunks, after the prefix."""
+
+  key_NxD: Array  # unit mean of the chunk's prefix output
+  x_NxCxD: Array
+  target_NxC: Array
+  weight_NxC: Array
+  query_D: Array  # the key of the last chunk
+  written: Array  # int32
+
+
+def init(
+  config: CoordinationConfig, context_length: int, x_CxD: jax.ShapeDtypeStruct
+) -> ReplayState:
+  """An empty store for a context of that many tokens."""
+  chunk, dim = x_CxD.shape
+  n = config.replay_capacity or math.ceil(context_length / chunk)
+  n = max(n, config.replay)
+  return ReplayState(
+    key_NxD=jnp.zeros((n, dim), jnp.float32),
+    x_NxCxD=jnp.zeros((n, chunk, dim), x_CxD.dtype),
+    target_NxC=jnp.zeros((n, chunk), jnp.int32),
+    weight_NxC=jnp.zeros((n, chunk), jnp.float32),
+    query_D=jnp.zeros((dim,), jnp.float32),
+    written=jnp.zeros((), jnp.int32),
+  )
+
+
+def store(
+  state: ReplayState, x_CxD: Array, target_C: Array, weight_C: Array
+) -> ReplayState:
+  """Keeps the chunk in the place of the oldest; no gradient to what is kept
+  (what a chunk teaches when it is replayed, the meta-gradient sees)."""
+  share_C = weight_C / jnp.maximum(jnp.sum(weight_C), 1e-10)
+  key_D = unit(jax.lax.stop_gradient(share_C @ x_CxD).astype(jnp.float32))
+  at = state.written % len(state.key_NxD)
+  return ReplayState(
+    key_NxD=state.key_NxD.at[at].set(key_D),
+    x_NxCxD=state.x_NxCxD.at[at].set(jax.lax.stop_gradient(x_CxD)),
+    target_NxC=state.target_NxC.at[at].set(target_C),
+    weight_NxC=state.weight_NxC.at[at].set(weight_C),
+    query_D=key_D,
+    written=state.written + 1,
+  )
+
+
+def nearest(state: ReplayState, number: int):
+  """(x_RxCxD, target_RxC, weight_RxC), nearest first; the last chunk itself,
+  just learned from, is left out, and weights are 0 where there is none."""
+  n = len(state.key_NxD)
+  slot_N = jnp.arange(n)
+  last = (state.written - 1) % n
+  stored_N = (slot_N < state.written) & (slot_N != last)
+  score_N = jnp.where(stored_N, state.key_NxD @ state.query_D, -2.0)
+  score_R, at_R = jax.lax.top_k(score_N, number)
+  weight_RxC = state.weight_NxC[at_R] * (score_R > -1.5)[:, None]
+  return state.x_NxCxD[at_R], state.target_NxC[at_R], weight_RxC
