@@ -51,8 +51,8 @@ def evaluate(
     mesh: splits the sequences of a batch over its devices; default: one device.
 
   Returns:
-    A JSON value: `split`, `inner`, `memory`, and `lengths`, from the length (a string)
-    to what `Totals.summary` says.
+    A JSON value: `split`, `inner`, `memory`, and `lengths`, from the length (a
+    string) to what `Totals.summary` says.
 
   Raises:
     ValueError: unknown split, or sizes that do not fit.

@@ -24,6 +24,9 @@ from mattt_jax.ttt.coordination import Coordination
 from mattt_jax.ttt.inner_optimizer import InnerOptimizer
 
 
+_ALONE = CoordinationConfig()  # nothing is coordinated
+
+
 @struct.dataclass
 class Chunk:
   """C tokens after the prefix. `weight` 0: padding, neither learned from nor
@@ -56,7 +59,7 @@ class Learner(nnx.Module):
     model: ChunkModel,
     inner: InnerOptimizer,
     chunk: int,
-    coordination: CoordinationConfig = CoordinationConfig(),
+    coordination: CoordinationConfig = _ALONE,
   ):
     self.model = model
     self.inner = inner
@@ -130,7 +133,7 @@ def make_learner(
   model: ChunkModel,
   config: InnerConfig,
   chunk: int,
-  coordination: CoordinationConfig = CoordinationConfig(),
+  coordination: CoordinationConfig = _ALONE,
 ) -> Learner:
   """A learner with an inner optimiser for the model's fast weights."""
   _, fast, _ = fast_weights.split(model)

@@ -1,0 +1,216 @@
+"""A rule that holds for the whole document, applied to items far back.
+
+    | pairs, demonstrations, filler ........... | gap (filler) | queries |
+      PAIR k v   RULE x f(x)   PAIR k v  ...                     QUERY k f(v) ...
+
+f is a permutation of the symbols, drawn for each document and shown
+`demonstrations` times for each symbol. A query asks for f of the symbol that
+its key was bound to: the item has to be recalled exactly, and the rule, of
+which f(v) was never seen beside k, has to be applied to it. What stores pairs
+verbatim lacks the rule; what has learned the rule still needs the item.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mattt_jax.config import (
+  require,
+  require_at_least,
+  require_choice,
+  require_share,
+)
+from mattt_jax.tasks import base
+
+if TYPE_CHECKING:
+  from mattt_jax.config import Experiment
+
+PAIR, QUERY, RULE = 1, 2, 3  # token 0 is unused
+FIRST_KEY = 4  # keys, then symbols, then filler
+_UNIT = 3  # tokens of a pair, a demonstration, a query
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Settings; lengths and distances are in tokens."""
+
+  num_keys: int = 256
+  num_symbols: int = 16
+  num_fillers: int = 64
+  num_pairs: int = 32
+  num_queries: int = 16  # of different keys
+  rule: str = "permutation"  # or "shift": f(x) = x + s, or "identity"
+  demonstrations: int = 2  # of each symbol
+  interference: float = 0.5  # share of filler drawn from keys and symbols
+  gap_share: float = 0.3  # filler between pairs and queries, share of length
+  answer_weight: float = 8.0  # outer weight of the answers
+  context_weight: float = 1.0  # outer weight of every other target
+
+  def __post_init__(self):
+    for field, least in (("num_symbols", 2), ("num_fillers", 1),
+                         ("num_pairs", 1), ("num_queries", 1),
+                         ("demonstrations", 0), ("answer_weight", 0),
+                         ("context_weight", 0)):  # fmt: skip
+      require_at_least(f"task.{field}", getattr(self, field), least)
+    require(
+      self.num_queries <= self.num_pairs <= self.num_keys,
+      f"task.num_queries={self.num_queries} <= task.num_pairs="
+      f"{self.num_pairs} <= task.num_keys={self.num_keys} must hold: every "
+      "pair has a key of its own, every query another key",
+    )
+    require_choice("task.rule", self.rule, ("permutation", "shift", "identity"))
+    require(
+      0 <= self.interference <= 1,
+      f"task.interference={self.interference} must lie in [0, 1]",
+    )
+    require_share("task.gap_share", self.gap_share)
+    require(
+      self.answer_weight + self.context_weight > 0,
+      "task.answer_weight=0 and task.context_weight=0 leave nothing to "
+      "learn: make one of them positive",
+    )
+
+  @property
+  def first_symbol(self) -> int:
+    return FIRST_KEY + self.num_keys
+
+  @property
+  def first_filler(self) -> int:
+    return self.first_symbol + self.num_symbols
+
+  @property
+  def vocab_size(self) -> int:
+    return self.first_filler + self.num_fillers
+
+  def areas(self, length: int) -> tuple[int, int]:
+    """Where the area of pairs ends and where the queries start.
+
+    Raises:
+      ValueError: `length` cannot hold it all.
+    """
+    queries_at = length + 1 - self.num_queries * _UNIT
+    end = queries_at - round(self.gap_share * length)
+    items = self.num_pairs + self.demonstrations * self.num_symbols
+    require(
+      items * _UNIT <= end,
+      f"length={length} is too short for task.num_pairs={self.num_pairs}, "
+      f"{items - self.num_pairs} demonstrations and task.num_queries="
+      f"{self.num_queries} with task.gap_share={self.gap_share}: the first "
+      f"{end} tokens must hold {items * _UNIT}; use a longer one, fewer of "
+      "them, or a smaller gap_share",
+    )
+    return end, queries_at
+
+  def check(self, experiment: "Experiment") -> None:
+    """Raises `ValueError` where lengths do not fit or attention could answer
+    (its features reach num_layers * (window - 1) + 1 tokens back)."""
+    model = experiment.model
+    reach = model.num_layers * (model.window - 1) + 1
+    for field, lengths in (
+      ("length", (experiment.length,)),
+      ("eval.lengths", experiment.eval.lengths),
+      ("train.random_lengths", experiment.train.random_lengths),
+    ):
+      for length in lengths:
+        end, queries_at = self.areas(length)
+        distance = queries_at - end + _UNIT
+        require(
+          model.attention == "full" or distance > reach,
+          f"task.gap_share={self.gap_share} puts answers within {distance} "
+          f"tokens of their pair at {field}={length}, and attention reaches "
+          f"{reach}: use a larger gap_share, length, or a smaller model.window",
+        )
+
+
+class Task:
+  """Endless examples, each made from (seed, split, index) alone."""
+
+  def __init__(self, config: Config, seed: int):
+    self.config = config
+    self.seed = seed
+    self.vocab_size = config.vocab_size
+
+  def size(self, split: str, length: int) -> None:
+    """None: endless."""
+    base.require_split(split)
+
+  def train_length(self, length: int, step: int) -> int:
+    """Tokens of a training sequence: always `length`."""
+    del step
+    return length
+
+  def example(
+    self, split: str, index: int, length: int, step: int | None = None
+  ) -> base.Example:
+    """Example `index` of `split`, `length` tokens.
+
+    Raises:
+      ValueError: unknown split, negative index, or a length too short.
+    """
+    c = self.config
+    end, queries_at = c.areas(length)
+    rng = base.example_rng(self.seed, split, index)
+    rule_S = self._rule(rng)
+    keys_P = rng.choice(c.num_keys, c.num_pairs, replace=False) + FIRST_KEY
+    bound_P = rng.integers(c.num_symbols, size=c.num_pairs)
+    asked_Q = rng.choice(c.num_pairs, c.num_queries, replace=False)
+
+    seq = self._filler(rng, length + 1)
+    # Items in random order, at random places: all placements equally likely.
+    shown = np.repeat(np.arange(c.num_symbols), c.demonstrations)
+    kinds = rng.permutation(c.num_pairs + len(shown))
+    places = end - len(kinds) * (_UNIT - 1)
+    at_I = np.sort(rng.choice(places, len(kinds), replace=False))
+    at_I = at_I + np.arange(len(kinds)) * (_UNIT - 1)
+    pair_at_P = np.zeros(c.num_pairs, np.int64)
+    for kind, at in zip(kinds, at_I, strict=True):
+      if kind < c.num_pairs:
+        pair_at_P[kind] = at
+        seq[at : at + _UNIT] = [
+          PAIR, keys_P[kind], c.first_symbol + bound_P[kind]
+        ]  # fmt: skip
+      else:
+        x = shown[kind - c.num_pairs]
+        seq[at : at + _UNIT] = [
+          RULE, c.first_symbol + x, c.first_symbol + rule_S[x]
+        ]  # fmt: skip
+
+    answer = np.full(length + 1, -1, np.int32)
+    distance = np.full(length + 1, -1, np.int32)
+    relevant = np.zeros(length + 1, bool)
+    for query, pair in enumerate(asked_Q):
+      at = queries_at + query * _UNIT
+      seq[at : at + _UNIT] = [
+        QUERY, keys_P[pair], c.first_symbol + rule_S[bound_P[pair]]
+      ]  # fmt: skip
+      answer[at + 2] = query
+      distance[at + 2] = at - pair_at_P[pair]
+      relevant[pair_at_P[pair] + 2] = True
+    weight = np.where(answer >= 0, c.answer_weight, c.context_weight)
+    return {
+      "tokens": seq[:-1],
+      "targets": seq[1:],
+      "inner_weight": np.ones(length, np.float32),
+      "outer_weight": weight[1:].astype(np.float32),
+      "answer": answer[1:],
+      "distance": distance[1:],
+      "relevant": relevant[1:],
+    }
+
+  def _rule(self, rng) -> np.ndarray:
+    """f, as f(x) for each symbol."""
+    n = self.config.num_symbols
+    if self.config.rule == "permutation":
+      return rng.permutation(n)
+    shift = int(rng.integers(n)) if self.config.rule == "shift" else 0
+    return (np.arange(n) + shift) % n
+
+  def _filler(self, rng, number: int) -> np.ndarray:
+    c = self.config
+    foreign = rng.random(number) < c.interference
+    return np.where(
+      foreign,
+      rng.integers(FIRST_KEY, c.first_filler, number),
+      rng.integers(c.first_filler, c.vocab_size, number),
+    ).astype(np.int32)
