@@ -1,5 +1,6 @@
 """Associative memory against its recurrence, token by token in NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,8 +17,10 @@ def make(**changes):
     num_heads=HEADS, key_dim=KEY, value_dim=VALUE, **changes
   ).make(DIM, 4, nnx.Rngs(0))
   rng = np.random.default_rng(1)
-  for name in ("strength_bias", "strength_weight", "gate_bias", "gate_weight"):
-    parameter = getattr(memory, name)
+  for parameter in (
+    memory.strength_bias, memory.strength_weight,
+    memory.gate.bias, memory.gate.weight,
+  ):  # fmt: skip
     parameter[...] = jnp.asarray(rng.normal(size=parameter[...].shape))
   memory.decay_logit[...] = jnp.asarray([0.5, 2.0])  # one a head
   return memory
@@ -39,7 +42,7 @@ def heads(x, w, unit=False):
 def by_hand(memory, pairs):
   """S_t = a S_{t-1} + b k (v - k a S_{t-1}), for each head."""
   x = normed(pairs.hidden_CxD)
-  k, v = heads(x, memory.wk, True), heads(pairs.next_embedding_CxD, memory.wv)
+  k, v = heads(x, memory.wk, True), heads(pairs.value_CxD, memory.wv)
   strength = sigmoid(
     memory.strength_bias[...] + x @ np.asarray(memory.strength_weight[...])
   )
@@ -57,24 +60,23 @@ def text(seed=0):
   rng = np.random.default_rng(seed)
   return Pairs(
     hidden_CxD=rng.normal(size=(LENGTH, DIM)).astype(np.float32),
-    next_embedding_CxD=rng.normal(size=(LENGTH, DIM)).astype(np.float32),
+    value_CxD=rng.normal(size=(LENGTH, DIM)).astype(np.float32),
     next_token_C=np.zeros(LENGTH, np.int32),
     surprise_C=np.zeros(LENGTH, np.float32),
+    gradient_C=np.zeros(LENGTH, np.float32),
+    relevant_C=np.zeros(LENGTH, bool),
     valid_C=rng.random(LENGTH) < 0.8,
   )
+
+
+def rows(pairs, which):
+  return jax.tree.map(lambda x: jnp.asarray(x[which]), pairs)
 
 
 def write(memory, pairs, chunk=LENGTH):
   state = memory.init_state(LENGTH)
   for i in range(0, LENGTH, chunk):
-    part = slice(i, i + chunk)
-    state = memory.write(
-      state,
-      Pairs(*(jnp.asarray(x[part]) for x in (
-        pairs.hidden_CxD, pairs.next_embedding_CxD, pairs.next_token_C,
-        pairs.surprise_C, pairs.valid_C,
-      ))),
-    )  # fmt: skip
+    state = memory.write(state, rows(pairs, slice(i, i + chunk)))
   return state
 
 
@@ -95,7 +97,7 @@ def test_read_is_gated():
   asked = np.random.default_rng(4).normal(size=(5, DIM)).astype(np.float32)
   x, matrix = normed(asked), by_hand(memory, pairs)
   out = np.einsum("chk,hke->che", heads(x, memory.wq, True), matrix)
-  gate = memory.gate_bias[...] + x @ np.asarray(memory.gate_weight[...])
+  gate = memory.gate.bias[...] + x @ np.asarray(memory.gate.weight[...])
   expected = out.reshape(5, -1) @ np.asarray(memory.wo[...])
   expected *= sigmoid(gate)[:, None]
   read = memory.read(write(memory, pairs), jnp.asarray(asked))
@@ -111,7 +113,7 @@ def test_a_pair_is_recalled_and_replaced():
   pairs.valid_C[[2, -1]] = True
   matrix = write(memory, pairs).matrix_HxKxE
   k = heads(normed(pairs.hidden_CxD[-1:]), memory.wk, True)[0]
-  v = heads(pairs.next_embedding_CxD[-1:], memory.wv)[0]
+  v = heads(pairs.value_CxD[-1:], memory.wv)[0]
   np.testing.assert_allclose(
     np.einsum("hk,hke->he", k, matrix), v, rtol=1e-4, atol=1e-5
   )

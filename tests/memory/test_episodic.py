@@ -18,10 +18,12 @@ def make(**changes):
   )
   memory = episodic.Config(**settings | changes).make(DIM, CHUNK, nnx.Rngs(0))
   rng = np.random.default_rng(1)
-  for name in ("wk", "null_weight", "gate_weight"):
-    if hasattr(memory, name):  # or they would be zero, or those of queries
-      parameter = getattr(memory, name)
-      parameter[...] = jnp.asarray(rng.normal(size=parameter[...].shape))
+  # Or they would be zero, or those of queries.
+  changed = [memory.wk, memory.null_weight]
+  if memory.config.read == "residual":
+    changed.append(memory.gate.weight)
+  for parameter in changed:
+    parameter[...] = jnp.asarray(rng.normal(size=parameter[...].shape))
   return memory
 
 
@@ -30,9 +32,11 @@ def text(length=3 * CHUNK, seed=0):
   rng = np.random.default_rng(seed)
   return Pairs(
     hidden_CxD=rng.normal(size=(length, DIM)).astype(np.float32),
-    next_embedding_CxD=rng.normal(size=(length, DIM)).astype(np.float32),
+    value_CxD=rng.normal(size=(length, DIM)).astype(np.float32),
     next_token_C=rng.integers(0, VOCAB, length).astype(np.int32),
     surprise_C=np.ones(length, np.float32),
+    gradient_C=np.ones(length, np.float32),
+    relevant_C=np.ones(length, bool),
     valid_C=rng.random(length) < 0.8,
   )
 
@@ -104,9 +108,10 @@ def expected_residual(memory, pairs, top_k=0):
   score, null = scores(memory, pairs, ASKED)
   null = np.broadcast_to(null[None, :, None], (*score.shape[:2], 1))
   mass = softmax(np.concatenate([null, best(score, top_k)], axis=-1))
-  value = projected(pairs.next_embedding_CxD, memory.wv)
+  value = projected(pairs.value_CxD, memory.wv)
   out = np.einsum("hcm,mhk->chk", mass[..., 1:], value)
-  gate = memory.gate_bias[...] + normed(memory, ASKED) @ memory.gate_weight[...]
+  gate = normed(memory, ASKED) @ memory.gate.weight[...]
+  gate += memory.gate.bias[...]
   out = out.reshape(len(ASKED), -1) @ np.asarray(memory.wo[...])
   return out / (1 + np.exp(-np.asarray(gate)))[:, None]
 

@@ -38,9 +38,11 @@ def pairs(seed=0, valid=(True,) * CHUNK, dtype=jnp.float32):
   rng = np.random.default_rng(seed)
   return Pairs(
     hidden_CxD=jnp.asarray(rng.normal(size=(CHUNK, DIM)), dtype),
-    next_embedding_CxD=jnp.asarray(rng.normal(size=(CHUNK, DIM)), jnp.float32),
+    value_CxD=jnp.asarray(rng.normal(size=(CHUNK, DIM)), jnp.float32),
     next_token_C=jnp.asarray(rng.integers(0, VOCAB, CHUNK), jnp.int32),
     surprise_C=jnp.asarray(rng.random(CHUNK), jnp.float32),
+    gradient_C=jnp.asarray(rng.random(CHUNK), jnp.float32),
+    relevant_C=jnp.asarray(rng.random(CHUNK) < 0.5),
     valid_C=jnp.asarray(valid),
   )
 
