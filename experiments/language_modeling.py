@@ -8,24 +8,20 @@ up to 16 times as far. The default text is the Python standard library's own
 source; `--config.task.source=directory:PATH` reads any text files.
 
 Arguments: `tiny` (a few steps of a small model, to see that it runs), `seed`,
-and `system`: swa (sliding-window attention alone), ttt (TTT-E2E,
-arXiv 2512.23675), swa_episodic, ttt_episodic.
+and `system`, as in `recall.py`.
 """
 
 from ml_collections import ConfigDict
 
-from mattt_jax.config import parse_arg, require_choice, template
-
-SYSTEMS = ("swa", "ttt", "swa_episodic", "ttt_episodic")
+from mattt_jax import systems
+from mattt_jax.config import parse_arg, template
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
   args = parse_arg(arg, tiny=False, system="ttt", seed=0)
-  require_choice("system", args.system, SYSTEMS)
-  attention, _, memory = args.system.partition("_")
 
-  config = template("language_modeling", memory or "none")
+  config = template("language_modeling")
   config.seed = args.seed
   config.length = 512
   config.chunk = 64
@@ -35,10 +31,6 @@ def get_config(arg: str = "") -> ConfigDict:
     mlp_dim=256, fast_mlp_dim=256, init_std=0.1, embedding_std=1.0,
     tie_embeddings=False,
   )  # fmt: skip
-  config.inner.enabled = attention == "ttt"
-  # Half of the steps with the inner loop off: the same model then also reads
-  # well without learning, which makes "off" a fair comparison.
-  config.coordination.inner_off_share = 0.5 if config.inner.enabled else 0.0
   config.outer.update(learning_rate=3e-3, final_learning_rate=3e-4)
   config.train.update(steps=150, checkpoint_every=50)
   config.eval.update(lengths=(512, 2048, 8192), sequences=8, batch_size=2)
@@ -49,4 +41,8 @@ def get_config(arg: str = "") -> ConfigDict:
                         fast_mlp_dim=32)  # fmt: skip
     config.train.update(steps=4, log_every=1, checkpoint_every=2)
     config.eval.update(lengths=(64, 128), sequences=2)
+  systems.apply(config, args.system)
+  # Half of the steps with the inner loop off: the same model then also reads
+  # well without learning, which makes "off" a fair comparison.
+  config.coordination.inner_off_share = 0.5 if config.inner.enabled else 0.0
   return config

@@ -1,43 +1,29 @@
 r"""Associative recall under interference, one system at a time.
 
-    python -m mattt_jax.main --workdir=runs/recall/ttt_episodic \
-      --config=experiments/recall.py:system=ttt_episodic,seed=0
+    python -m mattt_jax.main --workdir=runs/recall/ttt_memory \
+      --config=experiments/recall.py:system=ttt_memory,seed=0
 
 16 key-value pairs, then questions about them, further back than attention can
 reach; 80 % of the filler is made of the tokens of keys and values. Trained at
 256 tokens, evaluated at 1x to 16x that length.
 
 Arguments: `tiny` (a few steps of a small model, to see that it runs), `seed`,
-and `system`:
-  swa             sliding-window attention alone
-  ttt             TTT-E2E (arXiv 2512.23675): fast weights, no memory
-  swa_episodic    sliding window + pairs read by a pointer
-  ttt_episodic    both; the memory first, then the inner loop in half the steps
-  swa_associative sliding window + delta-rule matrix
-  ttt_associative both
+`hard` (64 pairs of 1024 keys, at 512 tokens: more than the fast weights of this
+model hold), and `system`, one of those that `mattt list` shows, or made of
+parts: `swa`, `ttt`, `swa_<memory>`, `ttt_<memory>`.
 """
 
 from ml_collections import ConfigDict
 
-from mattt_jax.config import parse_arg, require_choice, template
-
-SYSTEMS = (
-  "swa",
-  "ttt",
-  "swa_episodic",
-  "ttt_episodic",
-  "swa_associative",
-  "ttt_associative",
-)
+from mattt_jax import systems
+from mattt_jax.config import parse_arg, template
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
-  args = parse_arg(arg, tiny=False, system="ttt_episodic", seed=0)
-  require_choice("system", args.system, SYSTEMS)
-  attention, _, memory = args.system.partition("_")
+  args = parse_arg(arg, tiny=False, hard=False, system="ttt_memory", seed=0)
 
-  config = template("associative_recall", memory or "none")
+  config = template("associative_recall")
   config.seed = args.seed
   config.length = 256
   config.chunk = 32
@@ -50,13 +36,14 @@ def get_config(arg: str = "") -> ConfigDict:
   config.task.interference = 0.8
   config.task.answer_weight = 8.0
   config.task.interference_ramp = (0, 60)
-  config.inner.enabled = attention == "ttt"
-  if args.system == "ttt_episodic":
-    config.coordination.inner_start = 80
-    config.coordination.inner_off_share = 0.5
   config.outer.learning_rate = 5e-3
   config.train.steps = 200
   config.eval.lengths = (256, 512, 1024, 2048, 4096)
+  if args.hard:
+    config.length = 512
+    config.task.update(num_keys=1024, num_pairs=64, num_queries=24,
+                       gap_share=0.3)  # fmt: skip
+    config.eval.update(lengths=(512, 2048, 8192), batch_size=4)
 
   if args.tiny:
     config.length = 64
@@ -64,9 +51,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.batch_size = 2
     config.model.update(dim=16, num_heads=2, window=8, mlp_dim=32,
                         fast_mlp_dim=32)  # fmt: skip
-    config.task.update(num_pairs=2, num_queries=2)
+    config.task.update(num_pairs=2, num_queries=2, gap_share=0.5)
     config.train.update(steps=4, log_every=1, checkpoint_every=2)
-    config.coordination.inner_start = min(config.coordination.inner_start, 1)
     config.task.interference_ramp = (0, 2)
     config.eval.update(lengths=(64, 128), sequences=4, batch_size=2)
+  systems.apply(config, args.system)
   return config

@@ -44,6 +44,7 @@ class Config:
   updates: int = 0  # more pairs, each binding a bound key to another value
   interference: float = 0.8  # share of filler drawn from keys and values
   gap_share: float = 0.5  # filler between pairs and queries, share of length
+  out_of_reach: bool = True  # refuse answers that attention can reach
   answer_weight: float = 1.0  # outer weight of the values of the queries
   context_weight: float = 1.0  # outer weight of every other target
   # Interference rises linearly from 0 at the first of these steps to its
@@ -199,7 +200,8 @@ class Config:
         f"{field}={length} must be a multiple of chunk={chunk}",
       )
       distance = self.min_distance(length)
-      if model.attention == "window" and distance <= reach:
+      windowed = model.attention == "window" and self.out_of_reach
+      if windowed and distance <= reach:
         gap = reach + 1 - self.unit  # the least that is out of reach
         fixes = ["use a smaller model.window"]
         if gap < length:

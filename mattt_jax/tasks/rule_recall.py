@@ -1,7 +1,7 @@
 """A rule that holds for the whole document, applied to items far back.
 
-    | pairs, demonstrations, filler ........... | gap (filler) | queries |
-      PAIR k v   RULE x f(x)   PAIR k v  ...                     QUERY k f(v) ...
+    | pairs, demonstrations, filler ........ | gap (filler) | queries |
+      PAIR k v   RULE x f(x)   PAIR k v ...                   QUERY k f(v) ...
 
 f is a permutation of the symbols, drawn for each document and shown
 `demonstrations` times for each symbol. A query asks for f of the symbol that
@@ -44,6 +44,7 @@ class Config:
   demonstrations: int = 2  # of each symbol
   interference: float = 0.5  # share of filler drawn from keys and symbols
   gap_share: float = 0.3  # filler between pairs and queries, share of length
+  out_of_reach: bool = True  # refuse answers that attention can reach
   answer_weight: float = 8.0  # outer weight of the answers
   context_weight: float = 1.0  # outer weight of every other target
 
@@ -116,7 +117,9 @@ class Config:
         end, queries_at = self.areas(length)
         distance = queries_at - end + _UNIT
         require(
-          model.attention == "full" or distance > reach,
+          model.attention == "full"
+          or distance > reach
+          or not self.out_of_reach,
           f"task.gap_share={self.gap_share} puts answers within {distance} "
           f"tokens of their pair at {field}={length}, and attention reaches "
           f"{reach}: use a larger gap_share, length, or a smaller model.window",

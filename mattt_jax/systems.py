@@ -1,0 +1,198 @@
+"""Every system that is compared, as a change of an experiment's settings.
+
+    @_system("one line about it")
+    def name(config): ...
+
+is the one registration: `mattt list` shows it, `experiments/*.py:system=name`
+trains it, `mattt compare --systems=name` measures it. `apply` starts from an
+experiment's own sizes (model, task, steps) and changes nothing of them but what
+makes the system.
+
+Names outside of the table are made of parts: `swa` or `ttt`, and `_<memory>`
+("ttt_episodic", "swa_slots"): the 2x2 of TTT on or off, memory on or off.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from mattt_jax import registry
+from mattt_jax.config import MEMORIES, entry
+
+_INNER_OFF = dict(inner_start=0, inner_off_share=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+  """A name, one line about it, and what it changes."""
+
+  name: str
+  summary: str
+  change: Callable[[ConfigDict], None]
+
+
+SYSTEMS: dict[str, System] = {}
+
+
+def _system(summary: str):
+  def register(change):
+    SYSTEMS[change.__name__] = System(change.__name__, summary, change)
+    return change
+
+  return register
+
+
+def names() -> tuple[str, ...]:
+  """The table's names, then those made of parts."""
+  return (*SYSTEMS, *_parts())
+
+
+def summaries() -> dict[str, str]:
+  """One line about each system of the table."""
+  return {name: system.summary for name, system in SYSTEMS.items()}
+
+
+def apply(config: ConfigDict, name: str) -> None:
+  """Turns the settings into those of system `name`.
+
+  Raises:
+    ValueError: unknown name; the message lists the names there are.
+  """
+  if name not in names():
+    raise ValueError(
+      f"system={name!r} is not known{registry.suggest(name, names())}"
+    )
+  _inner(config, False)
+  _memory(config, "none")
+  config.baseline = entry("baseline", "none")
+  if name in SYSTEMS:
+    SYSTEMS[name].change(config)
+    return
+  attention, _, memory = name.partition("_")
+  if memory:
+    _memory(config, memory)
+  _inner(config, attention == "ttt")
+  if memory and attention == "ttt":
+    _memory_first(config)
+
+
+def _parts() -> tuple[str, ...]:
+  memories = [m for m in registry.names(MEMORIES) if m != "none"]
+  whole = [f"{a}_{m}" for m in memories for a in ("swa", "ttt")]
+  return ("swa", "ttt", *whole)
+
+
+def _inner(config: ConfigDict, on: bool) -> None:
+  config.inner.enabled = on
+  config.coordination.update(_INNER_OFF)
+
+
+def _memory(config: ConfigDict, name: str, **settings) -> None:
+  config.memory = entry("memory", name)
+  config.memory.update(settings)
+
+
+def _memory_first(config: ConfigDict) -> None:
+  """The memory learns first, and keeps being trained to answer alone."""
+  config.coordination.inner_start = round(0.4 * config.train.steps)
+  config.coordination.inner_off_share = 0.5
+
+
+# Without a memory.
+
+
+@_system("transformer, full attention: the whole context in view")
+def full_attention(config: ConfigDict) -> None:
+  config.model.attention = "full"
+
+
+@_system("transformer, sliding-window attention alone")
+def sliding_window(config: ConfigDict) -> None:
+  del config
+
+
+@_system("sliding window as wide as the bytes of an episodic memory allow")
+def sliding_window_equal_bytes(config: ConfigDict) -> None:
+  # A slot of the pointer memory: a key of num_heads * head_dim float32, an id,
+  # a flag. A window position: key and value, dim each, in every block.
+  memory = entry("memory", "episodic")
+  slot = 4 * memory.num_heads * memory.head_dim + 4 + 1
+  position = 4 * 2 * config.model.dim * config.model.num_layers
+  slots = memory.capacity or config.length
+  config.model.window += round(slots * slot / position)
+  if "out_of_reach" in config.task:  # what a wide window reaches, it may
+    config.task.out_of_reach = False
+
+
+@_system("all suffix mixing by the gated delta rule (2412.06464)")
+def gated_delta_net(config: ConfigDict) -> None:
+  config.model.suffix_mixer = "gated_delta"
+
+
+# Test-time training without a memory.
+
+
+@_system("TTT-E2E (2512.23675): fast MLPs, meta-learned, second order")
+def ttt_e2e(config: ConfigDict) -> None:
+  _inner(config, True)
+
+
+@_system("TTT-E2E with first-order meta-gradients")
+def ttt_e2e_first_order(config: ConfigDict) -> None:
+  _inner(config, True)
+  config.inner.second_order = False
+
+
+@_system("dynamic evaluation (1709.07432): gradient steps at test time only")
+def dynamic_evaluation(config: ConfigDict) -> None:
+  _inner(config, True)
+  config.coordination.inner_start = config.train.steps  # never in training
+  config.inner.learning_rate = 0.1  # not meta-learned, so kept small
+
+
+@_system("TTT on nearest neighbours (2305.18466), inside one context")
+def ttt_nn(config: ConfigDict) -> None:
+  _inner(config, True)
+  config.baseline = entry("baseline", "ttt_nn")
+
+
+@_system("PERK (2507.06415): LoRA learned from unordered segments")
+def perk(config: ConfigDict) -> None:
+  _inner(config, True)
+  config.baseline = entry("baseline", "perk")
+
+
+# A memory without test-time training.
+
+
+@_system("Memorizing Transformer (2203.08913): top-k over stored key-values")
+def memorizing_transformer(config: ConfigDict) -> None:
+  _memory(config, "episodic", read="residual", address="hidden",
+          value="hidden", stop_gradient_keys=True)  # fmt: skip
+
+
+@_system("Infini-attention (2404.07143): normalised linear memory")
+def infini_attention(config: ConfigDict) -> None:
+  _memory(config, "associative", rule="linear", features="elu",
+          address="hidden", value="hidden")  # fmt: skip
+
+
+@_system("Titans (2501.00663): an MLP memory with momentum and forgetting")
+def titans(config: ConfigDict) -> None:
+  _memory(config, "neural", address="hidden", value="hidden")
+
+
+@_system("retrieval-augmented transformer: past chunks in front of the window")
+def rag(config: ConfigDict) -> None:
+  config.baseline = entry("baseline", "rag")
+
+
+# Both.
+
+
+@_system("memory-augmented TTT, this project's default")
+def ttt_memory(config: ConfigDict) -> None:
+  _memory(config, "episodic")
+  _inner(config, True)
+  _memory_first(config)
