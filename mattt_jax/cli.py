@@ -1,4 +1,4 @@
-"""The command `mattt`: train, evaluate, demo, list."""
+"""The command `mattt`: train, evaluate, compare, demo, list."""
 
 import dataclasses
 import difflib
@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 import mattt_jax
 from mattt_jax import config as config_lib
 from mattt_jax import main as main_lib
-from mattt_jax import registry
+from mattt_jax import registry, systems
 from mattt_jax.main import Command, UsageError, launch
 
 _COLUMNS = ("loss", "other_loss", "answer_accuracy", "answer_exact_match")
@@ -68,6 +68,10 @@ def _define_evaluate(values: flags.FlagValues) -> None:
     "inner", None, "read with the inner loop on; default: eval.inner",
     flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_bool(
+    "memory", None, "read with the memory on; default: eval.memory",
+    flag_values=values,
+  )  # fmt: skip
   flags.DEFINE_integer(
     "sequences", None, "at each length; default: eval.sequences",
     flag_values=values,
@@ -80,7 +84,7 @@ def _define_evaluate(values: flags.FlagValues) -> None:
 
 def _evaluate(values: flags.FlagValues) -> None:
   workdir = main_lib.required(values, "workdir", "runs/recall")
-  lengths = _parse_lengths(values.lengths)
+  lengths = _parse_numbers("lengths", values.lengths)
   main_lib.keep_compiled_programs()
   given = values.config and config_lib.from_config_dict(values.config)
   from mattt_jax.evaluation.evaluator import evaluate
@@ -91,6 +95,8 @@ def _evaluate(values: flags.FlagValues) -> None:
   )
   if values.inner and not trained.inner.enabled:
     raise UsageError("--inner: this experiment has inner.enabled=False")
+  if values.memory and trained.memory.read is None:
+    raise UsageError("--memory: this experiment has no memory")
   changed: dict[str, Any] = {}
   if lengths:
     changed["lengths"] = lengths
@@ -107,6 +113,7 @@ def _evaluate(values: flags.FlagValues) -> None:
     trainer.make_task(trained),
     values.split,
     inner=values.inner,
+    memory=values.memory,
     step=step,
   )
   result = {"workdir": str(workdir), "step": step, **result}
@@ -117,12 +124,12 @@ def _evaluate(values: flags.FlagValues) -> None:
   print(f"Written to {out}")
 
 
-def _parse_lengths(text: str | None) -> tuple[int, ...]:
+def _parse_numbers(flag: str, text: str | None) -> tuple[int, ...]:
   try:
     return tuple(int(part) for part in (text or "").split(",") if part)
   except ValueError:
     raise UsageError(
-      f"--lengths={text!r} must be whole numbers, as --lengths=256,512"
+      f"--{flag}={text!r} must be whole numbers, as --{flag}=256,512"
     ) from None
 
 
@@ -140,6 +147,34 @@ def evaluation_table(result: dict[str, Any]) -> str:
       cells.append(f"{'-' if value is None else f'{value:.4f}':>{len(name)}}")
     lines.append("  ".join(cells))
   return "\n".join(lines)
+
+
+def _define_compare(values: flags.FlagValues) -> None:
+  for name, default, about in (
+    ("task", "recall", "an experiment: recall, rule"),
+    ("systems", None, "names of `mattt list`, or 2x2:MEMORY; a,b,c"),
+    ("seeds", "0", "0,1,2"),
+    ("arg", "", "more arguments of the experiment: tiny, hard"),
+    ("out", "runs/compare", "directory of the runs and the table"),
+  ):
+    flags.DEFINE_string(name, default, about, flag_values=values)
+  flags.DEFINE_integer(
+    "steps", 0, "outer steps of each; 0: as the experiment says",
+    lower_bound=0, flag_values=values,
+  )  # fmt: skip
+
+
+def _compare(values: flags.FlagValues) -> None:
+  names = main_lib.required(values, "systems", "2x2:episodic").split(",")
+  seeds = _parse_numbers("seeds", values.seeds)
+  main_lib.keep_compiled_programs()
+  from mattt_jax.scaling import compare
+
+  out = pathlib.Path(values.out)
+  rows = compare.compare(
+    values.task, names, seeds, out, arg=values.arg, steps=values.steps
+  )
+  print(f"\n{compare.table(rows)}\n\nRows and table are in {out}/")
 
 
 def _define_demo(values: flags.FlagValues) -> None:
@@ -163,6 +198,10 @@ def _list(values: flags.FlagValues) -> None:
     ("Tasks", registry.summaries(config_lib.TASKS)),
     ("Memories", registry.summaries(config_lib.MEMORIES)),
     (
+      "Systems (system=NAME; also swa, ttt, swa_MEMORY, ttt_MEMORY)",
+      systems.summaries(),
+    ),
+    (
       "Experiments (mattt train --config=NAME:ARG --workdir=DIR)",
       {name: registry.summary(path) for name, path in experiments.items()},
     ),
@@ -184,6 +223,12 @@ COMMANDS = {
     define=_define_evaluate,
     takes_config=True,
   ),
+  "compare": Command(
+    about="Trains and measures several systems under one budget.",
+    example="--task=recall --systems=2x2:episodic,rag --seeds=1,2,3 --arg=hard",
+    run=_compare,
+    define=_define_compare,
+  ),
   "demo": Command(
     about="Trains and compares three learners, in under 10 minutes.",
     example="--out=runs/demo",
@@ -191,7 +236,7 @@ COMMANDS = {
     define=_define_demo,
   ),
   "list": Command(
-    about="Lists the tasks, the memories and the experiments.",
+    about="Lists the tasks, memories, systems and experiments.",
     example="",
     run=_list,
   ),

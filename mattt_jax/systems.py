@@ -1,7 +1,8 @@
 """Every system that is compared, as a change of an experiment's settings.
 
-    @_system("one line about it")
-    def name(config): ...
+    @_system
+    def name(config):
+      'One line about it.'
 
 is the one registration: `mattt list` shows it, `experiments/*.py:system=name`
 trains it, `mattt compare --systems=name` measures it. `apply` starts from an
@@ -35,12 +36,10 @@ class System:
 SYSTEMS: dict[str, System] = {}
 
 
-def _system(summary: str):
-  def register(change):
-    SYSTEMS[change.__name__] = System(change.__name__, summary, change)
-    return change
-
-  return register
+def _system(change):
+  summary = change.__doc__.rstrip(".")
+  SYSTEMS[change.__name__] = System(change.__name__, summary, change)
+  return change
 
 
 def names() -> tuple[str, ...]:
@@ -53,16 +52,21 @@ def summaries() -> dict[str, str]:
   return {name: system.summary for name, system in SYSTEMS.items()}
 
 
+def require_known(name: str) -> None:
+  """Raises `ValueError`, which lists the names there are, unless it is one."""
+  if name not in names():
+    raise ValueError(
+      f"system={name!r} is not known{registry.suggest(name, names())}"
+    )
+
+
 def apply(config: ConfigDict, name: str) -> None:
   """Turns the settings into those of system `name`.
 
   Raises:
     ValueError: unknown name; the message lists the names there are.
   """
-  if name not in names():
-    raise ValueError(
-      f"system={name!r} is not known{registry.suggest(name, names())}"
-    )
+  require_known(name)
   _inner(config, False)
   _memory(config, "none")
   config.baseline = entry("baseline", "none")
@@ -102,18 +106,20 @@ def _memory_first(config: ConfigDict) -> None:
 # Without a memory.
 
 
-@_system("transformer, full attention: the whole context in view")
+@_system
 def full_attention(config: ConfigDict) -> None:
+  """Transformer, full attention: the whole context in view."""
   config.model.attention = "full"
 
 
-@_system("transformer, sliding-window attention alone")
+@_system
 def sliding_window(config: ConfigDict) -> None:
-  del config
+  """Transformer, sliding-window attention alone."""
 
 
-@_system("sliding window as wide as the bytes of an episodic memory allow")
+@_system
 def sliding_window_equal_bytes(config: ConfigDict) -> None:
+  """Sliding window as wide as the bytes of an episodic memory allow."""
   # A slot of the pointer memory: a key of num_heads * head_dim float32, an id,
   # a flag. A window position: key and value, dim each, in every block.
   memory = entry("memory", "episodic")
@@ -125,40 +131,46 @@ def sliding_window_equal_bytes(config: ConfigDict) -> None:
     config.task.out_of_reach = False
 
 
-@_system("all suffix mixing by the gated delta rule (2412.06464)")
+@_system
 def gated_delta_net(config: ConfigDict) -> None:
+  """All suffix mixing by the gated delta rule (2412.06464)."""
   config.model.suffix_mixer = "gated_delta"
 
 
 # Test-time training without a memory.
 
 
-@_system("TTT-E2E (2512.23675): fast MLPs, meta-learned, second order")
+@_system
 def ttt_e2e(config: ConfigDict) -> None:
+  """TTT-E2E (2512.23675): fast MLPs, meta-learned, second order."""
   _inner(config, True)
 
 
-@_system("TTT-E2E with first-order meta-gradients")
+@_system
 def ttt_e2e_first_order(config: ConfigDict) -> None:
+  """TTT-E2E with first-order meta-gradients."""
   _inner(config, True)
   config.inner.second_order = False
 
 
-@_system("dynamic evaluation (1709.07432): gradient steps at test time only")
+@_system
 def dynamic_evaluation(config: ConfigDict) -> None:
+  """Dynamic evaluation (1709.07432): gradient steps at test time only."""
   _inner(config, True)
   config.coordination.inner_start = config.train.steps  # never in training
   config.inner.learning_rate = 0.1  # not meta-learned, so kept small
 
 
-@_system("TTT on nearest neighbours (2305.18466), inside one context")
+@_system
 def ttt_nn(config: ConfigDict) -> None:
+  """TTT on nearest neighbours (2305.18466), inside one context."""
   _inner(config, True)
   config.baseline = entry("baseline", "ttt_nn")
 
 
-@_system("PERK (2507.06415): LoRA learned from unordered segments")
+@_system
 def perk(config: ConfigDict) -> None:
+  """PERK (2507.06415): LoRA learned from unordered segments."""
   _inner(config, True)
   config.baseline = entry("baseline", "perk")
 
@@ -166,33 +178,38 @@ def perk(config: ConfigDict) -> None:
 # A memory without test-time training.
 
 
-@_system("Memorizing Transformer (2203.08913): top-k over stored key-values")
+@_system
 def memorizing_transformer(config: ConfigDict) -> None:
+  """Memorizing Transformer (2203.08913): top-k over stored key-values."""
   _memory(config, "episodic", read="residual", address="hidden",
           value="hidden", stop_gradient_keys=True)  # fmt: skip
 
 
-@_system("Infini-attention (2404.07143): normalised linear memory")
+@_system
 def infini_attention(config: ConfigDict) -> None:
+  """Infini-attention (2404.07143): normalised linear memory."""
   _memory(config, "associative", rule="linear", features="elu",
           address="hidden", value="hidden")  # fmt: skip
 
 
-@_system("Titans (2501.00663): an MLP memory with momentum and forgetting")
+@_system
 def titans(config: ConfigDict) -> None:
+  """Titans (2501.00663): an MLP memory with momentum and forgetting."""
   _memory(config, "neural", address="hidden", value="hidden")
 
 
-@_system("retrieval-augmented transformer: past chunks in front of the window")
+@_system
 def rag(config: ConfigDict) -> None:
+  """Retrieval-augmented transformer: past chunks in front of the window."""
   config.baseline = entry("baseline", "rag")
 
 
 # Both.
 
 
-@_system("memory-augmented TTT, this project's default")
+@_system
 def ttt_memory(config: ConfigDict) -> None:
+  """Memory-augmented TTT, this project's default."""
   _memory(config, "episodic")
   _inner(config, True)
   _memory_first(config)

@@ -114,7 +114,7 @@ class Block(nnx.Module):
       x_CxD, the cache, and (hidden_CxD that the memory is asked with, what it
       answered, that answer's share of the residual stream), None without one.
     """
-    asked = None
+    asked: tuple[Array, ResidualRead | None, Array | None] | None = None
 
     def recall(x_CxD, place):
       nonlocal asked
@@ -182,6 +182,9 @@ class Transformer(nnx.Module):
       self.head = normal_param(rngs, (c.dim, vocab_size), c.init_std)
     if isinstance(memory, BaseConfig) and memory.read == "pointer":
       self.pointer = memory.make(c.dim, chunk, rngs)
+      if self.feeds:
+        self.speak_bias = nnx.Param(jnp.zeros((), jnp.float32))
+        self.speak_weight = nnx.Param(jnp.zeros((c.dim,), jnp.float32))
     fast_weights.mark(self, c.fast)
 
   # State carried from chunk to chunk.
@@ -245,6 +248,7 @@ class Transformer(nnx.Module):
       pointer = self.pointer.read(memory.pointer, address_CxD)
       if self.feeds:
         x_CxD = x_CxD + self._expected_embedding(pointer).astype(x_CxD.dtype)
+        pointer = self._speak(pointer, address_CxD)
     if self.config.num_suffix:
 
       def step(block, x_CxD, block_state):
@@ -290,6 +294,23 @@ class Transformer(nnx.Module):
       self.embedding[...][read.token_CxJ],
     )
 
+  def _speak(self, read: PointerRead, address_CxD: Array) -> PointerRead:
+    """The part of a read that is also a prediction of the next token.
+
+    What is fed to the suffix may be needed where it is not itself the answer.
+    """
+    logit_C = self.speak_bias[...] + (
+      rms_normalize(address_CxD, 1e-6) @ self.speak_weight[...]
+    )
+    recalled_C = jax.nn.logsumexp(read.log_prob_CxJ, axis=-1)
+    return PointerRead(
+      token_CxJ=read.token_CxJ,
+      log_prob_CxJ=read.log_prob_CxJ + jax.nn.log_sigmoid(logit_C)[:, None],
+      log_null_C=jnp.logaddexp(
+        read.log_null_C, recalled_C + jax.nn.log_sigmoid(-logit_C)
+      ),
+    )
+
   def token_loss(self, forward: Forward, targets_C: Array) -> Array:
     """-log p(target) of each token, [C]; p is mixed with the pointer's."""
     log_prob_C = _log_prob(forward.logits_CxV, targets_C)
@@ -310,9 +331,9 @@ class Transformer(nnx.Module):
     """
     if forward.pointer is not None:
       p = forward.pointer
-      hit_C = jnp.any(p.token_CxJ == targets_C[:, None], axis=-1)
-      hit_C &= p.log_null_C < -1e-6  # an empty memory recalls nothing
       hits_C = jax.nn.logsumexp(_hits(p, targets_C), axis=-1)
+      # An empty slot holds some token, too, and an empty memory recalls none.
+      hit_C = (hits_C > -1e29) & (p.log_null_C < -1e-6)
       loss_C = jax.nn.logsumexp(p.log_prob_CxJ, axis=-1) - hits_C
       return jnp.where(hit_C, loss_C, 0.0), hit_C
     if forward.reads is not None:
@@ -344,7 +365,7 @@ class Transformer(nnx.Module):
     if forward.pointer is not None:
       null = jnp.mean(jnp.exp(forward.pointer.log_null_C))
       gate = share = 1 - null
-    elif forward.reads is not None:
+    elif forward.reads is not None and forward.read_share_SxC is not None:
       null = jnp.mean(forward.reads.null_C)
       gate = jnp.mean(jnp.abs(forward.reads.gate_C))
       share = jnp.mean(forward.read_share_SxC)

@@ -17,3 +17,14 @@ def markdown(
   rule = "|---" * (len(columns) + 1) + "|"
   body = [f"| {k} | " + " | ".join(cells) + " |" for k, cells in rows.items()]
   return [head, rule, *body]
+
+
+def summary(values: Sequence[float | None], digits: int = 3) -> str:
+  """One value as it is, several as "mean [lowest, highest]", none as "-"."""
+  there = [x for x in values if x is not None]
+  if not there:
+    return "-"
+  shown = [
+    f"{x:,.{digits}f}" for x in (statistics.mean(there), min(there), max(there))
+  ]
+  return shown[0] if len(there) == 1 else f"{shown[0]} [{shown[1]}, {shown[2]}]"

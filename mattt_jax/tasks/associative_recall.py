@@ -192,6 +192,14 @@ class Config:
     lengths = [("length", experiment.length)]
     lengths += [("task.lengths", n) for n in self.lengths]
     lengths += [("eval.lengths", n) for n in experiment.eval.lengths]
+    lengths += [
+      ("train.random_lengths", n) for n in experiment.train.random_lengths
+    ]
+    require(
+      not self.lengths or not experiment.train.random_lengths,
+      f"task.lengths={self.lengths} does nothing with train.random_lengths="
+      f"{experiment.train.random_lengths}: choose one of them",
+    )
     model, chunk = experiment.model, experiment.chunk
     reach = model.num_layers * (model.window - 1) + 1
     for field, length in lengths:

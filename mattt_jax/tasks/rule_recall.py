@@ -1,12 +1,14 @@
 """A rule that holds for the whole document, applied to items far back.
 
     | pairs, demonstrations, filler ........ | gap (filler) | queries |
-      PAIR k v   RULE x f(x)   PAIR k v ...                   QUERY k f(v) ...
+      PAIR k v   RULE x f(x)   PAIR k v ...          QUERY k f(v)  RULE x f(x)
 
 f is a permutation of the symbols, drawn for each document and shown
 `demonstrations` times for each symbol. A query asks for f of the symbol that
 its key was bound to: the item has to be recalled exactly, and the rule, of
-which f(v) was never seen beside k, has to be applied to it. What stores pairs
+which f(v) was never seen beside k, has to be applied to it. Among the queries
+stand `num_rule_queries` plain ones, of the rule alone; they are scored, but are
+no answers. What stores pairs
 verbatim lacks the rule; what has learned the rule still needs the item.
 """
 
@@ -40,19 +42,20 @@ class Config:
   num_fillers: int = 64
   num_pairs: int = 32
   num_queries: int = 16  # of different keys
+  num_rule_queries: int = 16  # of the rule alone
   rule: str = "permutation"  # or "shift": f(x) = x + s, or "identity"
   demonstrations: int = 2  # of each symbol
   interference: float = 0.5  # share of filler drawn from keys and symbols
   gap_share: float = 0.3  # filler between pairs and queries, share of length
   out_of_reach: bool = True  # refuse answers that attention can reach
-  answer_weight: float = 8.0  # outer weight of the answers
+  answer_weight: float = 8.0  # outer weight of what the queries ask for
   context_weight: float = 1.0  # outer weight of every other target
 
   def __post_init__(self):
     for field, least in (("num_symbols", 2), ("num_fillers", 1),
                          ("num_pairs", 1), ("num_queries", 1),
-                         ("demonstrations", 0), ("answer_weight", 0),
-                         ("context_weight", 0)):  # fmt: skip
+                         ("demonstrations", 0), ("num_rule_queries", 0),
+                         ("answer_weight", 0), ("context_weight", 0)):  # fmt: skip
       require_at_least(f"task.{field}", getattr(self, field), least)
     require(
       self.num_queries <= self.num_pairs <= self.num_keys,
@@ -90,7 +93,8 @@ class Config:
     Raises:
       ValueError: `length` cannot hold it all.
     """
-    queries_at = length + 1 - self.num_queries * _UNIT
+    queries = self.num_queries + self.num_rule_queries
+    queries_at = length + 1 - queries * _UNIT
     end = queries_at - round(self.gap_share * length)
     items = self.num_pairs + self.demonstrations * self.num_symbols
     require(
@@ -182,15 +186,25 @@ class Task:
     answer = np.full(length + 1, -1, np.int32)
     distance = np.full(length + 1, -1, np.int32)
     relevant = np.zeros(length + 1, bool)
-    for query, pair in enumerate(asked_Q):
-      at = queries_at + query * _UNIT
+    scored = np.zeros(length + 1, bool)
+    order = rng.permutation(c.num_queries + c.num_rule_queries)
+    for place, query in enumerate(order):
+      at = queries_at + place * _UNIT
+      scored[at + 2] = True
+      if query >= c.num_queries:
+        x = rng.integers(c.num_symbols)
+        seq[at : at + _UNIT] = [
+          RULE, c.first_symbol + x, c.first_symbol + rule_S[x]
+        ]  # fmt: skip
+        continue
+      pair = asked_Q[query]
       seq[at : at + _UNIT] = [
         QUERY, keys_P[pair], c.first_symbol + rule_S[bound_P[pair]]
       ]  # fmt: skip
       answer[at + 2] = query
       distance[at + 2] = at - pair_at_P[pair]
       relevant[pair_at_P[pair] + 2] = True
-    weight = np.where(answer >= 0, c.answer_weight, c.context_weight)
+    weight = np.where(scored, c.answer_weight, c.context_weight)
     return {
       "tokens": seq[:-1],
       "targets": seq[1:],

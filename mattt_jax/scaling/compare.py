@@ -1,0 +1,214 @@
+"""Several systems on one task, under one budget, in one table.
+
+Each system is trained in OUT/<system>/<seed> (finished runs are not repeated,
+broken ones go on) and evaluated by context length; also with the inner loop
+off, and with the memory off, at the training length.
+"""
+
+import collections
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from flax import nnx
+
+from mattt_jax import config as config_lib
+from mattt_jax import sharding, systems
+from mattt_jax.config import Experiment
+from mattt_jax.data import pipeline
+from mattt_jax.evaluation.evaluator import evaluate
+from mattt_jax.main import load_config
+from mattt_jax.scaling import collect, cost_model, tables
+from mattt_jax.training import trainer
+from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.meta_loss import read_batch
+
+ROWS_FILE, TABLE_FILE = "compare.jsonl", "compare.md"
+
+
+def expand(names: Sequence[str]) -> list[str]:
+  """The systems meant: "2x2:MEMORY" is TTT on or off x memory on or off.
+
+  Raises:
+    ValueError: an unknown name, or none.
+  """
+  found: list[str] = []
+  for name in names:
+    square, _, memory = name.partition(":")
+    if square == "2x2" and memory:
+      found += ["swa", "ttt", f"swa_{memory}", f"ttt_{memory}"]
+    else:
+      found.append(name)
+  config_lib.require(bool(found), "systems is empty: name at least one")
+  for name in found:
+    systems.require_known(name)
+  return list(dict.fromkeys(found))
+
+
+def compare(
+  task: str,
+  names: Sequence[str],
+  seeds: Sequence[int],
+  out: pathlib.Path,
+  *,
+  arg: str = "",
+  steps: int = 0,
+) -> list[dict[str, Any]]:
+  """Trains and measures; writes compare.jsonl and compare.md in `out`.
+
+  Args:
+    task: an experiment file's name ("recall", "rule").
+    names: of systems, or "2x2:MEMORY".
+    seeds: each system is trained once with each.
+    out: directory.
+    arg: more arguments of the experiment ("hard").
+    steps: outer steps of each; 0: as the experiment says.
+
+  Returns:
+    A row for each system and seed.
+
+  Raises:
+    ValueError: an unknown name, or settings that do not fit; all are checked
+      before anything is trained.
+  """
+  runs = []
+  for name in expand(names):
+    for seed in seeds:
+      parts = [*filter(None, [arg]), f"system={name}", f"seed={seed}"]
+      config = load_config(f"{task}:{','.join(parts)}")
+      if steps:
+        config.train.steps = steps
+        systems.apply(config, name)  # schedules depend on the steps
+      experiment = config_lib.from_config_dict(config)
+      runs.append((name, seed, experiment))
+  rows = []
+  for name, seed, experiment in runs:
+    print(f"\n== {name}, seed {seed}", flush=True)
+    rows.append(_measure(task, name, seed, experiment, out))
+    # After each run: an interruption loses none.
+    (out / ROWS_FILE).write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (out / TABLE_FILE).write_text(table(rows) + "\n")
+  return rows
+
+
+def _measure(
+  task: str, name: str, seed: int, experiment: Experiment, out: pathlib.Path
+) -> dict[str, Any]:
+  workdir = out / name / str(seed)
+  done = workdir / "compare.json"
+  config = config_lib.to_dict(experiment)
+  digest = collect.config_hash(config)
+  if done.exists():
+    row = json.loads(done.read_text())
+    if row["config_hash"] == digest:
+      return row
+  mesh = sharding.make_mesh(1)
+  result = trainer.train(experiment, workdir, mesh=mesh)
+  learner, step = trainer.load_learner(experiment, workdir)
+  by_length = result["evaluation"]["lengths"]
+  row = {
+    "task": task,
+    "system": name,
+    "seed": seed,
+    "config_hash": digest,
+    "commit": collect.commit(),
+    "step": step,
+    "parameters": _parameters(learner),
+    "flops_per_token": flops_per_token(experiment, learner),
+    "train_tokens_per_second": result["train"].get("tokens_per_second"),
+    "state_bytes": {n: learner.state_bytes(int(n)) for n in by_length},
+    "lengths": by_length,
+    "switched_off": _switched_off(experiment, learner, step),
+    "config": config,
+  }
+  done.write_text(json.dumps(row) + "\n")
+  return row
+
+
+def _parameters(learner: Learner) -> int:
+  return sum(x.size for x in jax.tree.leaves(nnx.state(learner)))
+
+
+def flops_per_token(experiment: Experiment, learner: Learner) -> float:
+  """Matrix-product FLOPs of reading a token of a training sequence, inner steps
+  and memory included (nothing of the outer backward pass)."""
+  task = trainer.make_task(experiment)
+  batch = next(pipeline.eval_batches(task, "tune", experiment.length, 1, 1))
+  graphdef, params = nnx.split(learner)
+
+  def read(params, batch):
+    inner = experiment.inner.enabled
+    return read_batch(nnx.merge(graphdef, params), batch, inner=inner).loss_BxL
+
+  return cost_model.matmul_flops(read, params, batch) / experiment.length
+
+
+def _switched_off(experiment: Experiment, learner: Learner, step: int):
+  """Answers at the training length without a part that is there."""
+  task = trainer.make_task(experiment)
+  found = {}
+  for part, there in (
+    ("inner", experiment.inner.enabled),
+    ("memory", experiment.memory.read is not None),
+  ):
+    if there:
+      result = evaluate(
+        experiment, learner, task, "test", (experiment.length,),
+        step=step, **{part: False},
+      )  # fmt: skip
+      found[part] = result["lengths"][str(experiment.length)]
+  return found
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+  """Markdown: answer accuracy by context length (mean over the seeds, with the
+  lowest and highest if there are several), and what each system costs."""
+  by_system = collections.defaultdict(list)
+  for row in rows:
+    by_system[row["system"]].append(row)
+  lengths = sorted({n for row in rows for n in row["lengths"]}, key=int)
+  longest = lengths[-1]
+  head = [
+    *(f"{n}" for n in lengths),
+    "inner off",
+    "memory off",
+    "other loss",
+    "parameters",
+    f"state at {longest}, KiB",
+    "kFLOP/token",
+    "train tokens/s",
+  ]
+  cells = {}
+  for name, found in by_system.items():
+
+    def accuracy(pick, found=found):
+      return tables.summary([pick(row)["answer_accuracy"] for row in found])
+
+    first = found[0]
+    cells[name] = [
+      *(accuracy(lambda row, n=n: row["lengths"].get(n)) for n in lengths),
+      *(
+        accuracy(lambda row, part=part: row["switched_off"][part])
+        if part in first["switched_off"]
+        else "-"
+        for part in ("inner", "memory")
+      ),
+      tables.summary([row["lengths"][longest]["other_loss"] for row in found]),
+      f"{first['parameters']:,}",
+      f"{sum(first['state_bytes'][longest].values()) / 1024:,.0f}",
+      f"{first['flops_per_token'] / 1000:,.0f}",
+      tables.summary([row["train_tokens_per_second"] for row in found], 0),
+    ]
+  seeds = sorted({row["seed"] for row in rows})
+  return "\n".join(
+    [
+      f"{rows[0]['task']}: answer accuracy on the test split by context length "
+      f"(tokens), {rows[0]['step']} outer steps, seeds "
+      f'{", ".join(map(str, seeds))}. "Off" is at the training length; '
+      '"other loss" is of the tokens that are not answers, at the longest.',
+      "",
+      *tables.markdown("system", head, cells),
+    ]
+  )
