@@ -177,9 +177,10 @@ class CoordinationConfig:
       ("after_read", "without_memory"),
     )
     require(
-      not self.replay_capacity or self.replay <= self.replay_capacity,
-      f"coordination.replay={self.replay} must be <= "
-      f"coordination.replay_capacity={self.replay_capacity}, the chunks kept",
+      not self.replay_capacity or self.replay < self.replay_capacity,
+      f"coordination.replay={self.replay} must be < "
+      f"coordination.replay_capacity={self.replay_capacity}: the newest of the "
+      "chunks kept is not replayed",
     )
 
 

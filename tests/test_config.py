@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from mattt_jax import config as config_lib
 from mattt_jax import registry, strict
 
+MEMORY_NAMES = ", ".join(registry.names(config_lib.MEMORIES))
 BAD_VALUES = {
   int: ("3", 3.0, True, None),
   float: ("1e-3", True, None, float("nan"), float("inf"), 10**400),
@@ -17,9 +18,11 @@ BAD_VALUES = {
 }
 
 
-def settings(task="associative_recall", memory="episodic", /, **changes):
+def settings(
+  task="associative_recall", memory="episodic", baseline="none", /, **changes
+):
   """A valid tree of settings, with `changes` of "a.b" fields (a__b)."""
-  tree = config_lib.template(task, memory).to_dict()
+  tree = config_lib.template(task, memory, baseline).to_dict()
   for path, value in changes.items():
     *groups, field = path.split("__")
     node = tree
@@ -72,14 +75,15 @@ def test_settings_are_frozen_and_hashable():
     # names
     (dict(model__windwo=3), "unknown field model.windwo: expected one of dim,"),
     (dict(model__windwo=3), "Did you mean 'window'?"),
-    (dict(legnth=3), "unknown field legnth: expected one of task, memory,"),
+    (dict(legnth=3), "unknown field legnth: expected one of task, memory, "
+     "baseline, seed,"),
     (dict(task__pairs=3), "unknown field task.pairs: expected one of"),
     (dict(memory__name="episodci"), "unknown name 'episodci' in memory: "
-     "expected one of associative, episodic, none"),
+     f"expected one of {MEMORY_NAMES}"),
     (dict(task__name="recal"), "unknown name 'recal' in tasks: expected one"),
     (dict(task__name=3), "must be a ConfigDict with a name: one of"),
     (dict(memory=None), "memory=None must be a ConfigDict with a name: one of "
-     "associative, episodic, none"),
+     f"{MEMORY_NAMES}"),
     (dict(model=3), "model=3 must be a ConfigDict of the fields of "
      "ModelConfig"),
     (dict(model__attention="windowed"), "model.attention='windowed' is not "
@@ -92,6 +96,12 @@ def test_settings_are_frozen_and_hashable():
      "length of 144"),
     (dict(eval__lengths=(256, 500)), "chunk=32 must divide eval.lengths=500: "
      "use a length of 512"),
+    (dict(train__random_lengths=(256, 500)), "chunk=32 must divide "
+     "train.random_lengths=500: use a length of 512"),
+    (dict(train__random_lengths=(64,)), "length=64 is too short for task"),
+    (dict(train__random_lengths=(512,), task__lengths=(256,),
+          task__lengths_until=(3,)), "task.lengths=(256,) does nothing with "
+     "train.random_lengths=(512,): choose one"),
     (dict(eval__lengths=(0,)), "chunk=32 must divide eval.lengths=0: use a "
      "length of 32"),
     (dict(length=0), "length=0 must be at least 1"),
@@ -117,7 +127,6 @@ def test_settings_are_frozen_and_hashable():
     (dict(inner__learning_rate=-1.0), "inner.learning_rate=-1.0 must be at "
      "least 0"),
     (dict(inner__warmup_steps=-1), "inner.warmup_steps=-1 must be at least 0"),
-    (dict(inner__start_step=-1), "inner.start_step=-1 must be at least 0"),
     (dict(inner__clip_norm=-1.0), "inner.clip_norm=-1.0 must be at least 0"),
     (dict(inner__momentum=1.0), "inner.momentum=1.0 must lie in [0, 1)"),
     (dict(inner__b2=1.5), "inner.b2=1.5 must lie in [0, 1)"),
@@ -127,8 +136,41 @@ def test_settings_are_frozen_and_hashable():
     (dict(inner__learn_retention=True), "needs inner.retention < 1"),
     (dict(inner__learn_rate=True, inner__learning_rate=0.0),
      "inner.learn_rate=True needs inner.learning_rate > 0"),
-    (dict(inner__off_share=1.0), "inner.off_share=1.0 must lie in [0, 1)"),
-    (dict(inner__off_share=-0.1), "inner.off_share=-0.1 must lie in [0, 1)"),
+    (dict(inner__max_drift=-1.0), "inner.max_drift=-1.0 must be at least 0"),
+    # coordination
+    *(
+      ({f"coordination__{field}": -1},
+       f"coordination.{field}=-1 must be at least 0")
+      for field in ("inner_start", "memory_start", "replay", "replay_capacity")
+    ),
+    *(
+      ({f"coordination__{field}": value},
+       f"coordination.{field}={value} must lie in [0, 1)")
+      for field in ("inner_off_share", "memory_off_share")
+      for value in (1.0, -0.1)
+    ),
+    *(
+      ({f"coordination__{field}": -0.5},
+       f"coordination.{field}=-0.5 must be at least 0")
+      for field in ("read_loss", "surprise_power")
+    ),
+    (dict(coordination__inner_loss="both"), "coordination.inner_loss='both' is "
+     "not known: use one of after_read, without_memory"),
+    (dict(coordination__replay=2, coordination__replay_capacity=2),
+     "coordination.replay=2 must be < coordination.replay_capacity=2"),
+    *(
+      ({f"coordination__{field}": value, "inner__enabled": False},
+       f"coordination.{field}={value} needs inner.enabled=True")
+      for field, value in (("inner_start", 1), ("inner_off_share", 0.5),
+                           ("surprise_power", 1.0), ("rate_from_memory", True),
+                           ("replay", 1))
+    ),
+    *(
+      ({f"coordination__{field}": value, "memory": {"name": "none"}},
+       f"coordination.{field}={value} needs a memory, but there is none")
+      for field, value in (("memory_start", 1), ("memory_off_share", 0.5),
+                           ("read_loss", 1.0), ("rate_from_memory", True))
+    ),
     # outer loop, training, evaluation
     (dict(outer__learning_rate=-1.0), "outer.learning_rate=-1.0 must be at"),
     (dict(outer__weight_decay=-0.1), "outer.weight_decay=-0.1 must be at"),
@@ -169,6 +211,7 @@ def all_fields():
   for key, package in (
     ("task", config_lib.TASKS),
     ("memory", config_lib.MEMORIES),
+    ("baseline", config_lib.BASELINES),
   ):
     for name in registry.names(package):
       cls = registry.load(package, name).Config
@@ -198,7 +241,9 @@ CASES = [case if len(case) == 3 else ({}, *case) for case in all_fields()]
 def test_every_field_refuses_every_wrong_type(names, path, hint):
   for bad in bad_values(hint):
     tree = settings(
-      names.get("task", "associative_recall"), names.get("memory", "episodic")
+      names.get("task", "associative_recall"),
+      names.get("memory", "episodic"),
+      names.get("baseline", "none"),
     )
     node = tree
     for group in path[:-1]:

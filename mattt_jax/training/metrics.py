@@ -120,7 +120,7 @@ def parameter_counts(params: nnx.State) -> dict[str, int]:
   for path, variable in nnx.to_flat_state(params):
     if isinstance(variable, FastWeight):
       kind = "fast"
-    elif path[0] == "inner":
+    elif path[0] in ("inner", "coordination"):
       kind = "inner"
     elif {"memory", "pointer"} & set(path):
       kind = "memory"

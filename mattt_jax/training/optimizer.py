@@ -27,14 +27,18 @@ def learning_rate(config: OuterConfig, steps: int) -> optax.Schedule:
 
 
 def decay_mask(params: Any) -> Any:
-  """Says which parameters weight decay shrinks: all but the inner optimiser's.
+  """Says which parameters weight decay shrinks: all but those of the update.
 
   The published recipe decays every tensor. The learned inner learning rates
-  and retentions (paths under "inner") are logarithms and logits, for which
-  zero means a particular rate and not a small weight: they are left alone.
+  and retentions (paths under "inner", "coordination") are logarithms and
+  logits, for which zero means a particular rate and not a small weight: they
+  are left alone.
   """
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: path_name(path).split("/")[0] != "inner", params
+    lambda path, _: (
+      path_name(path).split("/")[0] not in ("inner", "coordination")
+    ),
+    params,
   )
 
 

@@ -76,8 +76,9 @@ class Coordination(nnx.Module):
     """Weights of the inner loss: w loss^p, no gradient through the loss."""
     if not self.config.surprise_power:
       return weight_C
-    surprise_C = jnp.maximum(jax.lax.stop_gradient(loss_C), 1e-6)
-    return weight_C * surprise_C**self.config.surprise_power
+    # where: the loss of a token of weight 0 may be anything, infinite too.
+    loss_C = jnp.where(weight_C > 0, jax.lax.stop_gradient(loss_C), 1.0)
+    return weight_C * jnp.maximum(loss_C, 1e-6) ** self.config.surprise_power
 
   def rate(self, memory_use_C: Array) -> Array | float:
     """Multiplier of the inner rate, exp(a + b mean(memory_use)); 1 at init."""

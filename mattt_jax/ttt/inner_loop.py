@@ -23,7 +23,6 @@ from mattt_jax.ttt.context_state import ChunkModel, ContextState
 from mattt_jax.ttt.coordination import Coordination
 from mattt_jax.ttt.inner_optimizer import InnerOptimizer
 
-
 _ALONE = CoordinationConfig()  # nothing is coordinated
 
 
@@ -152,8 +151,8 @@ def weighted_mean(loss: Array, weight: Array) -> Array:
 def inner_step(
   learner: Learner,
   loss_fn,
-  fast,
-  opt_state,
+  at,
+  weights,
   weight_C: Array,
   rate_scale: Array | float,
 ):
@@ -162,33 +161,32 @@ def inner_step(
   Args:
     learner: gives W_0 and the inner optimiser.
     loss_fn: fast -> (loss, (aux, multiplier of the rate)).
-    fast: W.
-    opt_state: of the inner optimiser.
+    at: W where the gradient is taken.
+    weights: (W, state of the inner optimiser) that the update starts from.
     weight_C: a chunk without weight teaches nothing: not even decay, momentum.
     rate_scale: multiplies the inner learning rate.
 
   Returns:
-    (fast, opt_state), loss, aux, and the gradient's norm before the clip.
+    The new `weights`, loss, aux, and the gradient's norm before the clip.
   """
-  (loss, (aux, rate)), grads = jax.value_and_grad(loss_fn, has_aux=True)(fast)
+  (loss, (aux, rate)), grads = jax.value_and_grad(loss_fn, has_aux=True)(at)
   if not learner.inner.config.second_order:
     grads = jax.lax.stop_gradient(grads)
   _, fast_0, _ = fast_weights.split(learner.model)
+  fast, opt_state = weights
   new = learner.inner.update(grads, opt_state, fast, fast_0, rate_scale * rate)
   some = jnp.any(weight_C > 0)
-  new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, (fast, opt_state))
+  new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, weights)
   return new, loss, aux, jax.lax.stop_gradient(optax.tree.norm(grads))
 
 
-def replay_chunks(
-  learner: Learner, fast, opt_state, chunks, rate_scale: Array | float
-):
+def replay_chunks(learner: Learner, weights, chunks, rate_scale: Array | float):
   """One inner step on each of `chunks` (x_RxCxD, target_RxC, weight_RxC), read
-  without a past and without the memory; returns (fast, opt_state)."""
+  without a past and without the memory; returns the new `weights`."""
   graphdef, _, slow = fast_weights.split(learner.model)
   cache = learner.model.init_cache(chunks[0].shape[1], False)
 
-  def step(carry, chunk):
+  def step(weights, chunk):
     x_CxD, target_C, weight_C = chunk
 
     def loss_fn(fast):
@@ -197,10 +195,12 @@ def replay_chunks(
       loss_C = model.token_loss(forward, target_C)
       return weighted_mean(loss_C, weight_C), (None, 1.0)
 
-    carry, *_ = inner_step(learner, loss_fn, *carry, weight_C, rate_scale)
-    return carry, None
+    weights, *_ = inner_step(
+      learner, loss_fn, weights[0], weights, weight_C, rate_scale
+    )
+    return weights, None
 
-  return jax.lax.scan(step, (fast, opt_state), chunks)[0]
+  return jax.lax.scan(step, weights, chunks)[0]
 
 
 def read_chunk(
@@ -245,26 +245,20 @@ def read_chunk(
     loss = weighted_mean(learned_C, weight_C)
     return loss, ((loss_C, forward), rate)
 
-  before = after = state.fast, state.inner_opt
+  weights = state.fast, state.inner_opt
   grad_norm = jnp.zeros(())
   if inner:
-    fast, inner_opt = before
+    read_with = weights
     if config.replay:
-      fast, inner_opt = replay_chunks(
-        learner,
-        *before,
-        replay.nearest(state.replay, config.replay),
-        rate_scale,
-      )
-    after, loss, (loss_C, forward), grad_norm = inner_step(
-      learner, inner_loss, fast, inner_opt, chunk.weight_C, rate_scale
+      # A chunk that teaches nothing does not remind of anything either.
+      some = jnp.any(chunk.weight_C > 0)
+      again = replay.nearest(state.replay, config.replay, some)
+      read_with = replay_chunks(learner, weights, again, rate_scale)
+      if config.replay_keep:
+        weights = read_with
+    weights, loss, (loss_C, forward), grad_norm = inner_step(
+      learner, inner_loss, read_with[0], weights, chunk.weight_C, rate_scale
     )
-    if config.replay and not config.replay_keep:
-      # What the chunk itself taught stays; what was replayed goes.
-      after = jax.tree.map(
-        lambda new, old, replayed: new - replayed + old,
-        after[0], before[0], fast,
-      ), after[1]  # fmt: skip
   else:
     loss, ((loss_C, forward), _) = inner_loss(state.fast)
 
@@ -293,8 +287,8 @@ def read_chunk(
   if stored is not None:
     stored = replay.store(stored, chunk.x_CxD, chunk.target_C, chunk.weight_C)
   state = ContextState(
-    fast=after[0],
-    inner_opt=after[1],
+    fast=weights[0],
+    inner_opt=weights[1],
     memory=written,
     cache=dataclasses.replace(state.cache, suffix=forward.cache),
     position=state.position + len(chunk.target_C),

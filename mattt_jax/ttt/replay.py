@@ -50,12 +50,13 @@ def init(
 def store(
   state: ReplayState, x_CxD: Array, target_C: Array, weight_C: Array
 ) -> ReplayState:
-  """Keeps the chunk in the place of the oldest; no gradient to what is kept
-  (what a chunk teaches when it is replayed, the meta-gradient sees)."""
+  """Keeps the chunk in the place of the oldest, unless it is all padding; no
+  gradient to what is kept (what a chunk teaches when it is replayed, the
+  meta-gradient sees)."""
   share_C = weight_C / jnp.maximum(jnp.sum(weight_C), 1e-10)
   key_D = unit(jax.lax.stop_gradient(share_C @ x_CxD).astype(jnp.float32))
   at = state.written % len(state.key_NxD)
-  return ReplayState(
+  new = ReplayState(
     key_NxD=state.key_NxD.at[at].set(key_D),
     x_NxCxD=state.x_NxCxD.at[at].set(jax.lax.stop_gradient(x_CxD)),
     target_NxC=state.target_NxC.at[at].set(target_C),
@@ -63,15 +64,18 @@ def store(
     query_D=key_D,
     written=state.written + 1,
   )
+  some = jnp.any(weight_C > 0)
+  return jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
 
 
-def nearest(state: ReplayState, number: int):
+def nearest(state: ReplayState, number: int, wanted: Array | bool = True):
   """(x_RxCxD, target_RxC, weight_RxC), nearest first; the last chunk itself,
-  just learned from, is left out, and weights are 0 where there is none."""
+  just learned from, is left out, and weights are 0 where there is none (or
+  none is `wanted`)."""
   n = len(state.key_NxD)
   slot_N = jnp.arange(n)
   last = (state.written - 1) % n
-  stored_N = (slot_N < state.written) & (slot_N != last)
+  stored_N = (slot_N < state.written) & (slot_N != last) & wanted
   score_N = jnp.where(stored_N, state.key_NxD @ state.query_D, -2.0)
   score_R, at_R = jax.lax.top_k(score_N, number)
   weight_RxC = state.weight_NxC[at_R] * (score_R > -1.5)[:, None]

@@ -13,11 +13,16 @@ from mattt_jax.tasks.base import Example
 STEPS = 12
 
 
-def experiment(prefetch=4, batch_size=3, length=64):
+def experiment(
+  prefetch=4, batch_size=3, length=64, seed=7, random_lengths=(), steps=STEPS
+):
   return types.SimpleNamespace(
+    seed=seed,
     length=length,
     batch_size=batch_size,
-    train=types.SimpleNamespace(steps=STEPS, prefetch=prefetch),
+    train=types.SimpleNamespace(
+      steps=steps, prefetch=prefetch, random_lengths=random_lengths
+    ),
   )
 
 
@@ -80,6 +85,32 @@ def test_start_step(batches):
     pipeline.train_batches(recall(), experiment(), STEPS + 1)
 
 
+def test_random_lengths():
+  """Of the step alone: the same again, and from any step on."""
+  task = recall()
+  settings = experiment(random_lengths=(32, 64, 96), steps=60)
+  whole = list(pipeline.train_batches(task, settings))
+  lengths = [b["tokens"].shape[1] for b in whole]
+  assert all(lengths.count(n) > 10 for n in (32, 64, 96))
+  for step in (0, 59):
+    rows = [
+      task.example("train", 3 * step + i, lengths[step], step) for i in range(3)
+    ]
+    same(whole[step], pipeline.stack(rows))
+
+  iterator = pipeline.train_batches(task, settings, start_step=20)
+  same(next(iterator), whole[20])
+  state = json.loads(json.dumps(iterator.get_state()))
+  other = pipeline.train_batches(task, settings)
+  other.set_state(state)
+  for a, b in zip(other, whole[21:], strict=True):
+    same(a, b)
+
+  seeded = experiment(random_lengths=(32, 64, 96), steps=60, seed=8)
+  other = [pipeline.train_length(task, seeded, step) for step in range(60)]
+  assert set(other) == set(lengths) and other != lengths
+
+
 def test_an_error_in_a_thread_reaches_the_caller():
   iterator = pipeline.train_batches(recall(), experiment(length=8))
   with pytest.raises(ValueError, match="length=8 is too short"):
@@ -106,6 +137,7 @@ def test_eval_batches_are_filled_up(sequences, rows):
         assert (batch["answer"][row] == -1).all()
         assert (batch["distance"][row] == -1).all()
         assert not batch["tokens"][row].any()
+        assert not batch["relevant"][row].any()
 
 
 @pytest.mark.parametrize("field", ["length", "sequences", "batch_size"])

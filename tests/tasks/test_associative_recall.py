@@ -27,6 +27,7 @@ def experiment(
   layers=4,
   attention="window",
   evals=(),
+  random_lengths=(),
 ):
   return types.SimpleNamespace(
     task=config,
@@ -36,6 +37,7 @@ def experiment(
       num_layers=layers, window=window, attention=attention
     ),
     eval=types.SimpleNamespace(lengths=evals),
+    train=types.SimpleNamespace(random_lengths=random_lengths),
   )
 
 
@@ -93,12 +95,16 @@ def test_a_dict_answers_every_query(config):
     expected = {
       name: np.full(length, -1) for name in ("answer", "distance", "targets")
     }
+    relevant = np.zeros(length, bool)  # where the answers were to be read
     for target, (query, value, distance) in answers.items():
+      relevant[target - distance] = True
       expected["answer"][target] = query
       expected["distance"][target] = distance
       expected["targets"][target] = value
     np.testing.assert_array_equal(example["answer"], expected["answer"])
     np.testing.assert_array_equal(example["distance"], expected["distance"])
+    np.testing.assert_array_equal(example["relevant"], relevant)
+    assert relevant.sum() == len(answers)
     scored = example["answer"] >= 0
     np.testing.assert_array_equal(
       example["targets"][scored], expected["targets"][scored]

@@ -42,7 +42,8 @@ def test_arrays(task, split, length):
   example = task.example(split, 1, length)
   assert set(example) == set(base.Example.__annotations__)
   for key, array in example.items():
-    kind = np.float32 if key.endswith("weight") else np.int32
+    kind = {"inner_weight": np.float32, "outer_weight": np.float32,
+            "relevant": bool}.get(key, np.int32)  # fmt: skip
     assert array.dtype == kind and array.shape == (length,), key
   np.testing.assert_array_equal(example["tokens"][1:], example["targets"][:-1])
   for key in ("tokens", "targets"):

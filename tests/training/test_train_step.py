@@ -29,7 +29,7 @@ def one_step(devices: int, memory: str = "episodic"):
   batch = next(pipeline.train_batches(task, settings))
   placed = sharding.put_batch(batch, mesh)
   assert len(placed["tokens"].sharding.device_set) == devices
-  state, values = step(state, placed, inner=True)
+  state, values = step(state, placed, inner=True, memory=True)
   after = nnx.to_pure_dict(state.params)
   grads = jax.tree.map(lambda a, b: a - np.asarray(b), before, after)
   return jax.device_get(values), grads, batch, state

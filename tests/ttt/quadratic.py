@@ -5,7 +5,8 @@ Token t pulls the fast weights a, b toward its own place c_t:
     loss_t = (a - c_t)' A (a - c_t) / 2 + |b - 2 c_t|^2 / 2 + slope a' c_t
 
 with A the `curvature` (symmetric). There is nothing but the fast weights to
-carry from chunk to chunk.
+carry from chunk to chunk. What it says of its memory, which it does not have,
+is the sigmoid of c_t's first number.
 """
 
 import dataclasses
@@ -15,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
 
-from mattt_jax.config import InnerConfig
+from mattt_jax.config import CoordinationConfig, InnerConfig
 from mattt_jax.model.fast_weights import FastWeight
-from mattt_jax.ttt.inner_loop import Learner
-from mattt_jax.ttt.inner_optimizer import InnerOptimizer
+from mattt_jax.ttt.inner_loop import Learner, make_learner
 
 DIM, VOCAB, CHUNK = 3, 7, 4
 
@@ -32,6 +32,7 @@ class Cache:
 @dataclasses.dataclass
 class Forward:
   loss_CxV: jax.Array
+  memory_use_C: jax.Array
   cache: None = None
 
 
@@ -61,24 +62,38 @@ class Quadratic(nnx.Module):
     pull_C = jnp.einsum("cd,de,ce->c", a_CxD, self.curvature[...], a_CxD)
     loss_C = (pull_C + jnp.sum(b_CxD**2, -1)) / 2
     loss_C += self.slope * x_CxD @ self.a[...]
-    return Forward(jnp.broadcast_to(loss_C[:, None], (len(x_CxD), VOCAB)))
+    loss_CxV = jnp.broadcast_to(loss_C[:, None], (len(x_CxD), VOCAB))
+    return Forward(loss_CxV, jax.nn.sigmoid(x_CxD[:, 0]))
 
   def token_loss(self, forward, targets_C):
     return forward.loss_CxV[:, 0]
 
+  def read_loss(self, forward, targets_C):
+    return jnp.zeros(targets_C.shape), jnp.zeros(targets_C.shape, bool)
+
+  def memory_use(self, forward):
+    return forward.memory_use_C
+
+  def diagnostics(self, forward):
+    return {}
+
   def next_token_probs(self, forward):
     return jnp.ones_like(forward.loss_CxV) / VOCAB
 
-  def write(self, memory, forward, targets_C, surprise_C, valid_C):
+  def write(self, memory, forward, targets_C, surprise_C, relevant_C, valid_C):
     return memory
 
 
-def learner(curved: bool = True, slope: float = 0.0, **inner) -> Learner:
+def learner(
+  curved: bool = True,
+  slope: float = 0.0,
+  coordination: CoordinationConfig | None = None,
+  **inner,
+) -> Learner:
   """A quadratic, in float64, and how it learns; default: plain SGD."""
   config = InnerConfig(**{"learning_rate": 0.3, "clip_norm": 0.0} | inner)
-  made = Learner(
-    Quadratic(curved, slope), InnerOptimizer(config, num_tensors=2), CHUNK
-  )
+  coordination = coordination or CoordinationConfig()
+  made = make_learner(Quadratic(curved, slope), config, CHUNK, coordination)
   graphdef, state = nnx.split(made)
   return nnx.merge(
     graphdef, jax.tree.map(lambda x: x.astype(jnp.float64), state)

@@ -13,6 +13,7 @@ CASES = [(*system, {}) for system in small.SYSTEMS] + [
   ("episodic", "residual", dict(model__attention="full")),
   # Less than a chunk in the window; a ring that goes round.
   ("episodic", "pointer", dict(model__window=3, memory__capacity=8)),
+  ("none", None, dict(coordination__replay=1, coordination__replay_capacity=3)),
 ]
 
 
@@ -55,11 +56,11 @@ def test_one_pass_is_chained_calls(learner, read):
     parts.append(out)
   chained = jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
   assert_close(
-    (whole.loss_C, whole.inner_loss, whole.null_mass),
-    (chained.loss_C, chained.inner_loss, chained.null_mass),
+    (whole.loss_C, whole.inner_loss, whole.diagnostics),
+    (chained.loss_C, chained.inner_loss, chained.diagnostics),
   )
   np.testing.assert_array_equal(whole.correct_C, chained.correct_C)
-  for field in ("fast", "inner_opt", "memory", "position"):
+  for field in ("fast", "inner_opt", "memory", "position", "replay"):
     assert_close(getattr(whole_state, field), getattr(state, field))
   assert_close(whole_state.cache.suffix, state.cache.suffix)
   moved = jax.tree.map(
@@ -79,7 +80,7 @@ def test_padding_is_neither_learned_nor_remembered(learner, read):
     empty(learner), *(x[: LENGTH // 2] for x in (tokens, targets, weight))
   )
   state, _ = read(half, *(x[LENGTH // 2 :] for x in (tokens, targets, weight)))
-  for field in ("fast", "inner_opt"):
+  for field in ("fast", "inner_opt", "replay"):
     jax.tree.map(
       np.testing.assert_array_equal, getattr(half, field), getattr(state, field)
     )
