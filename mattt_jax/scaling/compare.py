@@ -123,8 +123,9 @@ def _measure(
     "switched_off": _switched_off(experiment, learner, step),
     "config": config,
   }
-  done.write_text(json.dumps(row) + "\n")
-  return row
+  text = json.dumps(row)
+  done.write_text(text + "\n")
+  return json.loads(text)  # as it will be read back
 
 
 def _parameters(learner: Learner) -> int:

@@ -45,6 +45,9 @@ class Config:
   num_rule_queries: int = 16  # of the rule alone
   rule: str = "permutation"  # or "shift": f(x) = x + s, or "identity"
   demonstrations: int = 2  # of each symbol
+  # The share of the symbols that f moves rises from 0 at the first of these
+  # outer steps to 1 at the second; (0, 0): no ramp. f(x) = x for the others.
+  rule_ramp: tuple[int, int] = (0, 0)
   interference: float = 0.5  # share of filler drawn from keys and symbols
   gap_share: float = 0.3  # filler between pairs and queries, share of length
   out_of_reach: bool = True  # refuse answers that attention can reach
@@ -55,7 +58,8 @@ class Config:
     for field, least in (("num_symbols", 2), ("num_fillers", 1),
                          ("num_pairs", 1), ("num_queries", 1),
                          ("demonstrations", 0), ("num_rule_queries", 0),
-                         ("answer_weight", 0), ("context_weight", 0)):  # fmt: skip
+                         ("answer_weight", 0), ("context_weight", 0),
+                         ):  # fmt: skip
       require_at_least(f"task.{field}", getattr(self, field), least)
     require(
       self.num_queries <= self.num_pairs <= self.num_keys,
@@ -64,6 +68,16 @@ class Config:
       "pair has a key of its own, every query another key",
     )
     require_choice("task.rule", self.rule, ("permutation", "shift", "identity"))
+    start, end = self.rule_ramp
+    require(
+      (start, end) == (0, 0) or 0 <= start < end,
+      f"task.rule_ramp={self.rule_ramp} must be (first step, later step), or "
+      "(0, 0) for none",
+    )
+    require(
+      self.rule == "permutation" or end == 0,
+      f"task.rule_ramp={self.rule_ramp} needs task.rule='permutation'",
+    )
     require(
       0 <= self.interference <= 1,
       f"task.interference={self.interference} must lie in [0, 1]",
@@ -86,6 +100,15 @@ class Config:
   @property
   def vocab_size(self) -> int:
     return self.first_filler + self.num_fillers
+
+  def moved(self, step: int | None) -> int:
+    """How many symbols f moves at outer step `step`: not 1, which cannot be."""
+    start, end = self.rule_ramp
+    share = 1.0
+    if step is not None and step < end:
+      share = max(0, step - start) / (end - start)
+    number = round(share * self.num_symbols)
+    return 0 if number == 1 else number
 
   def areas(self, length: int) -> tuple[int, int]:
     """Where the area of pairs ends and where the queries start.
@@ -158,7 +181,7 @@ class Task:
     c = self.config
     end, queries_at = c.areas(length)
     rng = base.example_rng(self.seed, split, index)
-    rule_S = self._rule(rng)
+    rule_S = self._rule(rng, step)
     keys_P = rng.choice(c.num_keys, c.num_pairs, replace=False) + FIRST_KEY
     bound_P = rng.integers(c.num_symbols, size=c.num_pairs)
     asked_Q = rng.choice(c.num_pairs, c.num_queries, replace=False)
@@ -215,13 +238,16 @@ class Task:
       "relevant": relevant[1:],
     }
 
-  def _rule(self, rng) -> np.ndarray:
+  def _rule(self, rng, step: int | None) -> np.ndarray:
     """f, as f(x) for each symbol."""
     n = self.config.num_symbols
+    rule_S = np.arange(n)
+    if self.config.rule == "shift":
+      return (rule_S + rng.integers(n)) % n
     if self.config.rule == "permutation":
-      return rng.permutation(n)
-    shift = int(rng.integers(n)) if self.config.rule == "shift" else 0
-    return (np.arange(n) + shift) % n
+      moved = rng.permutation(n)[: self.config.moved(step)]
+      rule_S[moved] = np.roll(moved, 1)  # one cycle through all of them
+    return rule_S
 
   def _filler(self, rng, number: int) -> np.ndarray:
     c = self.config

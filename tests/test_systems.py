@@ -1,0 +1,51 @@
+"""Every system of the table fits every experiment, and is what it says."""
+
+import pytest
+
+from mattt_jax import config as config_lib
+from mattt_jax import registry, systems
+from mattt_jax.main import load_config
+
+SYSTEMS = systems.names()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("experiment", sorted(registry.experiments()))
+@pytest.mark.parametrize("size", ["tiny", ""])
+def test_settings_fit(experiment, name, size):
+  arg = ",".join(filter(None, [size, f"system={name}"]))
+  config_lib.from_config_dict(load_config(f"{experiment}:{arg}"))
+
+
+def test_each_has_one_line_about_it():
+  lines = systems.summaries()
+  assert set(lines) <= set(SYSTEMS)
+  for name, line in lines.items():
+    assert 10 < len(line) < 80 and "\n" not in line, name
+
+
+@pytest.mark.parametrize("memory", ["episodic", "associative"])
+def test_two_by_two(memory):
+  found = {}
+  for name in ("swa", "ttt", f"swa_{memory}", f"ttt_{memory}"):
+    made = config_lib.from_config_dict(load_config(f"recall:system={name}"))
+    found[made.inner.enabled, made.memory.read is not None] = made
+  assert len(found) == 4
+  # Nothing differs but the two parts and how they are brought together.
+  base = config_lib.to_dict(found[False, False])
+  for made in found.values():
+    lines = config_lib.differences(base, config_lib.to_dict(made))
+    assert all(
+      x.startswith(("inner.enabled", "memory.", "coordination.")) for x in lines
+    ), lines
+
+
+def test_a_system_leaves_nothing_of_the_one_before():
+  tree = load_config("recall:system=ttt_memory")
+  systems.apply(tree, "swa")
+  assert tree.to_dict() == load_config("recall:system=swa").to_dict()
+
+
+def test_unknown():
+  with pytest.raises(ValueError, match="system='tttt' is not known.*mean 'ttt"):
+    load_config("recall:system=tttt")
