@@ -45,6 +45,7 @@ class ModelConfig:
   fast: tuple[str, ...] = ("suffix/fast_mlp/*",)  # globs over parameter paths
   attention: str = "window"  # or "full"
   window: int = 32  # keys a token sees, itself included (attention="window")
+  suffix_mixer: str = "attention"  # or "gated_delta", in the suffix blocks
   rope_theta: float = 10_000.0
   norm_eps: float = 1e-6
   init_std: float = 0.02
@@ -80,6 +81,9 @@ class ModelConfig:
       require_positive(f"model.{field}", getattr(self, field))
     require_at_least("model.embedding_std", self.embedding_std, 0.0)
     require_choice("model.attention", self.attention, ("window", "full"))
+    require_choice(
+      "model.suffix_mixer", self.suffix_mixer, ("attention", "gated_delta")
+    )
     require_choice("model.dtype", self.dtype, ("float32", "bfloat16"))
 
   @property

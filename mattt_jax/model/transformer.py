@@ -3,9 +3,9 @@
     tokens -> embedding -> prefix blocks -> | suffix blocks -> norm -> head |
                                             |  (per chunk, fast weights)    |
 
-A suffix block is attention, then (optionally) a memory read, then the fast MLP,
-then the static MLP, each x + post_norm(f(pre_norm(x))). A pointer memory reads
-beside the head instead.
+A suffix block is attention (or a gated delta rule in its place), then
+(optionally) a memory read, then the fast MLP, then the static MLP, each
+x + post_norm(f(pre_norm(x))). A pointer memory reads beside the head instead.
 
 Shapes: L tokens, C chunk, D model, V vocabulary, S suffix blocks.
 """
@@ -26,7 +26,7 @@ from mattt_jax.memory.base import (
   PointerRead,
   ResidualRead,
 )
-from mattt_jax.model import attention, fast_weights
+from mattt_jax.model import attention, fast_weights, linear_attention
 from mattt_jax.model.layers import (
   Attention,
   SwiGLU,
@@ -43,13 +43,19 @@ from mattt_jax.model.layers import (
 # for a slightly longer compilation.
 _UNROLL = 4
 
+_MIXERS = {
+  "attention": Attention,
+  "gated_delta": linear_attention.GatedDeltaNet,
+}
+
 
 @struct.dataclass
 class Cache:
-  """Key-value caches, stacked over blocks. prefix None: read from the start."""
+  """Of attention or mixer, stacked over blocks. prefix None: read from the
+  start."""
 
   prefix: attention.KVCache | None
-  suffix: attention.KVCache | None
+  suffix: attention.KVCache | linear_attention.DeltaCache | None
 
 
 @struct.dataclass
@@ -70,7 +76,8 @@ class Forward:
   # stream |read| / |x + read|. None without a residual memory.
   reads: ResidualRead | None
   read_share_SxC: Array | None
-  cache: attention.KVCache | None  # of the suffix, after the chunk
+  # Of the suffix, after the chunk.
+  cache: attention.KVCache | linear_attention.DeltaCache | None
   address_CxD: Array  # the prefix output: stable addresses
   hidden_SxCxD: Array | None  # hidden state at the memory's place
   final_CxD: Array  # what the head saw
@@ -84,6 +91,7 @@ class Block(nnx.Module):
     config: ModelConfig,
     rngs: nnx.Rngs,
     *,
+    mixer: str = "attention",
     fast_mlp: bool = False,
     memory: Memory | None = None,
   ):
@@ -93,7 +101,7 @@ class Block(nnx.Module):
       return make_norm(use, c.dim, c.norm_eps)
 
     self.attention_norm = norm(c.pre_norm)
-    self.attention = Attention(c, rngs)
+    self.attention = _MIXERS[mixer](c, rngs)
     self.attention_post_norm = norm(c.post_norm)
     self.mlp_norm = norm(c.pre_norm)
     self.mlp = SwiGLU(c.dim, c.mlp_dim, c.init_std, rngs)
@@ -167,7 +175,13 @@ class Transformer(nnx.Module):
       kept = None
       if isinstance(memory, BaseConfig) and memory.read == "residual":
         kept = memory.make(c.dim, chunk, rngs)
-      return Block(c, rngs, fast_mlp=c.fast_mlp_dim > 0, memory=kept)
+      return Block(
+        c,
+        rngs,
+        mixer=c.suffix_mixer,
+        fast_mlp=c.fast_mlp_dim > 0,
+        memory=kept,
+      )
 
     self.num_prefix = c.num_layers - c.num_suffix
     self.embedding = normal_param(
@@ -195,17 +209,19 @@ class Transformer(nnx.Module):
     c = self.config
     length = c.window if c.attention == "window" else context_length
 
-    def stacked(count):
+    def stacked(count, mixer="attention"):
       if not count:
         return None
-      one = attention.init_cache(
-        c.num_heads, length, c.head_dim, jnp.dtype(c.dtype)
-      )
-      return repeat(one, count)
+      dtype = jnp.dtype(c.dtype)
+      if mixer == "gated_delta":
+        one = linear_attention.init_cache(c.num_heads, c.head_dim, dtype)
+        return repeat(one, count)
+      kv = attention.init_cache(c.num_heads, length, c.head_dim, dtype)
+      return repeat(kv, count)
 
     return Cache(
       prefix=stacked(self.num_prefix) if streaming else None,
-      suffix=stacked(c.num_suffix),
+      suffix=stacked(c.num_suffix, c.suffix_mixer),
     )
 
   def init_memory(self, context_length: int) -> MemoryState:

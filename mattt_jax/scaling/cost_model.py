@@ -12,7 +12,8 @@ from jax.extend import core
 
 
 def matmul_flops(fn, *args: Any) -> float:
-  """FLOPs of the matrix products of `fn(*args)`; arguments may be abstract.
+  """FLOPs of the matrix products (and triangular solves) of `fn(*args)`;
+  arguments may be abstract.
 
   Elementwise work, sorting and gathers are not counted.
 
@@ -29,6 +30,9 @@ def _count(jaxpr: core.Jaxpr) -> float:
     name = equation.primitive.name
     if name == "dot_general":
       total += _dot_general(equation)
+      continue
+    if name == "triangular_solve":
+      total += _triangular_solve(equation)
       continue
     if name == "while":
       raise ValueError(
@@ -58,3 +62,9 @@ def _dot_general(equation) -> float:
   x = equation.invars[0].aval
   contracted = math.prod(x.shape[axis] for axis in left)
   return 2.0 * contracted * math.prod(equation.outvars[0].aval.shape)
+
+
+def _triangular_solve(equation) -> float:
+  # n^2 for each right-hand side: half of a product, the rest being zeros.
+  matrix, right = (x.aval for x in equation.invars)
+  return float(matrix.shape[-1] * math.prod(right.shape))
