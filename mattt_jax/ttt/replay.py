@@ -56,11 +56,15 @@ def store(
   share_C = weight_C / jnp.maximum(jnp.sum(weight_C), 1e-10)
   key_D = unit(jax.lax.stop_gradient(share_C @ x_CxD).astype(jnp.float32))
   at = state.written % len(state.key_NxD)
+
+  def put(slots, new):
+    return slots.at[at].set(new.astype(slots.dtype))
+
   new = ReplayState(
-    key_NxD=state.key_NxD.at[at].set(key_D),
-    x_NxCxD=state.x_NxCxD.at[at].set(jax.lax.stop_gradient(x_CxD)),
-    target_NxC=state.target_NxC.at[at].set(target_C),
-    weight_NxC=state.weight_NxC.at[at].set(weight_C),
+    key_NxD=put(state.key_NxD, key_D),
+    x_NxCxD=put(state.x_NxCxD, jax.lax.stop_gradient(x_CxD)),
+    target_NxC=put(state.target_NxC, target_C),
+    weight_NxC=put(state.weight_NxC, weight_C),
     query_D=key_D,
     written=state.written + 1,
   )

@@ -95,10 +95,21 @@ def test_no_loss_depends_on_what_comes_later(memory, read, attention, changes):
   np.testing.assert_array_equal(rates > 0, CHUNK_OF > 0)
 
 
-@pytest.mark.parametrize("memory, read", small.SYSTEMS)
-def test_changed_tokens_leave_earlier_losses_alone(memory, read):
-  """Bit for bit; ids act through the pointer, which no gradient sees."""
-  losses, state = losses_of(make(memory, read))
+REPLAY = dict(coordination__replay=2)
+
+
+@pytest.mark.parametrize(
+  "memory, read, changes",
+  [(*system, {}) for system in small.SYSTEMS]
+  + [
+    ("none", None, REPLAY),
+    ("episodic", "pointer", REPLAY | dict(coordination__replay_keep=False)),
+  ],
+)
+def test_changed_tokens_leave_earlier_losses_alone(memory, read, changes):
+  """Bit for bit; ids act through the pointer, and texts through replay, which
+  no gradient sees."""
+  losses, state = losses_of(make(memory, read, **changes))
   losses = jax.jit(losses)
   before = losses(state, INPUTS, TARGETS)
   for s in (5, CHUNK * 2, LENGTH - 1):

@@ -160,6 +160,41 @@ def test_learned_rates_and_retentions_are_of_each_tensor():
   assert (np.abs(grads["inner/retention_logit_T"]) > 1e-6).all()
 
 
+@pytest.mark.parametrize("max_drift", [0.4, 1.0, 1e3])
+def test_max_drift_caps_the_norm_of_what_was_learned(max_drift):
+  """One norm over all tensors, after each step; less is left alone."""
+  tokens, weight = text()
+  learner = quadratic.learner(max_drift=max_drift)
+  fast_0 = fast = start(learner)
+  drifts = []
+  for i in range(0, LENGTH, CHUNK):
+    part = slice(i, i + CHUNK)
+    grads = quadratic.gradients(learner.model, fast, tokens[part], weight[part])
+    moved = {k: fast[k] - 0.3 * grads[k] - fast_0[k] for k in fast}
+    drifts.append(np.sqrt(sum((x**2).sum() for x in moved.values())))
+    scale = min(1.0, max_drift / drifts[-1])
+    fast = {k: fast_0[k] + scale * moved[k] for k in fast}
+  state, _ = read(learner, tokens, weight)
+  for k, x in fast_of(state).items():
+    np.testing.assert_allclose(x, fast[k], **CLOSE)
+  got = {k: x - fast_0[k] for k, x in fast_of(state).items()}
+  norm = np.sqrt(sum((x**2).sum() for x in got.values()))
+  assert norm <= max_drift * (1 + 1e-12)
+  capped = np.array(drifts) > max_drift
+  assert capped.any() == (max_drift < 1e3)
+  if max_drift == 1.0:  # in some chunks, and not in others
+    assert not capped.all()
+
+
+@pytest.mark.parametrize("settings", [{}, dict(learning_rate=0.0)])
+def test_max_drift_at_no_drift_has_finite_gradients(settings):
+  learner = quadratic.learner(max_drift=0.5, **settings)
+  tokens, weight = text()
+  weight[: 2 * CHUNK] = 0  # two chunks without a step
+  for name, g in meta_gradient(learner, tokens, weight).items():
+    assert np.isfinite(g).all(), name
+
+
 def test_rate_scale_multiplies_the_rate():
   tokens, weight = text()
   scaled, _ = read(quadratic.learner(), tokens, weight, rate_scale=0.25)
