@@ -1,0 +1,256 @@
+"""A retrieval-augmented transformer: past chunks, as tokens, in front.
+
+Every chunk is read by the whole transformer in one causal pass over
+
+    | R retrieved chunks, the best one last | local window | chunk |
+
+with full attention inside of it and nothing carried over but tokens: retrieval
+in context (2302.00083, its stride being the chunk) inside one context, trained
+so, end to end. Candidates are the chunks that have left the local window. They
+are sought with the last tokens read BEFORE the chunk: a query made of the chunk
+would betray its later tokens to its earlier ones. So a question that is asked
+and answered within one chunk is not looked up.
+
+The search has no parameters: the mean of token vectors, and no gradient.
+
+Shapes: L tokens, C chunk, W local window, R = top_k, D model, S = R C + W + C.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+from jax import Array
+
+from mattt_jax.baselines.base import BaseConfig
+from mattt_jax.config import require, require_at_least, require_choice
+from mattt_jax.memory import chunk_store
+from mattt_jax.memory.base import tree_bytes
+from mattt_jax.model.layers import unit
+from mattt_jax.model.transformer import Cache, Transformer
+from mattt_jax.ttt.inner_loop import (
+  ChunkOutput,
+  Learner,
+  make_learner,
+  weighted_mean,
+)
+
+_EMBEDDINGS = ("token", "random")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(BaseConfig):
+  """Settings; `model.window`, rounded up to whole chunks, is the local window
+  (a token sees it whole, and what is before it in its chunk)."""
+
+  top_k: int = 2  # chunks retrieved; 0: none, the local window alone
+  query_tokens: int = 8  # the last tokens before a chunk, which ask for it
+  # Of chunks and queries, the mean over their tokens of: the transformer's
+  # "token" embeddings, which move in training, or "random" vectors, which
+  # never do (what is compared then is which tokens occur).
+  embedding: str = "token"
+
+  def __post_init__(self):
+    require_at_least("baseline.top_k", self.top_k, 0)
+    require_at_least("baseline.query_tokens", self.query_tokens, 1)
+    require_choice("baseline.embedding", self.embedding, _EMBEDDINGS)
+
+  def make(self, experiment, vocab_size):
+    """The transformer of the experiment, read as above."""
+    model = Transformer(
+      dataclasses.replace(experiment.model, attention="full"),
+      vocab_size,
+      experiment.memory,
+      experiment.chunk,
+      nnx.Rngs(experiment.seed),
+    )
+    return RAG(
+      make_learner(model, experiment.inner, experiment.chunk),
+      self,
+      _local(experiment),
+    )
+
+  def check(self, experiment) -> None:
+    """Raises `ValueError` for settings that this baseline would not obey."""
+    require(
+      not experiment.inner.enabled,
+      "inner.enabled=True, but baseline rag learns nothing while it reads: use "
+      "inner.enabled=False",
+    )
+    require(
+      experiment.memory.read is None,
+      "baseline rag has no memory but past tokens: use memory=none",
+    )
+    require(
+      experiment.model.attention == "window",
+      f"model.attention={experiment.model.attention!r} leaves baseline rag "
+      "nothing to retrieve: use 'window'",
+    )
+    local = _local(experiment)
+    require(
+      self.query_tokens <= local,
+      f"baseline.query_tokens={self.query_tokens} must be <= {local}, the "
+      f"local window (model.window={experiment.model.window} in whole chunks "
+      f"of {experiment.chunk})",
+    )
+
+
+def _local(experiment) -> int:
+  """Tokens of the local window."""
+  return math.ceil(experiment.model.window / experiment.chunk) * (
+    experiment.chunk
+  )
+
+
+@struct.dataclass
+class Past:
+  """All that is carried from chunk to chunk: tokens, in one of two places."""
+
+  far: chunk_store.Chunks | None  # chunks that left the window
+  token_W: Array  # int32, the window, its last token last
+  valid_W: Array  # bool: False for padding, which is never retrieved
+  read: Array  # int32: tokens read
+
+
+class RAG(Learner):
+  """Reads every chunk behind the window and the past that resembles it."""
+
+  model: Transformer
+
+  def __init__(self, built: Learner, config: Config, local: int):
+    super().__init__(built.model, built.inner, built.chunk)
+    self.config = config
+    self.local = local
+
+  def init_state(self, context_length, streaming=True):
+    """Raises `ValueError`: only whole sequences are read, not streams."""
+    raise ValueError(
+      "baseline rag reads whole sequences only (`read_whole`): use "
+      "baseline=none to read token by token"
+    )
+
+  def init_past(self, context_length: int) -> Past:
+    """No past, with room for a context of that many tokens."""
+    far = None
+    if self.config.top_k:
+      room = math.ceil((context_length - self.local) / self.chunk)
+      far = chunk_store.empty(
+        max(room, self.config.top_k), self.chunk, self.model.config.dim
+      )
+    return Past(
+      far=far,
+      token_W=jnp.zeros((self.local,), jnp.int32),
+      valid_W=jnp.zeros((self.local,), bool),
+      read=jnp.zeros((), jnp.int32),
+    )
+
+  def read_whole(
+    self,
+    tokens_L,
+    targets_L,
+    weight_L,
+    relevant_L,
+    *,
+    inner=True,
+    memory=True,
+    rate_scale=1.0,
+  ) -> ChunkOutput:
+    """Reads a sequence, [n, ...]; `inner_loss` is the chunk's own loss.
+
+    There is no inner loop and no memory to switch: `relevant_L` and the
+    keywords change nothing.
+
+    Raises:
+      ValueError: the chunk does not divide L.
+    """
+    del relevant_L, inner, memory, rate_scale
+    length, c = len(tokens_L), self.chunk
+    if length % c:
+      raise ValueError(f"chunk={c} must divide length={length}")
+    chunks = jax.tree.map(
+      lambda x: x.reshape(length // c, c), (tokens_L, targets_L, weight_L)
+    )
+
+    def body(past, chunk):
+      token_C, target_C, weight_C = chunk
+      output = self._read(past, token_C, target_C, weight_C)
+      return self.keep(past, token_C, weight_C > 0), output
+
+    if self.inner.config.remat:
+      body = jax.checkpoint(body, prevent_cse=False)
+    return jax.lax.scan(body, self.init_past(length), chunks)[1]
+
+  def embed(self, token_T: Array, valid_T: Array) -> Array:
+    """Unit mean of the valid tokens' vectors, [D]; no gradient."""
+    if self.config.embedding == "token":
+      vector_TxD = self.model.embedding[...][token_T]
+    else:
+      shape, key = (self.model.config.dim,), jax.random.key(0)
+      vector_TxD = jax.vmap(
+        lambda token: jax.random.normal(jax.random.fold_in(key, token), shape)
+      )(token_T)
+    total_D = jnp.sum(jnp.where(valid_T[:, None], vector_TxD, 0.0), axis=0)
+    return unit(jax.lax.stop_gradient(total_D))
+
+  def in_front(self, past: Past) -> tuple[Array, Array]:
+    """What a chunk is read behind: tokens [R C + W], and how many of the first
+    of them stand for nothing."""
+    # Nothing leaves a window before it is full: what is missing comes first.
+    missing = jnp.maximum(self.local - past.read, 0)
+    if past.far is None:
+      return past.token_W, missing
+    asking = self.config.query_tokens
+    query_D = self.embed(past.token_W[-asking:], past.valid_W[-asking:])
+    token_RxC, _, found_R = chunk_store.retrieve(
+      past.far, query_D, self.config.top_k
+    )
+    missing += self.chunk * jnp.sum(~found_R)
+    return jnp.concatenate([token_RxC[::-1].ravel(), past.token_W]), missing
+
+  def keep(self, past: Past, token_C: Array, valid_C: Array) -> Past:
+    """The chunk enters the window, whose oldest chunk becomes far past."""
+    c, far = self.chunk, past.far
+    if far is not None:
+      leaving = past.token_W[:c], past.valid_W[:c]
+      far = chunk_store.add(far, self.embed(*leaving), *leaving)
+    return Past(
+      far=far,
+      token_W=jnp.concatenate([past.token_W[c:], token_C]),
+      valid_W=jnp.concatenate([past.valid_W[c:], valid_C]),
+      read=past.read + c,
+    )
+
+  def _read(self, past: Past, token_C, target_C, weight_C) -> ChunkOutput:
+    front, missing = self.in_front(past)
+    token_S = jnp.concatenate([front, token_C])
+    # Attention sees no key before position 0.
+    x_SxD, cache = self.model.read_prefix(token_S, Cache(None, None), -missing)
+    forward = self.model.forward(x_SxD, cache, None, -missing)
+    forward = dataclasses.replace(
+      forward, logits_CxV=forward.logits_CxV[len(front) :]
+    )
+    loss_C = self.model.token_loss(forward, target_C)
+    return ChunkOutput(
+      loss_C=loss_C,
+      correct_C=jnp.argmax(forward.logits_CxV, axis=-1) == target_C,
+      inner_loss=weighted_mean(loss_C, weight_C),
+      inner_grad_norm=jnp.zeros(()),
+      read_loss_C=jnp.zeros_like(loss_C),
+      has_read_loss_C=jnp.zeros(loss_C.shape, bool),
+      diagnostics=self.model.diagnostics(forward),
+    )
+
+  def state_bytes(self, context_length: int) -> dict[str, int]:
+    """Bytes of each part: of the far past (ids and embeddings), and of the
+    window's tokens, the cache. There are no stored keys and values."""
+    past = jax.eval_shape(lambda: self.init_past(context_length))
+    far = tree_bytes(past.far)
+    return {
+      "fast_weights": 0,
+      "inner_optimizer": 0,
+      "memory": far,
+      "replay": 0,
+      "cache": tree_bytes(past) - far,
+    }
