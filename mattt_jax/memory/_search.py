@@ -1,0 +1,77 @@
+"""The best-scored slots, searched whole or in blocks, and their shares.
+
+Shapes: C tokens, M slots, J candidates.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+GATES = ("null", "sigmoid")
+EMPTY = -1e30  # score of an empty slot; finite, so that gradients are
+
+
+def best(
+  score: Array, top_k: int, *, shards: int = 1, approx: bool = False
+) -> tuple[Array, Array]:
+  """The `top_k` largest scores of the last axis and their slots, best first.
+
+  With `shards` S the M slots are split in S blocks; each names its best, and
+  the best of those S k candidates are the best of all. If the slots lie on S
+  devices, only candidates travel between them.
+
+  Args:
+    score: [..., M].
+    top_k: how many; 0, or M and more: all slots, in order.
+    shards: number of blocks; divides M.
+    approx: `jax.lax.approx_max_k` (2206.14286), which on other devices than
+      TPUs is exact.
+
+  Returns:
+    (scores, int32 slots), both [..., min(top_k, M)].
+  """
+  slots = score.shape[-1]
+  if not 0 < top_k < slots:
+    return score, jnp.broadcast_to(jnp.arange(slots), score.shape)
+  if shards == 1:
+    search = jax.lax.approx_max_k if approx else jax.lax.top_k
+    found, slot = search(score, top_k)
+    return found, slot
+  size = slots // shards
+  count = min(top_k, size)
+  score = score.reshape(*score.shape[:-1], shards, size)
+  if approx:
+    found, slot = jax.lax.approx_max_k(score, count)
+  else:
+    # Not top_k: XLA does not split it over the devices, not even between rows,
+    # and would bring all scores together.
+    slot = jnp.broadcast_to(jnp.arange(size), score.shape)
+    found, slot = jax.lax.sort_key_val(-score, slot)
+    found, slot = -found[..., :count], slot[..., :count]
+  slot = slot + size * jnp.arange(shards, dtype=slot.dtype)[:, None]
+  # Blocks and, in them, candidates are in the order of their slots where
+  # scores tie, so that ties fall as without blocks.
+  flat = (*score.shape[:-2], shards * count)
+  found, at = jax.lax.top_k(found.reshape(flat), top_k)
+  return found, jnp.take_along_axis(slot.reshape(flat), at, axis=-1)
+
+
+def shares(null_C: Array, score_CxJ: Array, gate: str) -> tuple[Array, Array]:
+  """(log share of "none of them" [C], log shares of the candidates [C, J]).
+
+  Together 1, all of it null where every candidate is empty. `gate` "null": one
+  softmax over null and candidates; "sigmoid": null is sigmoid(null_C), whatever
+  the candidates' scores, and the rest goes by a softmax of their own.
+  """
+  if gate == "null":
+    log_share = jax.nn.log_softmax(
+      jnp.concatenate([null_C[:, None], score_CxJ], axis=-1)
+    )
+    return log_share[:, 0], log_share[:, 1:]
+  some_CxJ = score_CxJ > EMPTY / 2
+  log_null_C = jnp.where(
+    jnp.any(some_CxJ, axis=-1), jax.nn.log_sigmoid(null_C), 0.0
+  )
+  log_open_Cx1 = jax.nn.log_sigmoid(-null_C)[:, None]
+  log_share_CxJ = log_open_Cx1 + jax.nn.log_softmax(score_CxJ)
+  return log_null_C, jnp.where(some_CxJ, log_share_CxJ, EMPTY)
