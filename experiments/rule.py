@@ -34,7 +34,8 @@ def get_config(arg: str = "") -> ConfigDict:
     mlp_dim=128, fast_mlp_dim=128, init_std=0.1, embedding_std=1.0,
     tie_embeddings=False,
   )  # fmt: skip
-  config.task.update(num_pairs=16, num_symbols=8, gap_share=0.35,
+  config.task.update(num_pairs=16, num_symbols=8, num_queries=16,
+                     num_rule_queries=16, gap_share=0.35,
                      rule_ramp=(50, 150))  # fmt: skip
   config.train.steps = 240
   config.eval.update(lengths=(384, 1536, 6144), batch_size=4)

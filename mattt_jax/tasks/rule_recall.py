@@ -38,18 +38,18 @@ class Config:
   """Settings; lengths and distances are in tokens."""
 
   num_keys: int = 256
-  num_symbols: int = 16
+  num_symbols: int = 8
   num_fillers: int = 64
-  num_pairs: int = 32
-  num_queries: int = 16  # of different keys
-  num_rule_queries: int = 16  # of the rule alone
+  num_pairs: int = 16
+  num_queries: int = 6  # of different keys
+  num_rule_queries: int = 2  # of the rule alone
   rule: str = "permutation"  # or "shift": f(x) = x + s, or "identity"
   demonstrations: int = 2  # of each symbol
   # The share of the symbols that f moves rises from 0 at the first of these
   # outer steps to 1 at the second; (0, 0): no ramp. f(x) = x for the others.
   rule_ramp: tuple[int, int] = (0, 0)
   interference: float = 0.5  # share of filler drawn from keys and symbols
-  gap_share: float = 0.3  # filler between pairs and queries, share of length
+  gap_share: float = 0.5  # filler between pairs and queries, share of length
   out_of_reach: bool = True  # refuse answers that attention can reach
   answer_weight: float = 8.0  # outer weight of what the queries ask for
   context_weight: float = 1.0  # outer weight of every other target
