@@ -40,6 +40,12 @@ results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json)
 	$(BIN)/python -m mattt_jax.scaling.collect runs/recall \
 		--out=results/recall.jsonl
 	$(BIN)/python results/recall.py
+	$(BIN)/mattt compare --task=recall --arg=hard --out=runs/hard \
+		--systems=swa_episodic,ttt,ttt_episodic --seeds=1,2,3
+	$(BIN)/mattt compare --task=rule --out=runs/rule \
+		--systems=2x2:episodic --seeds=1,2,3
+	for name in hard rule; do for kind in jsonl md; do \
+		cp runs/$$name/compare.$$kind results/$$name.$$kind; done; done
 
 runs/recall/%/evaluation.json:
 	$(BIN)/mattt train --workdir=runs/recall/$* \
