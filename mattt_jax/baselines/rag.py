@@ -88,6 +88,12 @@ class Config(BaseConfig):
       f"model.attention={experiment.model.attention!r} leaves baseline rag "
       "nothing to retrieve: use 'window'",
     )
+    # A recurrence would read the places of chunks that were not found.
+    require(
+      experiment.model.suffix_mixer == "attention",
+      f"model.suffix_mixer={experiment.model.suffix_mixer!r} does not go with "
+      "baseline rag: use 'attention'",
+    )
     local = _local(experiment)
     require(
       self.query_tokens <= local,

@@ -255,6 +255,7 @@ def test_it_does_not_stream():
     (dict(baseline__embedding="bert"), "baseline.embedding='bert' is not"),
     (dict(inner__enabled=True), "inner.enabled=True, but baseline rag"),
     (dict(model__attention="full"), "model.attention='full' leaves baseline"),
+    (dict(model__suffix_mixer="gated_delta"), "suffix_mixer='gated_delta' doe"),
   ],
 )
 def test_settings_that_do_not_fit(changes, error):

@@ -145,8 +145,9 @@ def test_a_full_ring_forgets_the_oldest_chunk():
 
 
 def test_padding_takes_no_place():
-  memory, chunks = make(capacity=2), text(4)
-  chunks[2] = chunks[2].replace(valid_C=np.zeros(CHUNK, bool))
+  memory, chunks = make(capacity=2), text(5)
+  for n in (2, 4):
+    chunks[n] = chunks[n].replace(valid_C=np.zeros(CHUNK, bool))
   check(memory, write(memory, chunks), [chunks[1], chunks[3]], 2)
 
 
