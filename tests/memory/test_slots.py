@@ -206,6 +206,11 @@ def test_content_weights():
     got = slots.content_weights(jnp.asarray(score), jnp.asarray(usage), *args)
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     assert got[0] == got[3] == 0
+  # An empty slot that fits better does not hide the one in use.
+  got = slots.content_weights(jnp.asarray([50.0, 0.0]), jnp.asarray([0.0, 1.0]))
+  np.testing.assert_allclose(got, [0, 1], atol=1e-5)
+  # A slot that is hardly in use is not found, though it is the only one.
+  assert slots.content_weights(jnp.ones(1), jnp.full(1, 1e-20))[0] < 1e-10
   # No score is so high or low that it overflows.
   for score in (-300.0, 300.0):
     got = slots.content_weights(jnp.full(2, score), jnp.ones(2), -score)
