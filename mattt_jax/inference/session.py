@@ -19,7 +19,11 @@ from jax import Array
 from mattt_jax.config import require, require_at_least
 from mattt_jax.model import fast_weights
 from mattt_jax.ttt.context_state import ContextState
-from mattt_jax.ttt.inner_loop import Learner, read_sequence
+from mattt_jax.ttt.inner_loop import (
+  Learner,
+  read_sequence,
+  reading_weights,
+)
 
 
 class Session:
@@ -45,6 +49,7 @@ class Session:
     self._vocab_size = learner.model.vocab_size
     # After the last whole chunk that was learned, and the tokens since.
     self.state: ContextState = learner.init_state(context_length)
+    self._fast = self.state.fast  # what the pending tokens are read with
     self._pending: list[int] = []
     self._cache = self.state.cache  # with the pending tokens
 
@@ -98,13 +103,13 @@ class Session:
 
   def _step(self, token: int) -> None:
     self.probs_V, self._cache = _read_token(
-      self._graphdef, self._params, self.state, self._cache, token,
+      self._graphdef, self._params, self.state, self._fast, self._cache, token,
       len(self._pending),
     )  # fmt: skip
     self._pending.append(token)
 
   def _learn(self, tokens: list[int], targets: list[int]) -> None:
-    self.state = _read_chunks(
+    self.state, self._fast = _read_chunks(
       self._graphdef, self._params, self.state, np.asarray(tokens, np.int32),
       np.asarray(targets, np.int32), inner=self._inner,
     )  # fmt: skip
@@ -112,11 +117,13 @@ class Session:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read_token(graphdef, params, state: ContextState, cache, token, pending):
+def _read_token(
+  graphdef, params, state: ContextState, fast, cache, token, pending
+):
   """p(next token) [V] after `token`, the `pending`-th of the current chunk."""
   learner = nnx.merge(graphdef, params)
   model_def, _, slow = fast_weights.split(learner.model)
-  model = nnx.merge(model_def, state.fast, slow)
+  model = nnx.merge(model_def, fast, slow)
   position = state.position + pending
   x_1xD, cache = model.read_prefix(jnp.asarray([token]), cache, position)
   forward = model.forward(x_1xD, cache, state.memory, position)
@@ -126,8 +133,11 @@ def _read_token(graphdef, params, state: ContextState, cache, token, pending):
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames="inner")
 def _read_chunks(graphdef, params, state, tokens_L, targets_L, *, inner):
+  """The state after whole chunks, and what the next tokens are read with."""
+  learner = nnx.merge(graphdef, params)
   weight_L = jnp.ones(tokens_L.shape, jnp.float32)
-  return read_sequence(
-    nnx.merge(graphdef, params), state, tokens_L, targets_L, weight_L,
-    inner=inner,
-  )[0]  # fmt: skip
+  state, _ = read_sequence(
+    learner, state, tokens_L, targets_L, weight_L, inner=inner
+  )
+  fast = reading_weights(learner, state)[0] if inner else state.fast
+  return state, fast

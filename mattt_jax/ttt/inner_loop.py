@@ -203,6 +203,22 @@ def replay_chunks(learner: Learner, weights, chunks, rate_scale: Array | float):
   return jax.lax.scan(step, weights, chunks)[0]
 
 
+def reading_weights(
+  learner: Learner,
+  state: ContextState,
+  rate_scale: Array | float = 1.0,
+  wanted: Array | bool = True,
+):
+  """(W, state of the inner optimiser) with which the next chunk is read, the
+  inner loop on: after the replay, which leaves them alone if not `wanted`."""
+  weights = state.fast, state.inner_opt
+  number = learner.coordination.config.replay
+  if not number:
+    return weights
+  again = replay.nearest(state.replay, number, wanted)
+  return replay_chunks(learner, weights, again, rate_scale)
+
+
 def read_chunk(
   learner: Learner,
   state: ContextState,
@@ -248,14 +264,11 @@ def read_chunk(
   weights = state.fast, state.inner_opt
   grad_norm = jnp.zeros(())
   if inner:
-    read_with = weights
-    if config.replay:
-      # A chunk that teaches nothing does not remind of anything either.
-      some = jnp.any(chunk.weight_C > 0)
-      again = replay.nearest(state.replay, config.replay, some)
-      read_with = replay_chunks(learner, weights, again, rate_scale)
-      if config.replay_keep:
-        weights = read_with
+    # A chunk that teaches nothing does not remind of anything either.
+    some = jnp.any(chunk.weight_C > 0)
+    read_with = reading_weights(learner, state, rate_scale, some)
+    if config.replay_keep:
+      weights = read_with
     weights, loss, (loss_C, forward), grad_norm = inner_step(
       learner, inner_loss, read_with[0], weights, chunk.weight_C, rate_scale
     )

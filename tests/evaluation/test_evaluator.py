@@ -181,6 +181,31 @@ def test_inner_loop_and_its_warm_up_are_as_asked():
   assert loss(step=10) == on
 
 
+def test_the_memory_is_on_as_asked():
+  settings = tiny.experiment("episodic", memory__null_bias=0.0)
+  task = trainer.make_task(settings)
+  learner = build.build_learner(settings, task.vocab_size)
+
+  def result(settings=settings, **kwargs):
+    found = evaluator.evaluate(settings, learner, task, "tune", **kwargs)
+    return found["memory"], found["lengths"]["32"]["loss"]
+
+  example = task.example("tune", 0, 32)
+  batch = {k: jnp.asarray(v)[None] for k, v in example.items()}
+  one = tiny.experiment("episodic", memory__null_bias=0.0, eval__sequences=1)
+  without = tiny.experiment(
+    "episodic", memory__null_bias=0.0, eval__memory=False
+  )
+  on, off = result(), result(memory=False)
+  assert on[0] and not off[0] and abs(on[1] - off[1]) > 1e-3
+  assert result(without) == off and result(without, memory=True) == on
+  for memory in (True, False):
+    out = read_batch(learner, batch, memory=memory)
+    expected = np.average(out.loss_BxL[0], weights=example["outer_weight"])
+    found = result(one, memory=memory)
+    assert found == (memory, pytest.approx(expected, rel=1e-5))
+
+
 def test_bad_arguments():
   settings, learner, task = make()
   with pytest.raises(ValueError, match="split='dev'"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mattt_jax.config import InnerConfig, ModelConfig
+from mattt_jax.config import CoordinationConfig, InnerConfig, ModelConfig
 from mattt_jax.inference.generate import generate
 from mattt_jax.inference.session import Session
 from mattt_jax.memory import associative, episodic, none
@@ -26,13 +26,18 @@ MEMORIES = {
 }
 
 
-def make_learner(memory, attention="window") -> Learner:
+def make_learner(memory, attention="window", **coordination) -> Learner:
   config = ModelConfig(
     dim=8, num_layers=2, num_suffix=1, num_heads=2, mlp_dim=12,
     fast_mlp_dim=12, window=3, init_std=0.3, attention=attention,
   )  # fmt: skip
   model = Transformer(config, VOCAB, memory, CHUNK, nnx.Rngs(0))
-  return ttt_learner(model, InnerConfig(learning_rate=0.5), CHUNK)
+  return ttt_learner(
+    model,
+    InnerConfig(learning_rate=0.5),
+    CHUNK,
+    CoordinationConfig(**coordination),
+  )
 
 
 def token_losses(learner, tokens) -> np.ndarray:
@@ -74,6 +79,10 @@ def test_token_by_token_equals_one_pass(memory):
 def test_full_attention_token_by_token():
   learner = make_learner(none.Config(), attention="full")
   assert_equals_one_pass(learner, seed=1)
+
+
+def test_replay_token_by_token():
+  assert_equals_one_pass(make_learner(none.Config(), replay=1), seed=1)
 
 
 def test_prefill_equals_reading_and_generation_goes_on():
