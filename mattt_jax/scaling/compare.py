@@ -156,9 +156,15 @@ def _switched_off(experiment: Experiment, learner: Learner, step: int):
   ):
     if there:
       result = evaluate(
-        experiment, learner, task, "test", (experiment.length,),
-        step=step, **{part: False},
-      )  # fmt: skip
+        experiment,
+        learner,
+        task,
+        "test",
+        (experiment.length,),
+        inner=part != "inner",
+        memory=part != "memory",
+        step=step,
+      )
       found[part] = result["lengths"][str(experiment.length)]
   return found
 
