@@ -101,6 +101,8 @@ def test_train_hands_the_settings_over(trained, capsys):
   code = run(
     capsys, "train", CONFIG, "--workdir=w", "--config.model.window=4",
     "--config.eval.lengths=64,128", "--noconfig.inner.enabled",
+    "--config.coordination.inner_start=0",
+    "--config.coordination.inner_off_share=0.0",
     "--config.outer.learning_rate", "1e-3",
   )[0]  # fmt: skip
   assert code == 0

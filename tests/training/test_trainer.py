@@ -219,6 +219,7 @@ def test_parameters_that_overflow_are_not_saved(tmp_path):
       tmp_path,
       train__steps=1,
       inner__enabled=False,
+      coordination__inner_off_share=0.0,
       outer__learning_rate=3e38,  # times more than 1 is infinite in float32
       outer__final_learning_rate=3e38,
       outer__weight_decay=2.0,
