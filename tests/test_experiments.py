@@ -3,22 +3,12 @@
 import pytest
 
 from mattt_jax import config as config_lib
-from mattt_jax import registry, sharding
+from mattt_jax import registry, sharding, systems
 from mattt_jax.main import load_config
 from mattt_jax.training import trainer
 from mattt_jax.training.build import build_learner
 
 EXPERIMENTS = sorted(registry.experiments())
-
-
-def systems():
-  """(experiment, system) of all; the file lists its SYSTEMS."""
-  for name in EXPERIMENTS:
-    text = registry.experiments()[name].read_text()
-    scope: dict = {}
-    exec(compile(text, name, "exec"), scope)
-    for system in scope.get("SYSTEMS", ()):
-      yield name, system
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -36,13 +26,18 @@ def test_tiny_takes_one_step(name, tmp_path):
   assert trainer.train(experiment, tmp_path / "run", mesh=mesh) == result
 
 
-@pytest.mark.parametrize(("name", "system"), systems())
-def test_every_system_builds(name, system):
-  for arg in (f"tiny,system={system}", f"system={system},seed=3"):
-    experiment = config_lib.from_config_dict(load_config(f"{name}:{arg}"))
-    attention, _, memory = system.partition("_")
-    assert experiment.inner.enabled == (attention == "ttt")
-    learner = build_learner(experiment, 200)
-    state_bytes = learner.state_bytes(experiment.length)
-    assert (state_bytes["memory"] > 0) == bool(memory)
-    assert (state_bytes["fast_weights"] > 0) == experiment.inner.enabled
+@pytest.mark.parametrize("system", systems.names())
+def test_every_system_builds(system):
+  experiment = config_lib.from_config_dict(
+    load_config(f"recall:tiny,system={system}")
+  )
+  learner = build_learner(experiment, 200)
+  state_bytes = learner.state_bytes(experiment.length)
+  if config_lib.to_dict(experiment)["baseline"]["name"] != "none":
+    assert sum(state_bytes.values()) > 0
+    return
+  has_memory = experiment.memory.read is not None
+  assert (state_bytes["memory"] > 0) == has_memory
+  assert (state_bytes["fast_weights"] > 0) == experiment.inner.enabled
+  replays = experiment.coordination.replay > 0
+  assert (state_bytes["replay"] > 0) == replays
