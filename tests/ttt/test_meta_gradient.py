@@ -11,6 +11,12 @@ LENGTH = 4 * small.CHUNK
 CASES = {
   f"{memory}-{read}": (memory, read, {}) for memory, read in small.SYSTEMS
 } | {
+  # Its gradients are smaller: the clip acts in some chunks.
+  "associative-residual": (
+    "associative",
+    "residual",
+    dict(inner__clip_norm=0.8),
+  ),
   # Addresses that the fast weights move, from another place in the block.
   "episodic-hidden": (
     "episodic",
