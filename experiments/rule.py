@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.train.steps = 300
   config.eval.update(lengths=(384, 1536, 6144), batch_size=4)
   if args.tiny:
-    config.update(length=128, chunk=16, batch_size=2)
+    config.update(length=128, chunk=8, batch_size=2)
     config.model.update(dim=16, num_heads=2, window=8, mlp_dim=32,
                         fast_mlp_dim=32)  # fmt: skip
     config.task.update(num_pairs=4, num_queries=2, num_symbols=4,

@@ -225,8 +225,8 @@ def content_weights(
     [..., M]; all 0 if nothing is in use.
   """
   score = jnp.where(usage_M > 0, score, _NO_NULL)
+  # Its gradient counts: beside _NOTHING, the largest does not quite cancel.
   top = jnp.maximum(jnp.max(score, axis=-1), null)
-  top = jax.lax.stop_gradient(top)
   found = usage_M * jnp.exp(score - top[..., None])
   rest = jnp.exp(null - top) + _NOTHING + jnp.sum(found, axis=-1)
   return found / rest[..., None]

@@ -119,9 +119,12 @@ def test_pointer_is_mixed_with_the_models_own_distribution():
       log_prob_CxJ=jnp.log(mass[:, 1:]),
       log_null_C=jnp.log(mass[:, 0]),
     ),
+    reads=None,
+    read_share_SxC=None,
     cache=None,
     address_CxD=jnp.zeros((3, 8)),
     hidden_SxCxD=None,
+    final_CxD=jnp.zeros((3, 8)),
   )
   expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
   expected *= mass[:, :1]
