@@ -1,6 +1,7 @@
 """PERK against an explicit loop, and what its meta-gradient passes through."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,7 @@ def experiment(**changes):
   tree = config.template("associative_recall", "none", "perk")
   tree.update({"length": LENGTH, "chunk": CHUNK, "batch_size": 1})
   tree.model.update(
-    dim=8, num_layers=2, num_suffix=1, num_heads=2, mlp_dim=10,
+    dim=8, num_layers=1, num_suffix=1, num_heads=2, mlp_dim=10,
     fast_mlp_dim=0, attention="full", init_std=0.3, remat_prefix=False,
     qk_norm=False, post_norm=False,
   )  # fmt: skip
@@ -68,14 +69,16 @@ def text(seed=0):
   return seq[:-1], seq[1:], weight
 
 
-def read(learner, tokens, targets, weight, **kwargs):
-  graphdef, state = nnx.split(learner)
+@functools.partial(jax.jit, static_argnames=("graphdef", "inner"))
+def _read(graphdef, state, *arrays, inner):
+  return nnx.merge(graphdef, state).read_whole(*arrays, inner=inner)
 
-  @jax.jit
-  def run(state, *arrays):
-    return nnx.merge(graphdef, state).read_whole(*arrays, **kwargs)
 
-  return run(state, tokens, targets, weight, np.zeros(len(tokens), bool))
+def read(learner, tokens, targets, weight, inner=True):
+  relevant = np.zeros(len(tokens), bool)
+  return _read(
+    *nnx.split(learner), tokens, targets, weight, relevant, inner=inner
+  )
 
 
 def parameters(state):
@@ -157,7 +160,7 @@ def test_an_unrolled_loop_by_hand(unroll, questions, suffix):
   stop_gradient on what the first K - T steps add."""
   learner = make(
     baseline__unroll=unroll, baseline__question_chunks=questions,
-    inner__remat=unroll == 1, model__num_layers=1, model__num_suffix=suffix,
+    inner__remat=unroll == 1, model__num_suffix=suffix,
     baseline__layers=("*/attention/wq", "*/mlp/w1", "embedding"),
   )  # fmt: skip
   arrays = text()
@@ -199,7 +202,6 @@ def test_meta_gradient_by_finite_differences():
   learner = make(
     baseline__weigh_tokens=False,
     baseline__layers=("suffix/mlp/w1",),
-    model__num_layers=1,
   )
   graphdef, state = nnx.split(learner)
   arrays = text(5)
@@ -258,10 +260,10 @@ def test_the_question_sees_the_context_through_the_adapter_alone():
 
 
 def test_the_adapter_starts_as_the_base_model():
-  learner = make(noise=0.0)
+  learner = make(noise=0.0, model__num_layers=2)
   base = build_learner(
     dataclasses.replace(
-      experiment(model__fast=()),
+      experiment(model__fast=(), model__num_layers=2),
       baseline=config.registry.load(config.BASELINES, "none").Config(),
       inner=config.InnerConfig(enabled=False),
     ),
@@ -328,7 +330,7 @@ def test_no_memory_no_stream_no_context():
 
 
 def test_state_bytes():
-  learner = build_learner(experiment(), VOCAB)
+  learner = build_learner(experiment(model__num_layers=2), VOCAB)
   found = learner.state_bytes(LENGTH)
   numbers = 4 * 32 + 2 * 36 + VOCAB * 2 + 16 - 2 * 32 + 36
   assert found["fast_weights"] == 4 * numbers
