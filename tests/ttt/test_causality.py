@@ -21,11 +21,12 @@ TARGETS = LENGTH + jnp.arange(LENGTH)
 CHUNK_OF = np.arange(LENGTH) // CHUNK
 T, S = np.meshgrid(np.arange(LENGTH), np.arange(LENGTH), indexing="ij")
 
-CASES = [
-  (memory, read, attention, {})
-  for memory, read in small.SYSTEMS
-  for attention in ("window", "full")
-] + [
+CASES = [(*system, "window", {}) for system in small.SYSTEMS] + [
+  # A memory does not see what attention sees: full attention once with each
+  # site of reading and once without.
+  ("none", None, "full", {}),
+  ("episodic", "pointer", "full", {}),
+  ("associative", "residual", "full", {}),
   ("episodic", "residual", "window", dict(memory__address="hidden")),
 ]
 
