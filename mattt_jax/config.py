@@ -277,16 +277,21 @@ class Experiment:
     require(
       0 <= self.seed < 2**32, f"seed={self.seed} must lie in 0 .. 2**32 - 1"
     )
-    for field, length in [
-      ("length", self.length),
-      *(("eval.lengths", n) for n in self.eval.lengths),
-      *(("train.random_lengths", n) for n in self.train.random_lengths),
-    ]:
+    for field, length in self.lengths:
       require_chunked(self.chunk, length, field)
     self._check_coordination()
     self.task.check(self)
     self.memory.check(self)
     self.baseline.check(self)
+
+  @property
+  def lengths(self) -> list[tuple[str, int]]:
+    """(field, tokens) of all lengths that are read."""
+    return [
+      ("length", self.length),
+      *(("eval.lengths", n) for n in self.eval.lengths),
+      *(("train.random_lengths", n) for n in self.train.random_lengths),
+    ]
 
   def _check_coordination(self):
     """Settings that would do nothing without the part that they are about."""

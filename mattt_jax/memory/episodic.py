@@ -114,7 +114,7 @@ class Config(BaseConfig):
     self._check_use()
 
   def _check_sizes(self, experiment) -> None:
-    chunk, eval_, train = experiment.chunk, experiment.eval, experiment.train
+    chunk = experiment.chunk
     require(
       self.write_top <= chunk,
       f"memory.write_top={self.write_top} must be <= chunk={chunk}, or 0 for "
@@ -132,7 +132,7 @@ class Config(BaseConfig):
       f"memory.top_k={self.top_k} must be <= memory.capacity={self.capacity}, "
       "or 0 for all slots",
     )
-    for length in (experiment.length, *eval_.lengths, *train.random_lengths):
+    for _, length in experiment.lengths:
       self.slots(length, chunk)
 
   def _check_use(self) -> None:

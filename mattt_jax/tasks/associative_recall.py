@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mattt_jax.config import require, require_at_least, require_share
-from mattt_jax.tasks import base
+from mattt_jax.config import require, require_at_least
+from mattt_jax.tasks import _documents, base
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
@@ -88,16 +88,7 @@ class Config:
       f"task.updates={self.updates} needs another value to bind: use "
       "task.num_values >= 2",
     )
-    require(
-      0 <= self.interference <= 1,
-      f"task.interference={self.interference} must lie in [0, 1]",
-    )
-    require_share("task.gap_share", self.gap_share)
-    require(
-      self.answer_weight + self.context_weight > 0,
-      "task.answer_weight=0 and task.context_weight=0 leave nothing to "
-      "learn: make one of them positive",
-    )
+    _documents.require_document(self)
     start, end = self.interference_ramp
     require(
       (start, end) == (0, 0) or 0 <= start < end,
@@ -189,19 +180,14 @@ class Config:
     A target is predicted from the token before it, whose features reach
     `num_layers * (window - 1)` tokens further back.
     """
-    lengths = [("length", experiment.length)]
-    lengths += [("task.lengths", n) for n in self.lengths]
-    lengths += [("eval.lengths", n) for n in experiment.eval.lengths]
-    lengths += [
-      ("train.random_lengths", n) for n in experiment.train.random_lengths
-    ]
+    lengths = experiment.lengths + [("task.lengths", n) for n in self.lengths]
     require(
       not self.lengths or not experiment.train.random_lengths,
       f"task.lengths={self.lengths} does nothing with train.random_lengths="
       f"{experiment.train.random_lengths}: choose one of them",
     )
     model, chunk = experiment.model, experiment.chunk
-    reach = model.num_layers * (model.window - 1) + 1
+    reach = _documents.reach(model)
     for field, length in lengths:
       require(
         length > 0 and length % chunk == 0,
@@ -225,17 +211,8 @@ class Config:
         )
 
 
-class Task:
+class Task(_documents.Endless):
   """Endless examples, each made from (seed, split, index) alone."""
-
-  def __init__(self, config: Config, seed: int):
-    self.config = config
-    self.seed = seed
-    self.vocab_size = config.vocab_size
-
-  def size(self, split: str, length: int) -> None:
-    """None: endless."""
-    base.require_split(split)
 
   def train_length(self, length: int, step: int) -> int:
     """Tokens of a training sequence at outer step `step`."""
@@ -264,14 +241,12 @@ class Task:
     values = self._values(rng, bound_P)
     asked_Q = rng.choice(config.num_pairs, config.num_queries, replace=False)
 
-    # All placements are equally likely: choose which items of the area, if a
-    # pair counts as one item, are pairs.
     unit, num_pairs = config.unit, len(bound_P)
-    items = pairs_end - num_pairs * (unit - 1)
-    pair_at_P = np.sort(rng.choice(items, num_pairs, replace=False))
-    pair_at_P = pair_at_P + np.arange(num_pairs) * (unit - 1)
-
-    seq = self._filler(rng, length + 1, config.interference_at(step))
+    pair_at_P = _documents.places(rng, pairs_end, num_pairs, unit)
+    seq = _documents.filler(
+      rng, length + 1, config.interference_at(step),
+      FIRST_KEY, config.first_filler, config.vocab_size,
+    )  # fmt: skip
     last_P = np.zeros(config.num_pairs, np.int64)  # key -> its last pair
     last_P[bound_P] = np.arange(num_pairs)  # the last assignment stands
     for pair, at in enumerate(pair_at_P):
@@ -288,16 +263,7 @@ class Task:
       evidence = pair_at_P[pair] + 1 + config.key_length
       relevant[evidence : evidence + config.value_length] = True
 
-    weight = np.where(answer >= 0, config.answer_weight, config.context_weight)
-    return {
-      "tokens": seq[:-1],
-      "targets": seq[1:],
-      "inner_weight": np.ones(length, np.float32),
-      "outer_weight": weight[1:].astype(np.float32),
-      "answer": answer[1:],
-      "distance": distance[1:],
-      "relevant": relevant[1:],
-    }
+    return _documents.example(config, seq, answer, distance, relevant)
 
   def _values(self, rng, bound_P) -> np.ndarray:
     """Value tokens of each pair; a key's next value is always another one."""
@@ -315,16 +281,6 @@ class Task:
       np.array(codes), self.config.num_values, self.config.value_length
     )
     return digits + self.config.first_value
-
-  def _filler(self, rng, number: int, interference: float) -> np.ndarray:
-    """`number` filler tokens, a share `interference` of them misleading."""
-    config = self.config
-    foreign = rng.random(number) < interference
-    return np.where(
-      foreign,
-      rng.integers(FIRST_KEY, config.first_filler, number),
-      rng.integers(config.first_filler, config.vocab_size, number),
-    ).astype(np.int32)
 
 
 def _digits(codes: np.ndarray, base_: int, number: int) -> np.ndarray:

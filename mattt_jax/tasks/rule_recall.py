@@ -21,9 +21,8 @@ from mattt_jax.config import (
   require,
   require_at_least,
   require_choice,
-  require_share,
 )
-from mattt_jax.tasks import base
+from mattt_jax.tasks import _documents, base
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
@@ -78,16 +77,7 @@ class Config:
       self.rule == "permutation" or end == 0,
       f"task.rule_ramp={self.rule_ramp} needs task.rule='permutation'",
     )
-    require(
-      0 <= self.interference <= 1,
-      f"task.interference={self.interference} must lie in [0, 1]",
-    )
-    require_share("task.gap_share", self.gap_share)
-    require(
-      self.answer_weight + self.context_weight > 0,
-      "task.answer_weight=0 and task.context_weight=0 leave nothing to "
-      "learn: make one of them positive",
-    )
+    _documents.require_document(self)
 
   @property
   def first_symbol(self) -> int:
@@ -134,41 +124,20 @@ class Config:
     """Raises `ValueError` where lengths do not fit or attention could answer
     (its features reach num_layers * (window - 1) + 1 tokens back)."""
     model = experiment.model
-    reach = model.num_layers * (model.window - 1) + 1
-    for field, lengths in (
-      ("length", (experiment.length,)),
-      ("eval.lengths", experiment.eval.lengths),
-      ("train.random_lengths", experiment.train.random_lengths),
-    ):
-      for length in lengths:
-        end, queries_at = self.areas(length)
-        distance = queries_at - end + _UNIT
-        require(
-          model.attention == "full"
-          or distance > reach
-          or not self.out_of_reach,
-          f"task.gap_share={self.gap_share} puts answers within {distance} "
-          f"tokens of their pair at {field}={length}, and attention reaches "
-          f"{reach}: use a larger gap_share, length, or a smaller model.window",
-        )
+    reach = _documents.reach(model)
+    for field, length in experiment.lengths:
+      end, queries_at = self.areas(length)
+      distance = queries_at - end + _UNIT
+      require(
+        model.attention == "full" or distance > reach or not self.out_of_reach,
+        f"task.gap_share={self.gap_share} puts answers within {distance} "
+        f"tokens of their pair at {field}={length}, and attention reaches "
+        f"{reach}: use a larger gap_share, length, or a smaller model.window",
+      )
 
 
-class Task:
+class Task(_documents.Endless):
   """Endless examples, each made from (seed, split, index) alone."""
-
-  def __init__(self, config: Config, seed: int):
-    self.config = config
-    self.seed = seed
-    self.vocab_size = config.vocab_size
-
-  def size(self, split: str, length: int) -> None:
-    """None: endless."""
-    base.require_split(split)
-
-  def train_length(self, length: int, step: int) -> int:
-    """Tokens of a training sequence: always `length`."""
-    del step
-    return length
 
   def example(
     self, split: str, index: int, length: int, step: int | None = None
@@ -186,13 +155,13 @@ class Task:
     bound_P = rng.integers(c.num_symbols, size=c.num_pairs)
     asked_Q = rng.choice(c.num_pairs, c.num_queries, replace=False)
 
-    seq = self._filler(rng, length + 1)
-    # Items in random order, at random places: all placements equally likely.
+    seq = _documents.filler(
+      rng, length + 1, c.interference, FIRST_KEY, c.first_filler, c.vocab_size
+    )
+    # Pairs and demonstrations in random order, at random places.
     shown = np.repeat(np.arange(c.num_symbols), c.demonstrations)
     kinds = rng.permutation(c.num_pairs + len(shown))
-    places = end - len(kinds) * (_UNIT - 1)
-    at_I = np.sort(rng.choice(places, len(kinds), replace=False))
-    at_I = at_I + np.arange(len(kinds)) * (_UNIT - 1)
+    at_I = _documents.places(rng, end, len(kinds), _UNIT)
     pair_at_P = np.zeros(c.num_pairs, np.int64)
     for kind, at in zip(kinds, at_I, strict=True):
       if kind < c.num_pairs:
@@ -227,16 +196,7 @@ class Task:
       answer[at + 2] = query
       distance[at + 2] = at - pair_at_P[pair]
       relevant[pair_at_P[pair] + 2] = True
-    weight = np.where(scored, c.answer_weight, c.context_weight)
-    return {
-      "tokens": seq[:-1],
-      "targets": seq[1:],
-      "inner_weight": np.ones(length, np.float32),
-      "outer_weight": weight[1:].astype(np.float32),
-      "answer": answer[1:],
-      "distance": distance[1:],
-      "relevant": relevant[1:],
-    }
+    return _documents.example(c, seq, answer, distance, relevant, scored)
 
   def _rule(self, rng, step: int | None) -> np.ndarray:
     """f, as f(x) for each symbol."""
@@ -248,12 +208,3 @@ class Task:
       moved = rng.permutation(n)[: self.config.moved(step)]
       rule_S[moved] = np.roll(moved, 1)  # one cycle through all of them
     return rule_S
-
-  def _filler(self, rng, number: int) -> np.ndarray:
-    c = self.config
-    foreign = rng.random(number) < c.interference
-    return np.where(
-      foreign,
-      rng.integers(FIRST_KEY, c.first_filler, number),
-      rng.integers(c.first_filler, c.vocab_size, number),
-    ).astype(np.int32)

@@ -28,9 +28,8 @@ from mattt_jax.config import (
   require,
   require_at_least,
   require_choice,
-  require_share,
 )
-from mattt_jax.tasks import base
+from mattt_jax.tasks import _documents, base
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
@@ -91,16 +90,7 @@ class Config:
       "task.question='aggregate' is about grades: add 'grade' to "
       f"task.fields={self.fields}",
     )
-    require(
-      0 <= self.interference <= 1,
-      f"task.interference={self.interference} must lie in [0, 1]",
-    )
-    require_share("task.gap_share", self.gap_share)
-    require(
-      self.answer_weight + self.context_weight > 0,
-      "task.answer_weight=0 and task.context_weight=0 leave nothing to "
-      "learn: make one of them positive",
-    )
+    _documents.require_document(self)
 
   @property
   def asked_fields(self) -> tuple[str, ...]:
@@ -174,11 +164,9 @@ class Config:
     last `question_chunks` alone must find all questions there, and no record.
     """
     model, chunk = experiment.model, experiment.chunk
-    reach = model.num_layers * (model.window - 1) + 1
+    reach = _documents.reach(model)
     alone = getattr(experiment.baseline, "question_chunks", 0) * chunk
-    lengths = [("length", experiment.length)]
-    lengths += [("eval.lengths", n) for n in experiment.eval.lengths]
-    for field, length in lengths:
+    for field, length in experiment.lengths:
       distance = self.min_distance(length)
       if alone:
         records_end, questions_at = self.areas(length)
@@ -199,21 +187,8 @@ class Config:
         )
 
 
-class Task:
+class Task(_documents.Endless):
   """Endless examples, each made from (seed, split, index) alone."""
-
-  def __init__(self, config: Config, seed: int):
-    self.config = config
-    self.seed = seed
-    self.vocab_size = config.vocab_size
-
-  def size(self, split: str, length: int) -> None:
-    """None: endless."""
-    base.require_split(split)
-
-  def train_length(self, length: int, step: int) -> int:
-    """Tokens of a training sequence: no curriculum."""
-    return length
 
   def example(
     self, split: str, index: int, length: int, step: int | None = None
@@ -237,12 +212,11 @@ class Task:
     }
     self._differ(value)
 
-    # All placements are equally likely: choose which items of the area, if a
-    # record counts as one item, are records.
-    items = records_end - students * (config.record - 1)
-    at_S = np.sort(rng.choice(items, students, replace=False))
-    at_S = at_S + np.arange(students) * (config.record - 1)
-    seq = self._filler(rng, length + 1)
+    at_S = _documents.places(rng, records_end, students, config.record)
+    seq = _documents.filler(
+      rng, length + 1, config.interference,
+      FIRST_ID, config.first_filler, config.vocab_size,
+    )  # fmt: skip
     for student, at in enumerate(at_S):
       values = [config.first_value(f) + value[f][student] for f in value]
       seq[at : at + config.record] = [STUDENT, ids_S[student], *values]
@@ -261,16 +235,7 @@ class Task:
       relevant[evidence] = True
       at += 1
 
-    weight = np.where(answer >= 0, config.answer_weight, config.context_weight)
-    return {
-      "tokens": seq[:-1],
-      "targets": seq[1:],
-      "inner_weight": np.ones(length, np.float32),
-      "outer_weight": weight[1:].astype(np.float32),
-      "answer": answer[1:],
-      "distance": distance[1:],
-      "relevant": relevant[1:],
-    }
+    return _documents.example(config, seq, answer, distance, relevant)
 
   def _differ(self, value) -> None:
     """Changes a value if there were no two students to compare."""
@@ -309,13 +274,3 @@ class Task:
     again = config.num_questions > len(found)
     for at in rng.choice(len(found), config.num_questions, replace=again):
       yield found[at]
-
-  def _filler(self, rng, number: int) -> np.ndarray:
-    """`number` filler tokens, a share `interference` of them misleading."""
-    config = self.config
-    foreign = rng.random(number) < config.interference
-    return np.where(
-      foreign,
-      rng.integers(FIRST_ID, config.first_filler, number),
-      rng.integers(config.first_filler, config.vocab_size, number),
-    ).astype(np.int32)

@@ -36,8 +36,12 @@ def experiment(
     model=types.SimpleNamespace(
       num_layers=layers, window=window, attention=attention
     ),
-    eval=types.SimpleNamespace(lengths=evals),
     train=types.SimpleNamespace(random_lengths=random_lengths),
+    lengths=[
+      ("length", length),
+      *(("eval.lengths", n) for n in evals),
+      *(("train.random_lengths", n) for n in random_lengths),
+    ],
   )
 
 

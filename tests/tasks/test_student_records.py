@@ -192,9 +192,8 @@ def test_the_length_that_an_error_names_is_enough():
 def experiment(config, baseline=None, length=LENGTH, **model):
   model = dict(num_layers=4, window=32, attention="window") | model
   return types.SimpleNamespace(
-    length=length, chunk=32, baseline=baseline,
+    lengths=[("length", length)], chunk=32, baseline=baseline,
     model=types.SimpleNamespace(**model),
-    eval=types.SimpleNamespace(lengths=(length,)),
   )  # fmt: skip
 
 

@@ -1,0 +1,105 @@
+"""What tasks share that put facts in a document and ask about them at its end.
+
+| facts at random places among filler ....... | gap (filler) | questions |
+"""
+
+from typing import Any
+
+import numpy as np
+
+from mattt_jax.config import ModelConfig, require, require_share
+from mattt_jax.tasks import base
+
+
+class Endless:
+  """A task without an end; its `example` makes each from its index alone."""
+
+  def __init__(self, config: Any, seed: int):
+    self.config = config
+    self.seed = seed
+    self.vocab_size = config.vocab_size
+
+  def size(self, split: str, length: int) -> None:
+    """None: endless."""
+    base.require_split(split)
+
+  def train_length(self, length: int, step: int) -> int:
+    """Tokens of a training sequence: always `length`."""
+    return length
+
+
+def require_document(config: Any) -> None:
+  """Raises `ValueError` unless the shares and the weights make sense."""
+  require(
+    0 <= config.interference <= 1,
+    f"task.interference={config.interference} must lie in [0, 1]",
+  )
+  require_share("task.gap_share", config.gap_share)
+  require(
+    config.answer_weight + config.context_weight > 0,
+    "task.answer_weight=0 and task.context_weight=0 leave nothing to "
+    "learn: make one of them positive",
+  )
+
+
+def reach(model: ModelConfig) -> int:
+  """How far back, in tokens, a target can be predicted from by windows: the
+  token before it, and as far as the features of that one look."""
+  return model.num_layers * (model.window - 1) + 1
+
+
+def places(rng, area: int, number: int, size: int) -> np.ndarray:
+  """Sorted starts of `number` facts of `size` tokens in the first `area`.
+
+  All placements are equally likely: choose which items of the area, if a fact
+  counts as one item, are facts.
+  """
+  items = area - number * (size - 1)
+  starts = np.sort(rng.choice(items, number, replace=False))
+  return starts + np.arange(number) * (size - 1)
+
+
+def filler(
+  rng, number: int, interference: float, first: int, own: int, end: int
+) -> np.ndarray:
+  """`number` tokens from `own` .. `end` - 1, a share `interference` of them
+  misleading, from `first` .. `own` - 1."""
+  foreign = rng.random(number) < interference
+  return np.where(
+    foreign,
+    rng.integers(first, own, number),
+    rng.integers(own, end, number),
+  ).astype(np.int32)
+
+
+def example(
+  config: Any,
+  seq: np.ndarray,
+  answer: np.ndarray,
+  distance: np.ndarray,
+  relevant: np.ndarray,
+  scored: np.ndarray | None = None,
+) -> base.Example:
+  """The example of a document and the target after its last token.
+
+  Args:
+    config: its `answer_weight` is that of what is scored, its `context_weight`
+      that of every other target.
+    seq: [L + 1] tokens; the other arrays say of each what `base.Example` says
+      of a target.
+    answer: which answer a token belongs to, or -1.
+    distance: tokens back to its evidence, or -1.
+    relevant: bool, is asked for later.
+    scored: bool, has the weight of answers; None: the answers.
+  """
+  scored = answer >= 0 if scored is None else scored
+  weight = np.where(scored, config.answer_weight, config.context_weight)
+  return {
+    "tokens": seq[:-1],
+    "targets": seq[1:],
+    "inner_weight": np.ones(len(seq) - 1, np.float32),
+    "outer_weight": weight[1:].astype(np.float32),
+    "answer": answer[1:],
+    "distance": distance[1:],
+    "relevant": relevant[1:],
+  }
