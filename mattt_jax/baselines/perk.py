@@ -32,14 +32,20 @@ import optax
 from flax import nnx
 from jax import Array
 
+from mattt_jax.baselines._whole import WholeReader
 from mattt_jax.baselines.base import BaseConfig
-from mattt_jax.config import require, require_at_least, require_positive
+from mattt_jax.config import (
+  require,
+  require_at_least,
+  require_chunked,
+  require_positive,
+)
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
 from mattt_jax.model.fast_weights import FastWeight
 from mattt_jax.model.transformer import Transformer
 from mattt_jax.sharding import path_name
-from mattt_jax.ttt.inner_loop import ChunkOutput, Learner, weighted_mean
+from mattt_jax.ttt.inner_loop import ChunkOutput, in_chunks, weighted_mean
 from mattt_jax.ttt.inner_optimizer import InnerOptimizer, transform
 
 
@@ -113,13 +119,8 @@ class Config(BaseConfig):
       f"question_chunks={self.question_chunks}): raise it, or use "
       "model.attention='full'",
     )
-    for field, lengths in (
-      ("length", (experiment.length,)),
-      ("eval.lengths", experiment.eval.lengths),
-      ("train.random_lengths", experiment.train.random_lengths),
-    ):
-      for length in lengths:
-        self.require_context(field, length, experiment.chunk)
+    for field, length in experiment.lengths:
+      self.require_context(field, length, experiment.chunk)
 
   def require_context(self, field: str, length: int, chunk: int) -> None:
     """Raises `ValueError` unless a context is left beside the questions."""
@@ -145,8 +146,10 @@ class LowRank(nnx.Module):
     return self.a[...] @ self.b[...]
 
 
-class Perk(Learner):
+class Perk(WholeReader):
   """A model, its adapter, and how a context is learned by it."""
+
+  name = "perk"
 
   def __init__(self, model, inner, chunk: int, config: Config, rngs: nnx.Rngs):
     """`inner` is the experiment's `InnerConfig`."""
@@ -236,13 +239,6 @@ class Perk(Learner):
       lambda a, b: jnp.concatenate([a, b]), seen, seen_last
     )
 
-  def init_state(self, context_length, streaming=True):
-    """Raises `ValueError`: only whole sequences are read, not streams."""
-    raise ValueError(
-      "baseline perk reads whole sequences only (`read_whole`): use "
-      "baseline=none to read token by token"
-    )
-
   def read_whole(
     self,
     tokens_L,
@@ -264,13 +260,11 @@ class Perk(Learner):
       ValueError: the chunk does not divide L, or no context is left.
     """
     length, c = len(tokens_L), self.chunk
-    if length % c:
-      raise ValueError(f"chunk={c} must divide length={length}")
+    require_chunked(c, length)
     self.config.require_context("length", length, c)
     at = length - self.config.question_chunks * c
-    context = tuple(
-      x[:at].reshape(-1, c) for x in (tokens_L, targets_L, weight_L)
-    )
+    chunks = in_chunks((tokens_L, targets_L, weight_L), c)
+    context = jax.tree.map(lambda x: x[: at // c], chunks)
     read_all = jax.vmap(functools.partial(_read, self.adapted()))
     context_read = read_all(*context[:2])
     learner, norm, found = self, jnp.zeros(()), {}
@@ -288,14 +282,12 @@ class Perk(Learner):
 
     loss_nxC = joined(lambda loss, _: loss)
     likely_nxC = joined(lambda _, f: jnp.argmax(f.logits_CxV, -1))
-    weight_nxC, targets_nxC = weight_L.reshape(-1, c), targets_L.reshape(-1, c)
+    _, targets_nxC, weight_nxC = chunks
     return ChunkOutput(
       loss_C=loss_nxC,
       correct_C=likely_nxC == targets_nxC,
       inner_loss=jax.vmap(weighted_mean)(loss_nxC, weight_nxC),
       inner_grad_norm=jnp.broadcast_to(norm, len(loss_nxC)),
-      read_loss_C=jnp.zeros_like(loss_nxC),
-      has_read_loss_C=jnp.zeros(loss_nxC.shape, bool),
       diagnostics=self.model.diagnostics(question_read[1]) | found,
     )
 

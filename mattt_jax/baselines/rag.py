@@ -24,8 +24,14 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jax import Array
 
+from mattt_jax.baselines._whole import WholeReader
 from mattt_jax.baselines.base import BaseConfig
-from mattt_jax.config import require, require_at_least, require_choice
+from mattt_jax.config import (
+  require,
+  require_at_least,
+  require_choice,
+  require_chunked,
+)
 from mattt_jax.memory import chunk_store
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model.layers import unit
@@ -33,6 +39,7 @@ from mattt_jax.model.transformer import Cache, Transformer
 from mattt_jax.ttt.inner_loop import (
   ChunkOutput,
   Learner,
+  in_chunks,
   make_learner,
   weighted_mean,
 )
@@ -120,22 +127,16 @@ class Past:
   read: Array  # int32: tokens read
 
 
-class RAG(Learner):
+class RAG(WholeReader):
   """Reads every chunk behind the window and the past that resembles it."""
 
+  name = "rag"
   model: Transformer
 
   def __init__(self, built: Learner, config: Config, local: int):
     super().__init__(built.model, built.inner, built.chunk)
     self.config = config
     self.local = local
-
-  def init_state(self, context_length, streaming=True):
-    """Raises `ValueError`: only whole sequences are read, not streams."""
-    raise ValueError(
-      "baseline rag reads whole sequences only (`read_whole`): use "
-      "baseline=none to read token by token"
-    )
 
   def init_past(self, context_length: int) -> Past:
     """No past, with room for a context of that many tokens."""
@@ -172,12 +173,8 @@ class RAG(Learner):
       ValueError: the chunk does not divide L.
     """
     del relevant_L, inner, memory, rate_scale
-    length, c = len(tokens_L), self.chunk
-    if length % c:
-      raise ValueError(f"chunk={c} must divide length={length}")
-    chunks = jax.tree.map(
-      lambda x: x.reshape(length // c, c), (tokens_L, targets_L, weight_L)
-    )
+    require_chunked(self.chunk, len(tokens_L))
+    chunks = in_chunks((tokens_L, targets_L, weight_L), self.chunk)
 
     def body(past, chunk):
       token_C, target_C, weight_C = chunk
@@ -186,7 +183,7 @@ class RAG(Learner):
 
     if self.inner.config.remat:
       body = jax.checkpoint(body, prevent_cse=False)
-    return jax.lax.scan(body, self.init_past(length), chunks)[1]
+    return jax.lax.scan(body, self.init_past(len(tokens_L)), chunks)[1]
 
   def embed(self, token_T: Array, valid_T: Array) -> Array:
     """Unit mean of the valid tokens' vectors, [D]; no gradient."""
@@ -243,8 +240,6 @@ class RAG(Learner):
       correct_C=jnp.argmax(forward.logits_CxV, axis=-1) == target_C,
       inner_loss=weighted_mean(loss_C, weight_C),
       inner_grad_norm=jnp.zeros(()),
-      read_loss_C=jnp.zeros_like(loss_C),
-      has_read_loss_C=jnp.zeros(loss_C.shape, bool),
       diagnostics=self.model.diagnostics(forward),
     )
 

@@ -21,11 +21,13 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from mattt_jax.baselines._whole import WholeReader
 from mattt_jax.baselines.base import BaseConfig
 from mattt_jax.config import (
   CoordinationConfig,
   require,
   require_at_least,
+  require_chunked,
 )
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
@@ -34,7 +36,7 @@ from mattt_jax.ttt import replay
 from mattt_jax.ttt.inner_loop import (
   Chunk,
   ChunkOutput,
-  Learner,
+  in_chunks,
   replay_chunks,
   weighted_mean,
 )
@@ -82,8 +84,10 @@ class Config(BaseConfig):
       )
 
 
-class TTTNN(Learner):
+class TTTNN(WholeReader):
   """Reads every chunk with weights made from W_0 for it alone."""
+
+  name = "ttt_nn"
 
   def __init__(self, model, inner, chunk: int, config: Config):
     super().__init__(
@@ -93,13 +97,6 @@ class TTTNN(Learner):
       ),
     )  # fmt: skip
     self.reset_optimizer = config.reset_optimizer
-
-  def init_state(self, context_length, streaming=True):
-    """Raises `ValueError`: only whole sequences are read, not streams."""
-    raise ValueError(
-      "baseline ttt_nn reads whole sequences only (`read_whole`): use "
-      "baseline=none to read token by token"
-    )
 
   def read_whole(
     self,
@@ -122,15 +119,13 @@ class TTTNN(Learner):
     Raises:
       ValueError: the chunk does not divide L.
     """
-    length, c = len(tokens_L), self.chunk
-    if length % c:
-      raise ValueError(f"chunk={c} must divide length={length}")
+    length = len(tokens_L)
+    require_chunked(self.chunk, length)
     graphdef, fast_0, slow = fast_weights.split(self.model)
     cache = self.model.init_cache(length, False)
     x_LxD, cache = self.model.read_prefix(tokens_L, cache, 0)
-    chunks = jax.tree.map(
-      lambda x: x.reshape(length // c, c, *x.shape[1:]),
-      Chunk(x_LxD, targets_L, weight_L, relevant_L),
+    chunks = in_chunks(
+      Chunk(x_LxD, targets_L, weight_L, relevant_L), self.chunk
     )
 
     def body(carry, chunk):
@@ -148,8 +143,6 @@ class TTTNN(Learner):
         correct_C=likely_C == chunk.target_C,
         inner_loss=weighted_mean(loss_C, chunk.weight_C),
         inner_grad_norm=jnp.zeros(()),
-        read_loss_C=jnp.zeros_like(loss_C),
-        has_read_loss_C=jnp.zeros(loss_C.shape, bool),
         diagnostics={**model.diagnostics(forward), "drift": drift},
       )
       past = forward
@@ -157,7 +150,7 @@ class TTTNN(Learner):
         past = self.model.forward(chunk.x_CxD, cache, None, position)
       cache = dataclasses.replace(cache, suffix=past.cache)
       stored = replay.store(stored, chunk.x_CxD, chunk.target_C, chunk.weight_C)
-      return (cache, stored, position + c), output
+      return (cache, stored, position + self.chunk), output
 
     if self.inner.config.remat:
       body = jax.checkpoint(body, prevent_cse=False)

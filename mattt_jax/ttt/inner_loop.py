@@ -15,7 +15,7 @@ import optax
 from flax import nnx, struct
 from jax import Array
 
-from mattt_jax.config import CoordinationConfig, InnerConfig
+from mattt_jax.config import CoordinationConfig, InnerConfig, require_chunked
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
 from mattt_jax.ttt import replay
@@ -45,9 +45,11 @@ class ChunkOutput:
   correct_C: Array  # bool: the most likely token was the target
   inner_loss: Array  # what the inner step descends
   inner_grad_norm: Array  # before clipping; 0 with the inner loop off
-  read_loss_C: Array  # the memory's own next-token loss, 0 where it has none
-  has_read_loss_C: Array  # bool
   diagnostics: dict[str, Array]  # scalars of the model's `diagnostics`
+  # With `coordination.read_loss`: the memory's own next-token loss, 0 where it
+  # has none, and (bool) where it has one.
+  read_loss_C: Array | None = None
+  has_read_loss_C: Array | None = None
 
 
 class Learner(nnx.Module):
@@ -138,6 +140,11 @@ def make_learner(
   _, fast, _ = fast_weights.split(model)
   inner = InnerOptimizer(config, len(jax.tree.leaves(fast)))
   return Learner(model, inner, chunk, coordination)
+
+
+def in_chunks(tree, chunk: int):
+  """Arrays [L, ...] as [n, C, ...], C the chunk."""
+  return jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), tree)
 
 
 def weighted_mean(loss: Array, weight: Array) -> Array:
@@ -276,15 +283,17 @@ def read_chunk(
     loss, ((loss_C, forward), _) = inner_loss(state.fast)
 
   model = learner.model
-  read_loss_C, has_read_loss_C = model.read_loss(forward, chunk.target_C)
+  read_loss_C = has_read_loss_C = None
+  if config.read_loss:
+    read_loss_C, has_read_loss_C = model.read_loss(forward, chunk.target_C)
   output = ChunkOutput(
     loss_C=loss_C,
     correct_C=jnp.argmax(model.next_token_probs(forward), -1) == chunk.target_C,
     inner_loss=loss,
     inner_grad_norm=grad_norm,
+    diagnostics=model.diagnostics(forward),
     read_loss_C=read_loss_C,
     has_read_loss_C=has_read_loss_C,
-    diagnostics=model.diagnostics(forward),
   )
   written = state.memory
   if memory:
@@ -331,17 +340,14 @@ def read_sequence(
   Raises:
     ValueError: the chunk does not divide L.
   """
-  length, c = len(tokens_L), learner.chunk
-  if length % c:
-    raise ValueError(f"chunk={c} must divide length={length}")
+  require_chunked(learner.chunk, len(tokens_L))
   if relevant_L is None:
-    relevant_L = jnp.zeros((length,), bool)
+    relevant_L = jnp.zeros(tokens_L.shape, bool)
   x_LxD, cache = learner.model.read_prefix(
     tokens_L, state.cache, state.position
   )
-  chunks = jax.tree.map(
-    lambda x: x.reshape(length // c, c, *x.shape[1:]),
-    Chunk(x_LxD, targets_L, weight_L, relevant_L),
+  chunks = in_chunks(
+    Chunk(x_LxD, targets_L, weight_L, relevant_L), learner.chunk
   )
 
   def body(suffix_state, chunk):

@@ -28,8 +28,9 @@ class SequenceOutput:
   loss_BxL: Array  # of each token, before it was learned; unmasked
   correct_BxL: Array  # bool
   chunk_loss_Bxn: Array  # what each inner step descended
-  read_loss_BxL: Array  # the memory's own loss, 0 where it has none
-  has_read_loss_BxL: Array  # bool
+  # The memory's own loss, where it has one (bool); None: not asked for.
+  read_loss_BxL: Array | None
+  has_read_loss_BxL: Array | None
   aux: dict[str, Array]  # scalars, averaged over the batch
 
 
@@ -66,13 +67,18 @@ def read_batch(
     batch["inner_weight"],
     batch.get("relevant", jnp.zeros(tokens_BxL.shape, bool)),
   )
+  of_token = jax.tree.map(
+    lambda x: x.reshape(-1, length),
+    (out.loss_C, out.correct_C, out.read_loss_C, out.has_read_loss_C),
+  )
+  loss_BxL, correct_BxL, read_loss_BxL, has_read_loss_BxL = of_token
   found = {"inner_grad_norm": out.inner_grad_norm, **out.diagnostics}
   return SequenceOutput(
-    loss_BxL=out.loss_C.reshape(-1, length),
-    correct_BxL=out.correct_C.reshape(-1, length),
+    loss_BxL=loss_BxL,
+    correct_BxL=correct_BxL,
     chunk_loss_Bxn=out.inner_loss,
-    read_loss_BxL=out.read_loss_C.reshape(-1, length),
-    has_read_loss_BxL=out.has_read_loss_C.reshape(-1, length),
+    read_loss_BxL=read_loss_BxL,
+    has_read_loss_BxL=has_read_loss_BxL,
     aux={name: jnp.mean(value) for name, value in found.items()},
   )
 
@@ -112,8 +118,8 @@ def meta_loss(
     )
   )(output.loss_BxL, weight_BxL)
   loss = jnp.mean(loss_B)
-  share = learner.coordination.config.read_loss
-  if share:
-    own_BxL = jnp.where(output.has_read_loss_BxL, weight_BxL, 0.0)
-    loss += share * weighted_mean(output.read_loss_BxL, own_BxL)
+  own_BxL, has_BxL = output.read_loss_BxL, output.has_read_loss_BxL
+  if own_BxL is not None and has_BxL is not None:
+    share = learner.coordination.config.read_loss
+    loss += share * weighted_mean(own_BxL, jnp.where(has_BxL, weight_BxL, 0.0))
   return loss, output
