@@ -94,10 +94,11 @@ def add(
   chunks: Chunks, embedding_E: Array, token_T: Array, valid_T: Array
 ) -> Chunks:
   """Stores a chunk in the place of the oldest, if any of it is valid."""
+  put = _writer(chunks, valid_T)
   return Chunks(
-    embedding_NxE=_put(chunks, chunks.embedding_NxE, embedding_E, valid_T),
-    token_NxT=_put(chunks, chunks.token_NxT, token_T, valid_T),
-    valid_NxT=_put(chunks, chunks.valid_NxT, valid_T, valid_T),
+    embedding_NxE=put(chunks.embedding_NxE, embedding_E),
+    token_NxT=put(chunks.token_NxT, token_T),
+    valid_NxT=put(chunks.valid_NxT, valid_T),
     written=chunks.written + jnp.any(valid_T),
   )
 
@@ -133,12 +134,16 @@ def _nearest(chunks: Chunks, query_CxE: Array, k: int) -> tuple[Array, Array]:
   return jax.lax.top_k(jnp.where(stored_N, score_CxN, _EMPTY), k)
 
 
-def _put(chunks: Chunks, slots_Nx: Array, new_x: Array, valid_T: Array):
-  at = chunks.written % len(slots_Nx)
-  new_x = jnp.where(
-    jnp.any(valid_T), new_x.astype(slots_Nx.dtype), slots_Nx[at]
-  )
-  return slots_Nx.at[at].set(new_x)
+def _writer(chunks: Chunks, valid_T: Array):
+  """put(slots, new): in the place of the oldest, if any of it is valid."""
+  at = chunks.written % len(chunks.token_NxT)
+  some = jnp.any(valid_T)
+
+  def put(slots_Nx: Array, new_x: Array) -> Array:
+    new_x = jnp.where(some, new_x.astype(slots_Nx.dtype), slots_Nx[at])
+    return slots_Nx.at[at].set(new_x)
+
+  return put
 
 
 @struct.dataclass
@@ -225,6 +230,7 @@ class ChunkStore(Memory):
     valid_C = pairs.valid_C
     number = jnp.maximum(jnp.sum(valid_C), 1)
     mean_D = jnp.sum(jnp.where(valid_C[:, None], hidden_CxD, 0.0), 0) / number
+    put = _writer(state.chunks, valid_C)
     return State(
       chunks=add(
         state.chunks,
@@ -232,17 +238,11 @@ class ChunkStore(Memory):
         pairs.next_token_C,
         valid_C,
       ),
-      key_NxTxHxK=_put(
-        state.chunks,
-        state.key_NxTxHxK,
-        unit(self._heads(hidden_CxD, self.wk)),
-        valid_C,
+      key_NxTxHxK=put(
+        state.key_NxTxHxK, unit(self._heads(hidden_CxD, self.wk))
       ),
-      value_NxTxHxK=_put(
-        state.chunks,
-        state.value_NxTxHxK,
-        self._heads(pairs.value_CxD, self.wv),
-        valid_C,
+      value_NxTxHxK=put(
+        state.value_NxTxHxK, self._heads(pairs.value_CxD, self.wv)
       ),
     )
 

@@ -47,6 +47,11 @@ def unit(x: Array) -> Array:
   return x * jax.lax.rsqrt(square + 1e-12)
 
 
+def vector_norm(x: Array) -> Array:
+  """|x| along the last axis, with a finite gradient at 0."""
+  return jnp.sqrt(jnp.sum(jnp.square(x), axis=-1) + 1e-12)
+
+
 class Identity(nnx.Module):
   """Stands where a norm is switched off."""
 

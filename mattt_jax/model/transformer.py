@@ -21,32 +21,26 @@ from mattt_jax.config import ModelConfig
 from mattt_jax.memory import none
 from mattt_jax.memory.base import (
   BaseConfig,
-  Memory,
   Pairs,
   PointerRead,
   ResidualRead,
 )
 from mattt_jax.model import attention, fast_weights, linear_attention
+from mattt_jax.model.block import Block
 from mattt_jax.model.layers import (
-  Attention,
-  SwiGLU,
   make_norm,
   normal_param,
   repeat,
   rms_normalize,
   scan_stack,
   stack,
+  vector_norm,
 )
 
 # Suffix blocks a loop iteration. They are few, and differentiated twice: an
 # unrolled loop takes less time and memory (benchmarks/meta_step.py shows it),
 # for a slightly longer compilation.
 _UNROLL = 4
-
-_MIXERS = {
-  "attention": Attention,
-  "gated_delta": linear_attention.GatedDeltaNet,
-}
 
 
 @struct.dataclass
@@ -81,76 +75,6 @@ class Forward:
   address_CxD: Array  # the prefix output: stable addresses
   hidden_SxCxD: Array | None  # hidden state at the memory's place
   final_CxD: Array  # what the head saw
-
-
-class Block(nnx.Module):
-  """One block; only suffix blocks have a fast MLP and a memory."""
-
-  def __init__(
-    self,
-    config: ModelConfig,
-    rngs: nnx.Rngs,
-    *,
-    mixer: str = "attention",
-    fast_mlp: bool = False,
-    memory: Memory | None = None,
-  ):
-    c = config
-
-    def norm(use):
-      return make_norm(use, c.dim, c.norm_eps)
-
-    self.attention_norm = norm(c.pre_norm)
-    self.attention = _MIXERS[mixer](c, rngs)
-    self.attention_post_norm = norm(c.post_norm)
-    self.mlp_norm = norm(c.pre_norm)
-    self.mlp = SwiGLU(c.dim, c.mlp_dim, c.init_std, rngs)
-    self.mlp_post_norm = norm(c.post_norm)
-    self.has_fast_mlp = fast_mlp
-    if fast_mlp:
-      self.fast_mlp_norm = norm(c.pre_norm)
-      self.fast_mlp = SwiGLU(c.dim, c.fast_mlp_dim, c.init_std, rngs)
-      self.fast_mlp_post_norm = norm(c.post_norm)
-    self.has_memory = memory is not None
-    if memory is not None:
-      self.memory = memory
-
-  def __call__(self, x_CxD, cache, position, memory_state=None, address=None):
-    """Reads a chunk; memory_state None: without the memory.
-
-    Returns:
-      x_CxD, the cache, and (hidden_CxD that the memory is asked with, what it
-      answered, that answer's share of the residual stream), None without one.
-    """
-    asked: tuple[Array, ResidualRead | None, Array | None] | None = None
-
-    def recall(x_CxD, place):
-      nonlocal asked
-      if not self.has_memory or self.memory.config.place != place:
-        return x_CxD
-      hidden_CxD = x_CxD if self.memory.config.address == "hidden" else address
-      if memory_state is None:
-        asked = hidden_CxD, None, None
-        return x_CxD
-      read = self.memory.read(memory_state, hidden_CxD)
-      out_CxD = x_CxD + read.output_CxD.astype(x_CxD.dtype)
-      share_C = _norm(read.output_CxD) / (_norm(out_CxD) + 1e-6)
-      asked = hidden_CxD, read, jax.lax.stop_gradient(share_C)
-      return out_CxD
-
-    x_CxD = recall(x_CxD, "before_attention")
-    out, cache = self.attention(self.attention_norm(x_CxD), cache, position)
-    x_CxD = recall(x_CxD + self.attention_post_norm(out), "after_attention")
-    if self.has_fast_mlp:
-      out = self.fast_mlp(self.fast_mlp_norm(x_CxD))
-      x_CxD = x_CxD + self.fast_mlp_post_norm(out)
-    out = self.mlp(self.mlp_norm(x_CxD))
-    x_CxD = recall(x_CxD + self.mlp_post_norm(out), "after_mlp")
-    return x_CxD, cache, asked
-
-
-def _norm(x_CxD: Array) -> Array:
-  return jnp.sqrt(jnp.sum(jnp.square(x_CxD), -1) + 1e-12)
 
 
 class Transformer(nnx.Module):
@@ -281,13 +205,10 @@ class Transformer(nnx.Module):
         (cache.suffix, memory.blocks if memory is not None else None),
         unroll=min(self.config.num_suffix, _UNROLL),
       )
-    h_CxD = self.final_norm(x_CxD)
-    logits_CxV = h_CxD @ self._head().astype(h_CxD.dtype)
+    h_CxD, logits_CxV = self._logits(x_CxD)
     hidden_SxCxD, reads, read_share_SxC = asked or (None, None, None)
     return Forward(
-      logits_CxV=logits_CxV.astype(
-        jnp.promote_types(logits_CxV.dtype, jnp.float32)
-      ),
+      logits_CxV=logits_CxV,
       pointer=pointer,
       reads=reads,
       read_share_SxC=read_share_SxC,
@@ -301,6 +222,13 @@ class Transformer(nnx.Module):
     if self.config.tie_embeddings:
       return self.embedding[...].T
     return self.head[...]
+
+  def _logits(self, x_CxD: Array) -> tuple[Array, Array]:
+    """What the head sees, and its logits in float32 (or wider)."""
+    h_CxD = self.final_norm(x_CxD)
+    logits_CxV = h_CxD @ self._head().astype(h_CxD.dtype)
+    dtype = jnp.promote_types(logits_CxV.dtype, jnp.float32)
+    return h_CxD, logits_CxV.astype(dtype)
 
   def _expected_embedding(self, read: PointerRead) -> Array:
     """sum_j w_j E[token_j]: what was recalled, as if it had been read."""
@@ -355,9 +283,7 @@ class Transformer(nnx.Module):
     if forward.reads is not None:
       added_CxD = jnp.sum(forward.reads.output_CxD, axis=0)
       some_C = jnp.any(added_CxD != 0, axis=-1)
-      h_CxD = self.final_norm(added_CxD)
-      logits_CxV = h_CxD @ self._head().astype(h_CxD.dtype)
-      loss_C = -_log_prob(logits_CxV, targets_C)
+      loss_C = -_log_prob(self._logits(added_CxD)[1], targets_C)
       return jnp.where(some_C, loss_C, 0.0), some_C
     return jnp.zeros(targets_C.shape), jnp.zeros(targets_C.shape, bool)
 
@@ -448,7 +374,7 @@ class Transformer(nnx.Module):
     error_CxV = jax.nn.softmax(forward.logits_CxV) - jax.nn.one_hot(
       targets_C, self.vocab_size
     )
-    return jax.lax.stop_gradient(_norm(error_CxV @ self._head().T))
+    return jax.lax.stop_gradient(vector_norm(error_CxV @ self._head().T))
 
 
 def _log_prob(logits_CxV: Array, targets_C: Array) -> Array:

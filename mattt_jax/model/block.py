@@ -1,0 +1,86 @@
+"""A block: mixing over tokens, a memory read, a fast MLP, a static MLP.
+
+Each is x + post_norm(f(pre_norm(x))); the memory has a gate of its own instead.
+
+Shapes: C chunk, D model.
+"""
+
+import jax
+from flax import nnx
+from jax import Array
+
+from mattt_jax.config import ModelConfig
+from mattt_jax.memory.base import Memory, ResidualRead
+from mattt_jax.model import linear_attention
+from mattt_jax.model.layers import Attention, SwiGLU, make_norm, vector_norm
+
+_MIXERS = {
+  "attention": Attention,
+  "gated_delta": linear_attention.GatedDeltaNet,
+}
+
+
+class Block(nnx.Module):
+  """One block; only suffix blocks have a fast MLP and a memory."""
+
+  def __init__(
+    self,
+    config: ModelConfig,
+    rngs: nnx.Rngs,
+    *,
+    mixer: str = "attention",
+    fast_mlp: bool = False,
+    memory: Memory | None = None,
+  ):
+    c = config
+
+    def norm(use):
+      return make_norm(use, c.dim, c.norm_eps)
+
+    self.attention_norm = norm(c.pre_norm)
+    self.attention = _MIXERS[mixer](c, rngs)
+    self.attention_post_norm = norm(c.post_norm)
+    self.mlp_norm = norm(c.pre_norm)
+    self.mlp = SwiGLU(c.dim, c.mlp_dim, c.init_std, rngs)
+    self.mlp_post_norm = norm(c.post_norm)
+    self.has_fast_mlp = fast_mlp
+    if fast_mlp:
+      self.fast_mlp_norm = norm(c.pre_norm)
+      self.fast_mlp = SwiGLU(c.dim, c.fast_mlp_dim, c.init_std, rngs)
+      self.fast_mlp_post_norm = norm(c.post_norm)
+    self.has_memory = memory is not None
+    if memory is not None:
+      self.memory = memory
+
+  def __call__(self, x_CxD, cache, position, memory_state=None, address=None):
+    """Reads a chunk; memory_state None: without the memory.
+
+    Returns:
+      x_CxD, the cache, and (hidden_CxD that the memory is asked with, what it
+      answered, that answer's share of the residual stream), None without one.
+    """
+    asked: tuple[Array, ResidualRead | None, Array | None] | None = None
+
+    def recall(x_CxD, place):
+      nonlocal asked
+      if not self.has_memory or self.memory.config.place != place:
+        return x_CxD
+      hidden_CxD = x_CxD if self.memory.config.address == "hidden" else address
+      if memory_state is None:
+        asked = hidden_CxD, None, None
+        return x_CxD
+      read = self.memory.read(memory_state, hidden_CxD)
+      out_CxD = x_CxD + read.output_CxD.astype(x_CxD.dtype)
+      share_C = vector_norm(read.output_CxD) / (vector_norm(out_CxD) + 1e-6)
+      asked = hidden_CxD, read, jax.lax.stop_gradient(share_C)
+      return out_CxD
+
+    x_CxD = recall(x_CxD, "before_attention")
+    out, cache = self.attention(self.attention_norm(x_CxD), cache, position)
+    x_CxD = recall(x_CxD + self.attention_post_norm(out), "after_attention")
+    if self.has_fast_mlp:
+      out = self.fast_mlp(self.fast_mlp_norm(x_CxD))
+      x_CxD = x_CxD + self.fast_mlp_post_norm(out)
+    out = self.mlp(self.mlp_norm(x_CxD))
+    x_CxD = recall(x_CxD + self.mlp_post_norm(out), "after_mlp")
+    return x_CxD, cache, asked
