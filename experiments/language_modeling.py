@@ -8,7 +8,7 @@ up to 16 times as far. The default text is the Python standard library's own
 source; `--config.task.source=directory:PATH` reads any text files.
 
 Arguments: `tiny` (a few steps of a small model, to see that it runs), `seed`,
-and `system`, as in `recall.py`.
+`steps` and `system`, as in `recall.py`.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ from mattt_jax.config import parse_arg, template
 
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
-  args = parse_arg(arg, tiny=False, system="ttt", seed=0)
+  args = parse_arg(arg, tiny=False, system="ttt", seed=0, steps=0)
 
   config = template("language_modeling")
   config.seed = args.seed
@@ -41,6 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
                         fast_mlp_dim=32)  # fmt: skip
     config.train.update(steps=4, log_every=1, checkpoint_every=2)
     config.eval.update(lengths=(64, 128), sequences=2)
+  config.train.steps = args.steps or config.train.steps
   systems.apply(config, args.system)
   # Half of the steps with the inner loop off: the same model then also reads
   # well without learning, which makes "off" a fair comparison.

@@ -8,6 +8,7 @@ reach; 80 % of the filler is made of the tokens of keys and values. Trained at
 256 tokens, evaluated at 1x to 16x that length.
 
 Arguments: `tiny` (a few steps of a small model, to see that it runs), `seed`,
+`steps` (outer steps, on which schedules depend; 0: as here),
 `hard` (64 pairs of 1024 keys, at 512 tokens: more than the fast weights of this
 model hold), and `system`, one of those that `mattt list` shows, or made of
 parts: `swa`, `ttt`, `swa_<memory>`, `ttt_<memory>`.
@@ -21,7 +22,8 @@ from mattt_jax.config import parse_arg, template
 
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
-  args = parse_arg(arg, tiny=False, hard=False, system="ttt_memory", seed=0)
+  args = parse_arg(arg, tiny=False, hard=False, system="ttt_memory", seed=0,
+                   steps=0)  # fmt: skip
 
   config = template("associative_recall")
   config.seed = args.seed
@@ -55,5 +57,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.update(steps=4, log_every=1, checkpoint_every=2)
     config.task.interference_ramp = (0, 2)
     config.eval.update(lengths=(64, 128), sequences=4, batch_size=2)
+  config.train.steps = args.steps or config.train.steps
   systems.apply(config, args.system)
   return config

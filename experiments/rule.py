@@ -9,9 +9,9 @@ key was bound to (chance 1/8). f starts as the identity and moves all symbols
 from step 250 on: then recall alone answers nothing. (A ramp twice as steep, to
 step 150, failed on seed 1.) A run takes about 4 minutes on 2 cores.
 
-Arguments: `tiny`, `seed`, and `system`, as in `recall.py`. An episodic memory
-also feeds what it recalls to the suffix blocks (`memory.feed`), which apply the
-rule to it.
+Arguments: `tiny`, `seed`, `steps` and `system`, as in `recall.py`. An episodic
+memory also feeds what it recalls to the suffix blocks (`memory.feed`), which
+apply the rule to it.
 """
 
 from ml_collections import ConfigDict
@@ -22,7 +22,7 @@ from mattt_jax.config import parse_arg, template
 
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
-  args = parse_arg(arg, tiny=False, system="ttt_memory", seed=0)
+  args = parse_arg(arg, tiny=False, system="ttt_memory", seed=0, steps=0)
 
   config = template("rule_recall")
   config.seed = args.seed
@@ -47,6 +47,7 @@ def get_config(arg: str = "") -> ConfigDict:
                        demonstrations=1, rule_ramp=(0, 2))  # fmt: skip
     config.train.update(steps=4, log_every=1, checkpoint_every=2)
     config.eval.update(lengths=(128,), sequences=2, batch_size=2)
+  config.train.steps = args.steps or config.train.steps
   systems.apply(config, args.system)
   if config.memory.name == "episodic" and config.memory.read == "pointer":
     config.memory.feed = True

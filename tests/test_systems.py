@@ -46,6 +46,17 @@ def test_a_system_leaves_nothing_of_the_one_before():
   assert tree.to_dict() == load_config("recall:system=swa").to_dict()
 
 
+def test_steps_keep_what_the_experiment_sets_besides():
+  tree = load_config("rule:system=ttt_memory,steps=7")
+  expected = load_config("rule:system=ttt_memory")
+  expected.train.steps = 7
+  assert tree.to_dict() == expected.to_dict()
+  assert tree.memory.feed and tree.coordination.inner_off_share == 0
+  # Schedules depend on the steps.
+  recall = load_config("recall:system=ttt_memory,steps=10")
+  assert recall.coordination.inner_start == 4
+
+
 def test_unknown():
   with pytest.raises(ValueError, match="system='tttt' is not known.*mean 'ttt"):
     load_config("recall:system=tttt")

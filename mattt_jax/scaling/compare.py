@@ -77,12 +77,9 @@ def compare(
   for name in expand(names):
     for seed in seeds:
       parts = [*filter(None, [arg]), f"system={name}", f"seed={seed}"]
+      parts += [f"steps={steps}"] * bool(steps)
       config = load_config(f"{task}:{','.join(parts)}")
-      if steps:
-        config.train.steps = steps
-        systems.apply(config, name)  # schedules depend on the steps
-      experiment = config_lib.from_config_dict(config)
-      runs.append((name, seed, experiment))
+      runs.append((name, seed, config_lib.from_config_dict(config)))
   rows = []
   for name, seed, experiment in runs:
     print(f"\n== {name}, seed {seed}", flush=True)
