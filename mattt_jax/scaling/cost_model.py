@@ -9,19 +9,23 @@ from typing import Any
 
 import jax
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 
 def matmul_flops(fn, *args: Any) -> float:
   """FLOPs of the matrix products (and triangular solves) of `fn(*args)`;
   arguments may be abstract.
 
-  Elementwise work, sorting and gathers are not counted.
+  Elementwise work, sorting and gathers are not counted, nor is what no result
+  needs (a compiler leaves it out).
 
   Raises:
     ValueError: the program has a `while` loop, of which nobody knows how often
       it runs.
   """
-  return _count(jax.make_jaxpr(fn)(*args).jaxpr)
+  jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+  needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return _count(needed)
 
 
 def _count(jaxpr: core.Jaxpr) -> float:

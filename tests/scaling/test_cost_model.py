@@ -31,6 +31,13 @@ ONCE = 2 * 3 * 4 * 4
       )[0],
       6 * ONCE,
     ),
+    # What no result needs is left out, in a loop too.
+    (
+      lambda x, w: jax.lax.scan(
+        lambda x, _: (x @ w, x @ w @ w), x, length=3
+      )[0],
+      3 * ONCE,
+    ),
     # Of the branches of a condition, the dearest.
     (
       lambda x, w: jax.lax.cond(x[0, 0] > 0, lambda: x, lambda: x @ w @ w),
@@ -38,7 +45,9 @@ ONCE = 2 * 3 * 4 * 4
     ),
     # d(xw) needs x' g and g w'.
     (
-      lambda x, w: jax.grad(lambda x, w: jnp.sum(x @ w), (0, 1))(x, w)[0],
+      lambda x, w: jax.value_and_grad(
+        lambda x, w: jnp.sum(x @ w), (0, 1)
+      )(x, w),
       3 * ONCE,
     ),
     # Batches multiply: [5, 3, 4] x [5, 4, 4].
