@@ -36,7 +36,8 @@ RECALL := $(foreach seed,1 2 3,$(foreach system,\
 	swa_episodic ttt_episodic ttt swa,$(system)/$(seed)))
 
 results: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
-results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json)
+results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
+	cp runs/demo/results.json results/demo.json
 	$(BIN)/python -m mattt_jax.scaling.collect runs/recall \
 		--out=results/recall.jsonl
 	$(BIN)/python results/recall.py
