@@ -75,3 +75,39 @@ def shares(null_C: Array, score_CxJ: Array, gate: str) -> tuple[Array, Array]:
   log_open_Cx1 = jax.nn.log_sigmoid(-null_C)[:, None]
   log_share_CxJ = log_open_Cx1 + jax.nn.log_softmax(score_CxJ)
   return log_null_C, jnp.where(some_CxJ, log_share_CxJ, EMPTY)
+
+
+def latest(
+  score_CxJ: Array,
+  log_share_CxJ: Array,
+  age_CxJ: Array,
+  sharpness: Array | float,
+  margin: Array | float,
+) -> Array:
+  """Log shares with the same sum, of which the newest match takes most.
+
+  A candidate is a match by m = sigmoid(margin - sharpness (max score - score)),
+  and keeps of its share what newer ones leave of it, the product of their
+  1 - m (stick-breaking attention, 2410.17980, among candidates that match as
+  well as the best). So the last binding of a key wins, however far back it
+  lies, and what does not match takes nothing from it.
+
+  Args:
+    score_CxJ: of the candidates; `EMPTY` where there is none.
+    log_share_CxJ: as of `shares`.
+    age_CxJ: different for each candidate of a row.
+    sharpness: positive.
+    margin: 0: the best candidate takes half of what older ones have.
+  """
+  behind_CxJ = jnp.max(score_CxJ, axis=-1, keepdims=True) - score_CxJ
+  log_left_CxJ = jax.nn.log_sigmoid(sharpness * behind_CxJ - margin)
+  newest_first_CxJ = jnp.argsort(age_CxJ, axis=-1)
+  sorted_CxJ = jnp.take_along_axis(log_left_CxJ, newest_first_CxJ, axis=-1)
+  newer_CxJ = jnp.cumsum(sorted_CxJ, axis=-1) - sorted_CxJ
+  back_CxJ = jnp.argsort(newest_first_CxJ, axis=-1)
+  kept_CxJ = log_share_CxJ + jnp.take_along_axis(newer_CxJ, back_CxJ, axis=-1)
+  whole, kept = (
+    jax.nn.logsumexp(x, axis=-1, keepdims=True)
+    for x in (log_share_CxJ, kept_CxJ)
+  )
+  return kept_CxJ + (whole - kept)

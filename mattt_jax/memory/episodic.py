@@ -68,12 +68,12 @@ class Config(BaseConfig):
   head_dim: int = 16
   temperature: float = 3.0  # of a head's unit keys and queries, at init
   null_bias: float = 5.0  # score of "none of them", at init
-  # A learned slope, starting here: score - slope log(1 + age in tokens), so
-  # that of two pairs of one key the later one wins. 0: none.
-  recency: float = 0.0
   # "null": one softmax over null and slots; "sigmoid": the slots' own softmax,
   # times a gate that sees the query alone, sigmoid(-null score).
   pointer_gate: str = "null"
+  # Of pairs that match about as well, the newest takes most of the share
+  # (pointer read): the last binding of a key counts.
+  latest_wins: bool = False
   # Keeps what keys are made of, and makes them with the weights of the reader:
   # right where fast weights change what the key of a context is.
   rekey: bool = False
@@ -103,7 +103,7 @@ class Config(BaseConfig):
   def check(self, experiment) -> None:
     """Raises `ValueError` naming the field that does not fit."""
     super().check(experiment)
-    for field in ("capacity", "top_k", "write_top", "recency"):
+    for field in ("capacity", "top_k", "write_top"):
       require_at_least(f"memory.{field}", getattr(self, field), 0)
     for field in ("num_heads", "head_dim", "shards"):
       require_at_least(f"memory.{field}", getattr(self, field), 1)
@@ -154,7 +154,11 @@ class Config(BaseConfig):
       f"memory.top_k=0 reads all slots, so that memory.search={self.search!r} "
       f"and memory.shards={self.shards} do nothing: set memory.top_k",
     )
-    for field, off in (("feed", False), ("pointer_gate", "null")):
+    for field, off in (
+      ("feed", False),
+      ("latest_wins", False),
+      ("pointer_gate", "null"),
+    ):
       value = getattr(self, field)
       require(
         self.read == "pointer" or value == off,
@@ -171,7 +175,7 @@ class State:
   value: Array  # [M] int32, or [H, M, K]
   valid_M: Array
   score_M: Any  # None where the settings do not need it
-  # int32: valid tokens since, the pair's own included; None without `recency`.
+  # int32: valid tokens since, its own included; None without `latest_wins`.
   age_M: Any
   written: Array  # int32: tokens since the start, padding included
 
@@ -203,10 +207,11 @@ class Episodic(Memory):
         rngs, (heads * head_dim, dim), 1 / math.sqrt(heads * head_dim)
       )
       self.gate = Gate(config, dim)
-    if config.recency:
-      self.log_recency = nnx.Param(
-        jnp.asarray(math.log(config.recency), jnp.float32)
-      )
+    if config.latest_wins:
+      # Half of the share, not all: with a margin of 3 whatever is newest takes
+      # it before keys are learned, and training is slow.
+      self.log_sharpness = nnx.Param(jnp.asarray(math.log(4.0), jnp.float32))
+      self.margin = nnx.Param(jnp.zeros((), jnp.float32))
     if config.score == "learned":
       # Not zero: equal scores would keep whatever came first.
       self.score_weight = normal_param(rngs, (dim,), std)
@@ -229,7 +234,7 @@ class Episodic(Memory):
       value=jnp.zeros((slots,), jnp.int32) if pointer else per_head,
       valid_M=jnp.zeros((slots,), bool),
       score_M=jnp.zeros((slots,), jnp.float32) if scored else None,
-      age_M=jnp.zeros((slots,), jnp.int32) if c.recency else None,
+      age_M=jnp.zeros((slots,), jnp.int32) if c.latest_wins else None,
       written=jnp.zeros((), jnp.int32),
     )
 
@@ -249,6 +254,14 @@ class Episodic(Memory):
       log_null_C, log_prob_CxJ = _search.shares(
         null_C, score_CxJ, self.config.pointer_gate
       )
+      if self.config.latest_wins:
+        log_prob_CxJ = _search.latest(
+          score_CxJ,
+          log_prob_CxJ,
+          state.age_M[slot_CxJ],
+          jnp.exp(self.log_sharpness[...]),
+          self.margin[...],
+        )
       return PointerRead(
         token_CxJ=state.value[slot_CxJ],
         log_prob_CxJ=log_prob_CxJ,
@@ -348,9 +361,6 @@ class Episodic(Memory):
   def _best(self, score: Array, state: State) -> tuple[Array, Array]:
     """The top-k scores and their slots, along the last axis."""
     c = self.config
-    if state.age_M is not None:
-      age_M = state.age_M.astype(score.dtype)
-      score = score - jnp.exp(self.log_recency[...]) * jnp.log1p(age_M)
     if c.score == "learned":
       score = score + jax.nn.log_sigmoid(state.score_M)
     score = jnp.where(state.valid_M, score, _search.EMPTY)

@@ -302,15 +302,39 @@ def test_a_random_score_samples_evenly():
 # How it is read.
 
 
-@pytest.mark.parametrize("read", episodic.Config.reads)
-def test_recency_by_age_in_valid_tokens(read):
-  memory = make(read=read, recency=0.7, capacity=4 * CHUNK)
-  pairs = text(6 * CHUNK)
-  pairs.valid_C[-CHUNK:] = False
-  at = kept(memory.config, None, pairs.valid_C, 4 * CHUNK)
-  age = np.asarray([pairs.valid_C[i:].sum() for i in at])
-  bias = -0.7 * np.log1p(age)
-  check(memory, write_all(memory, pairs), rows(pairs, at), bias=bias)
+@pytest.mark.parametrize("gate", ["null", "sigmoid"])
+@pytest.mark.parametrize("changes", [{}, dict(top_k=4), dict(capacity=8)])
+def test_the_newest_match_takes_most(gate, changes):
+  """One candidate after another, from the newest to the oldest."""
+  plain = make(pointer_gate=gate, **changes)
+  memory = make(pointer_gate=gate, latest_wins=True, **changes)
+  memory.log_sharpness[...], memory.margin[...] = np.log(1.5), 0.7
+  pairs = text(4 * CHUNK)
+  before, after = (
+    m.read(write_all(m, pairs), jnp.asarray(ASKED)) for m in (plain, memory)
+  )
+  np.testing.assert_array_equal(after.log_null_C, before.log_null_C)
+  np.testing.assert_array_equal(after.token_CxJ, before.token_CxJ)
+  at = np.arange(4 * CHUNK)[-changes.get("capacity", 4 * CHUNK) :]
+  score_CxM = scores(memory, rows(pairs, at), ASKED)[0].sum(0)
+  share_CxM = np.where(pairs.valid_C[at], softmax(score_CxM), 0)
+  if "top_k" in changes:
+    score_CxM[~pairs.valid_C[at][None].repeat(len(ASKED), 0)] = -np.inf
+    share_CxM[best(score_CxM, 4) == -np.inf] = 0
+  for c, share_M in enumerate(share_CxM):
+    best_score, left = score_CxM[c][share_M > 0].max(), 1.0
+    kept_M = np.zeros(len(at))
+    for j in reversed(range(len(at))):
+      if share_M[j]:
+        kept_M[j] = share_M[j] * left
+        match = 1.5 * (score_CxM[c, j] - best_score) + 0.7
+        left *= 1 - 1 / (1 + np.exp(-match))
+    kept_M *= (1 - np.exp(after.log_null_C[c])) / kept_M.sum()
+    probs = np.zeros(VOCAB)
+    np.add.at(probs, pairs.next_token_C[at], kept_M)
+    got = np.zeros(VOCAB)
+    np.add.at(got, after.token_CxJ[c], np.exp(after.log_prob_CxJ[c]))
+    np.testing.assert_allclose(got, probs, rtol=1e-4, atol=1e-6)
 
 
 def test_of_two_bindings_of_a_key_the_last_one_wins():
@@ -320,16 +344,17 @@ def test_of_two_bindings_of_a_key_the_last_one_wins():
   pairs.next_token_C[[first, last]] = 18, 19
   asked = jnp.asarray(pairs.hidden_CxD[[first]])
 
-  def weights(recency):
-    memory = make(recency=recency)
+  def weights(**changes):
+    memory = make(temperature=20.0, **changes)
+    if changes:
+      memory.margin[...] = 5.0
     read = memory.read(write_all(memory, pairs), asked)
     return np.exp(read.log_prob_CxJ[0])[[first, last]]
 
-  same = weights(0.0)
-  np.testing.assert_allclose(same[1], same[0], rtol=1e-6)
-  # Written 11 and 3 tokens ago.
-  old, new = weights(2.0)
-  np.testing.assert_allclose(new / old, (12 / 4) ** 2.0, rtol=1e-4)
+  np.testing.assert_allclose(*weights(), rtol=1e-6)
+  old, new = weights(latest_wins=True)
+  # So much is left by a match of margin 5.
+  np.testing.assert_allclose(old / new, 1 / (1 + np.exp(5.0)), rtol=1e-4)
 
 
 @pytest.mark.parametrize("read", episodic.Config.reads)
@@ -433,7 +458,7 @@ def test_slots_split_over_devices(read):
 
 EVERYTHING = dict(
   policy="score", score="learned", capacity=8, write_top=2, top_k=4, shards=2,
-  search="approx", recency=0.5, rekey=True,
+  search="approx", rekey=True,
 )  # fmt: skip
 
 
@@ -452,7 +477,7 @@ def summed(read):
   "changes",
   [
     dict(read="residual", **EVERYTHING),
-    dict(pointer_gate="sigmoid", **EVERYTHING),
+    dict(pointer_gate="sigmoid", latest_wins=True, **EVERYTHING),
     dict(top_k=3, shards=2, write_top=2, capacity=6),
   ],
 )
@@ -538,7 +563,7 @@ def test_state_holds_what_the_settings_need():
 
   assert more(policy="score", score="surprise") == 4 * slots
   assert more(score="learned") == 4 * slots
-  assert more(recency=1.0) == 4 * slots
+  assert more(latest_wins=True) == 4 * slots
   assert more(rekey=True) == 4 * slots * (DIM - HEADS * HEAD_DIM)
   assert more(stop_gradient_keys=True, search="approx", top_k=2) == 0
   assert make(write_top=3).init_state(5 * CHUNK).valid_M.shape == (15,)
@@ -560,7 +585,7 @@ def test_state_holds_what_the_settings_need():
     (dict(shards=0), "memory.shards=0 must be at least 1"),
     (dict(shards=3), "memory.shards=3 .* is 256 at 256 tokens"),
     (dict(capacity=96, shards=5), "memory.shards=5 .* which is 96"),
-    (dict(recency=-1.0), "memory.recency=-1.0 must be at least 0"),
+    (dict(read="residual", latest_wins=True), "latest_wins=True needs memory"),
     (dict(policy="score"), "memory.capacity=0 forgets nothing: set a"),
     (dict(score="surprise"), "score='surprise' decides nothing: set memory.p"),
     (dict(top_k=0, shards=2), "top_k=0 reads all slots.*shards=2 do nothing"),
