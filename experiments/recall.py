@@ -9,8 +9,8 @@ reach; 80 % of the filler is made of the tokens of keys and values. Trained at
 
 Arguments: `tiny` (a few steps of a small model, to see that it runs), `seed`,
 `steps` (outer steps, on which schedules depend; 0: as here),
-`hard` (64 pairs of 1024 keys, at 512 tokens: more than the fast weights of this
-model hold), and `system`, one of those that `mattt list` shows, or made of
+`hard` (48 of 1024 keys with values of 4 tokens, 16 of them overwritten, at 768
+tokens: more than the fast weights of this model hold), and `system`, one of those that `mattt list` shows, or made of
 parts: `swa`, `ttt`, `swa_<memory>`, `ttt_<memory>`.
 """
 
@@ -42,10 +42,11 @@ def get_config(arg: str = "") -> ConfigDict:
   config.train.steps = 200
   config.eval.lengths = (256, 512, 1024, 2048, 4096)
   if args.hard:
-    config.length = 512
-    config.task.update(num_keys=1024, num_pairs=64, num_queries=24,
-                       gap_share=0.3)  # fmt: skip
-    config.eval.update(lengths=(512, 2048, 8192), batch_size=4)
+    config.length = 768
+    config.task.update(num_keys=1024, num_pairs=48, updates=16, num_queries=16,
+                       value_length=4, gap_share=0.3)  # fmt: skip
+    config.train.steps = 300
+    config.eval.update(lengths=(768, 3072, 12288), batch_size=4)
 
   if args.tiny:
     config.length = 64
@@ -59,4 +60,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.update(lengths=(64, 128), sequences=4, batch_size=2)
   config.train.steps = args.steps or config.train.steps
   systems.apply(config, args.system)
+  memory = config.memory
+  if args.hard and memory.name == "episodic" and memory.read == "pointer":
+    memory.latest_wins = True
   return config
