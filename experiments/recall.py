@@ -10,8 +10,9 @@ reach; 80 % of the filler is made of the tokens of keys and values. Trained at
 Arguments: `tiny` (a few steps of a small model, to see that it runs), `seed`,
 `steps` (outer steps, on which schedules depend; 0: as here),
 `hard` (48 of 1024 keys with values of 4 tokens, 16 of them overwritten, at 768
-tokens: more than the fast weights of this model hold), and `system`, one of those that `mattt list` shows, or made of
-parts: `swa`, `ttt`, `swa_<memory>`, `ttt_<memory>`.
+tokens: more than the fast weights of this model hold; the last binding counts),
+and `system`, one of those that `mattt list` shows, or made of parts: `swa`,
+`ttt`, `swa_<memory>`, `ttt_<memory>`.
 """
 
 from ml_collections import ConfigDict

@@ -155,6 +155,7 @@ def _define_compare(values: flags.FlagValues) -> None:
     ("systems", None, "names of `mattt list`, or 2x2:MEMORY; a,b,c"),
     ("seeds", "0", "0,1,2"),
     ("arg", "", "more arguments of the experiment: tiny, hard"),
+    ("each", "", "an argument and its values, a run for each: how:joint,first"),
     ("out", "runs/compare", "directory of the runs and the table"),
   ):
     flags.DEFINE_string(name, default, about, flag_values=values)
@@ -172,7 +173,13 @@ def _compare(values: flags.FlagValues) -> None:
 
   out = pathlib.Path(values.out)
   rows = compare.compare(
-    values.task, names, seeds, out, arg=values.arg, steps=values.steps
+    values.task,
+    names,
+    seeds,
+    out,
+    arg=values.arg,
+    each=values.each,
+    steps=values.steps,
   )
   print(f"\n{compare.table(rows)}\n\nRows and table are in {out}/")
 

@@ -1,14 +1,16 @@
 """Several systems on one task, under one budget, in one table.
 
-Each system is trained in OUT/<system>/<seed> (finished runs are not repeated,
-broken ones go on) and evaluated by context length; also with the inner loop
-off, and with the memory off, at the training length.
+Each system is trained in OUT/<system>/<seed> (with `each`: OUT/<system>/
+<name=value>/<seed>; finished runs are not repeated, broken ones go on) and
+evaluated by context length; also with the inner loop off, and with the memory
+off, at the training length.
 """
 
 import collections
+import itertools
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -54,6 +56,7 @@ def compare(
   out: pathlib.Path,
   *,
   arg: str = "",
+  each: str = "",
   steps: int = 0,
 ) -> list[dict[str, Any]]:
   """Trains and measures; writes compare.jsonl and compare.md in `out`.
@@ -64,36 +67,55 @@ def compare(
     seeds: each system is trained once with each.
     out: directory.
     arg: more arguments of the experiment ("hard").
+    each: "NAME:V1,V2": each system is trained once with each of these values of
+      one more argument of the experiment.
     steps: outer steps of each; 0: as the experiment says.
 
   Returns:
-    A row for each system and seed.
+    A row for each system, value and seed.
 
   Raises:
     ValueError: an unknown name, or settings that do not fit; all are checked
       before anything is trained.
   """
   runs = []
-  for name in expand(names):
-    for seed in seeds:
-      parts = [*filter(None, [arg]), f"system={name}", f"seed={seed}"]
-      parts += [f"steps={steps}"] * bool(steps)
-      config = load_config(f"{task}:{','.join(parts)}")
-      runs.append((name, seed, config_lib.from_config_dict(config)))
+  for name, variant, seed in itertools.product(
+    expand(names), _variants(each), seeds
+  ):
+    about = {"task": task, "system": name, "variant": variant, "seed": seed}
+    parts = [arg, variant, f"system={name}", f"seed={seed}"]
+    parts += [f"steps={steps}"] * bool(steps)
+    config = load_config(f"{task}:{','.join(filter(None, parts))}")
+    runs.append((about, config_lib.from_config_dict(config)))
   rows = []
-  for name, seed, experiment in runs:
-    print(f"\n== {name}, seed {seed}", flush=True)
-    rows.append(_measure(task, name, seed, experiment, out))
+  for about, experiment in runs:
+    print(f"\n== {_label(about)}, seed {about['seed']}", flush=True)
+    rows.append(_measure(about, experiment, out))
     # After each run: an interruption loses none.
     (out / ROWS_FILE).write_text("".join(json.dumps(r) + "\n" for r in rows))
     (out / TABLE_FILE).write_text(table(rows) + "\n")
   return rows
 
 
+def _variants(each: str) -> list[str]:
+  """ "how:a,b" as ["how=a", "how=b"], and [""] for nothing."""
+  name, colon, values = each.partition(":")
+  config_lib.require(
+    bool(name and values) or not each,
+    f"each={each!r} must be NAME:VALUE,VALUE, an argument of the experiment",
+  )
+  return [f"{name}={value}" for value in values.split(",")] if colon else [""]
+
+
+def _label(row: Mapping[str, Any]) -> str:
+  return " ".join(filter(None, [row["system"], row["variant"]]))
+
+
 def _measure(
-  task: str, name: str, seed: int, experiment: Experiment, out: pathlib.Path
+  about: dict[str, Any], experiment: Experiment, out: pathlib.Path
 ) -> dict[str, Any]:
-  workdir = out / name / str(seed)
+  parts = about["system"], about["variant"], str(about["seed"])
+  workdir = out.joinpath(*filter(None, parts))
   done = workdir / "compare.json"
   config = config_lib.to_dict(experiment)
   digest = collect.config_hash(config)
@@ -106,9 +128,7 @@ def _measure(
   learner, step = trainer.load_learner(experiment, workdir)
   by_length = result["evaluation"]["lengths"]
   row = {
-    "task": task,
-    "system": name,
-    "seed": seed,
+    **about,
     "config_hash": digest,
     "commit": collect.commit(),
     "step": step,
@@ -167,11 +187,12 @@ def _switched_off(experiment: Experiment, learner: Learner, step: int):
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-  """Markdown: answer accuracy by context length (mean over the seeds, with the
-  lowest and highest if there are several), and what each system costs."""
+  """Markdown: answers right, every token of them, by context length (mean over
+  the seeds, with the lowest and highest if there are several), and what each
+  system costs."""
   by_system = collections.defaultdict(list)
   for row in rows:
-    by_system[row["system"]].append(row)
+    by_system[_label(row)].append(row)
   lengths = sorted({n for row in rows for n in row["lengths"]}, key=int)
   longest = lengths[-1]
   head = [
@@ -188,7 +209,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
   for name, found in by_system.items():
 
     def accuracy(pick, found=found):
-      return tables.summary([pick(row)["answer_accuracy"] for row in found])
+      return tables.summary([pick(row)["answer_exact_match"] for row in found])
 
     first = found[0]
     cells[name] = [
@@ -208,8 +229,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
   seeds = sorted({row["seed"] for row in rows})
   return "\n".join(
     [
-      f"{rows[0]['task']}: answer accuracy on the test split by context length "
-      f"(tokens), {rows[0]['step']} outer steps, seeds "
+      f"{rows[0]['task']}: answers right (every token of them) on the test "
+      f"split by context length (tokens), {rows[0]['step']} outer steps, seeds "
       f'{", ".join(map(str, seeds))}. "Off" is at the training length; '
       '"other loss" is of the tokens that are not answers, at the longest.',
       "",

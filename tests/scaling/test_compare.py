@@ -54,14 +54,37 @@ def test_rows_and_table(tmp_path, monkeypatch):
   assert run() == rows
 
 
+def test_each_value_of_an_argument(tmp_path):
+  rows = compare.compare(
+    "coordination",
+    ["ttt_episodic"],
+    [1],
+    tmp_path,
+    arg="tiny",
+    each="how:joint,retention",
+    steps=1,
+  )
+  assert [row["variant"] for row in rows] == ["how=joint", "how=retention"]
+  kept = [row["config"]["inner"]["retention"] for row in rows]
+  assert kept == [1.0, 0.9]
+  assert (tmp_path / "ttt_episodic/how=joint/1/config.json").exists()
+  assert "| ttt_episodic how=retention |" in compare.table(rows)
+
+
+@pytest.mark.parametrize("each", ["how", "how:", ":joint"])
+def test_each_without_values(each, tmp_path):
+  with pytest.raises(ValueError, match="must be NAME:VALUE,VALUE"):
+    compare.compare("coordination", ["ttt"], [1], tmp_path, each=each)
+
+
 def test_table_shows_mean_and_range():
   rows = [
     {
-      "task": "recall", "system": "swa", "seed": seed, "step": 3,
+      "task": "recall", "system": "swa", "variant": "", "seed": seed, "step": 3,
       "parameters": 1000, "flops_per_token": 2000.0,
       "train_tokens_per_second": 10.0, "switched_off": {},
       "state_bytes": {"64": {"cache": 2048}},
-      "lengths": {"64": {"answer_accuracy": accuracy, "other_loss": 1.0}},
+      "lengths": {"64": {"answer_exact_match": accuracy, "other_loss": 1.0}},
     }
     for seed, accuracy in ((1, 0.25), (2, 0.75))
   ]  # fmt: skip

@@ -1,0 +1,63 @@
+r"""Ways of bringing weights and memory together, on associative recall.
+
+    mattt compare --task=coordination --systems=ttt_episodic --seeds=1,2,3 \
+      --each=how:joint,memory_first,default --out=runs/coordination
+
+`how` names one of `HOW`: a change of TTT + episodic memory trained jointly from
+the first step on. Those that start with `write_` keep 64 pairs, chosen so, of
+the whole context; compare them with system=swa_episodic. Other arguments as in
+`recall.py`, whose settings these are.
+"""
+
+from ml_collections import ConfigDict
+
+from mattt_jax.config import parse_arg, require_choice
+from mattt_jax.main import load_config
+
+_FIRST = {"coordination.inner_start": 80}
+_SOMETIMES = {"coordination.inner_off_share": 0.5}
+_FULL = {"memory.capacity": 64, "memory.policy": "score"}
+
+HOW = {
+  "joint": {},
+  # When each part learns.
+  "memory_first": _FIRST,
+  "inner_sometimes": _SOMETIMES,
+  "default": _FIRST | _SOMETIMES,
+  "memory_sometimes": {"coordination.memory_off_share": 0.25},
+  "read_loss": {"coordination.read_loss": 0.5},
+  # What each part is for.
+  "inner_without_memory": {"coordination.inner_loss": "without_memory"},
+  "surprise": {"coordination.surprise_power": 1.0},
+  "rate_from_memory": {"coordination.rate_from_memory": True},
+  "sigmoid_gate": {"memory.pointer_gate": "sigmoid"},
+  # Which reads stay valid.
+  "residual": {"memory.read": "residual"},
+  "residual_hidden": {"memory.read": "residual", "memory.address": "hidden"},
+  "residual_rekey": {"memory.read": "residual", "memory.address": "hidden",
+                     "memory.rekey": True},
+  # Which weights stay bounded.
+  "retention": {"inner.retention": 0.9, "inner.learn_retention": True},
+  "max_drift": {"inner.max_drift": 3.0},
+  "random_lengths": {"train.random_lengths": (192, 256, 384)},
+  # Replay.
+  "replay": {"coordination.replay": 1},
+  # What is written, at equal capacity.
+  "write_all": {},
+} | {
+  f"write_{score}": _FULL | {"memory.score": score}
+  for score in ("recency", "surprise", "gradient", "random", "learned",
+                "oracle")
+}  # fmt: skip
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The settings of one run."""
+  args = parse_arg(arg, tiny=False, system="ttt_episodic", how="joint", seed=0,
+                   steps=0)  # fmt: skip
+  require_choice("how", args.how, tuple(HOW))
+  given = f"system={args.system},seed={args.seed},steps={args.steps}"
+  config = load_config(f"recall:{given}" + ",tiny" * args.tiny)
+  config.coordination.update(inner_start=0, inner_off_share=0.0)
+  config.update_from_flattened_dict(HOW[args.how])
+  return config
