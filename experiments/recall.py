@@ -11,6 +11,7 @@ Arguments: `tiny` (a few steps of a small model, to see that it runs), `seed`,
 `steps` (outer steps, on which schedules depend; 0: as here),
 `hard` (48 of 1024 keys with values of 4 tokens, 16 of them overwritten, at 768
 tokens: more than the fast weights of this model hold; the last binding counts),
+`easy` (8 pairs, no interference, a longer training: what any memory must learn)
 and `system`, one of those that `mattt list` shows, or made of parts: `swa`,
 `ttt`, `swa_<memory>`, `ttt_<memory>`.
 """
@@ -18,13 +19,13 @@ and `system`, one of those that `mattt list` shows, or made of parts: `swa`,
 from ml_collections import ConfigDict
 
 from mattt_jax import systems
-from mattt_jax.config import parse_arg, template
+from mattt_jax.config import parse_arg, require, template
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
-  args = parse_arg(arg, tiny=False, hard=False, system="ttt_memory", seed=0,
-                   steps=0)  # fmt: skip
+  args = parse_arg(arg, tiny=False, hard=False, easy=False,
+                   system="ttt_memory", seed=0, steps=0)  # fmt: skip
 
   config = template("associative_recall")
   config.seed = args.seed
@@ -42,6 +43,11 @@ def get_config(arg: str = "") -> ConfigDict:
   config.outer.learning_rate = 5e-3
   config.train.steps = 200
   config.eval.lengths = (256, 512, 1024, 2048, 4096)
+  require(not (args.hard and args.easy), "hard, easy: choose one of them")
+  if args.easy:
+    config.task.update(num_pairs=8, num_queries=8, interference=0.0)
+    config.train.steps = 300
+    config.eval.lengths = (256, 1024, 4096)
   if args.hard:
     config.length = 768
     config.task.update(num_keys=1024, num_pairs=48, updates=16, num_queries=16,
