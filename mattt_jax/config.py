@@ -244,12 +244,17 @@ class EvalConfig:
   sequences: int = 32  # at each length
   batch_size: int = 8
   position_buckets: int = 8  # for loss by token position, answers by distance
+  # Longer sequences are read in segments of so many tokens (rounded down to
+  # whole chunks), with the state carried on, so that activations do not grow
+  # with the length; 0: always whole.
+  segment: int = 4096
   inner: bool = True  # False: read with the inner loop off
   memory: bool = True  # False: read with the memory off
 
   def __post_init__(self):
     for field in ("sequences", "batch_size", "position_buckets"):
       require_at_least(f"eval.{field}", getattr(self, field), 1)
+    require_at_least("eval.segment", self.segment, 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ class WholeReader(Learner):
   that a stream could carry on."""
 
   name: str  # of the baseline
+  streams = False
 
   def init_state(self, context_length: int, streaming: bool = True) -> NoReturn:
     """Raises `ValueError`: only whole sequences are read, not streams."""

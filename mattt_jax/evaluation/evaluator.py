@@ -1,11 +1,9 @@
 """Evaluation: loss and answers by context length, distance and position."""
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
@@ -18,9 +16,10 @@ from mattt_jax.config import (
   require_chunked,
 )
 from mattt_jax.data import pipeline
+from mattt_jax.evaluation import reader
 from mattt_jax.tasks.base import SPLITS, Task
 from mattt_jax.ttt.coordination import rate_scale
-from mattt_jax.ttt.meta_loss import SequenceOutput, read_batch
+from mattt_jax.ttt.meta_loss import SequenceOutput
 
 
 def evaluate(
@@ -80,11 +79,11 @@ def evaluate(
     for batch in pipeline.eval_batches(
       task, split, length, config.sequences, config.batch_size
     ):
-      out = _read(
-        graphdef, params, sharding.put_batch(batch, mesh), scale,
+      out = reader.read(
+        experiment, graphdef, params, batch, mesh, scale,
         inner=inner, memory=memory,
       )  # fmt: skip
-      totals.add(batch, jax.device_get(out))
+      totals.add(batch, out)
     results[str(length)] = totals.summary()
   return {
     "split": split,
@@ -92,15 +91,6 @@ def evaluate(
     "memory": memory,
     "lengths": results,
   }
-
-
-# Compiled once for each length; the graphdef is the same object every time.
-@functools.partial(jax.jit, static_argnames=("graphdef", "inner", "memory"))
-def _read(graphdef, params, batch, scale, *, inner, memory):
-  return read_batch(
-    nnx.merge(graphdef, params), batch,
-    inner=inner, memory=memory, rate_scale=scale,
-  )  # fmt: skip
 
 
 class Totals:

@@ -55,6 +55,9 @@ class ChunkOutput:
 class Learner(nnx.Module):
   """A model and how it learns while it reads."""
 
+  # Whether a sequence may be read in parts, the state carried on.
+  streams = True
+
   def __init__(
     self,
     model: ChunkModel,

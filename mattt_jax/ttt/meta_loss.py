@@ -14,9 +14,11 @@ from flax import struct
 from jax import Array
 
 from mattt_jax.config import require_choice
+from mattt_jax.ttt.context_state import ContextState
 from mattt_jax.ttt.inner_loop import (
   ChunkOutput,
   Learner,
+  read_sequence,
   weighted_mean,
 )
 
@@ -52,21 +54,51 @@ def read_batch(
     memory: whether the memory is read and written.
     rate_scale: multiplies the inner learning rate.
   """
-  tokens_BxL = batch["tokens"]
-  length = tokens_BxL.shape[1]
 
-  def read(tokens_L, targets_L, weight_L, relevant_L) -> ChunkOutput:
+  def read(*arrays_L) -> ChunkOutput:
     return learner.read_whole(
-      tokens_L, targets_L, weight_L, relevant_L,
+      *arrays_L, inner=inner, memory=memory, rate_scale=rate_scale
+    )
+
+  return _output(jax.vmap(read)(*_arrays(batch)))
+
+
+def read_on(
+  learner: Learner,
+  state: ContextState,
+  batch: Mapping[str, Array],
+  *,
+  inner: bool = True,
+  memory: bool = True,
+  rate_scale: Array | float = 1.0,
+) -> tuple[ContextState, SequenceOutput]:
+  """Reads the next L tokens of B sequences on top of their states ([B, ...],
+  made with `streaming=True`); several calls give what `read_batch` gives."""
+
+  def read(state, *arrays_L):
+    return read_sequence(
+      learner, state, *arrays_L,
       inner=inner, memory=memory, rate_scale=rate_scale,
     )  # fmt: skip
 
-  out = jax.vmap(read)(
+  state, out = jax.vmap(read)(state, *_arrays(batch))
+  return state, _output(out)
+
+
+def _arrays(batch: Mapping[str, Array]) -> tuple[Array, ...]:
+  tokens_BxL = batch["tokens"]
+  nothing_BxL = jnp.zeros(tokens_BxL.shape, bool)
+  return (
     tokens_BxL,
     batch["targets"],
     batch["inner_weight"],
-    batch.get("relevant", jnp.zeros(tokens_BxL.shape, bool)),
+    batch.get("relevant", nothing_BxL),
   )
+
+
+def _output(out: ChunkOutput) -> SequenceOutput:
+  """Of [B, n, C] of each token, and [B, n] of each chunk."""
+  length = out.loss_C.shape[1] * out.loss_C.shape[2]
   of_token = jax.tree.map(
     lambda x: x.reshape(-1, length),
     (out.loss_C, out.correct_C, out.read_loss_C, out.has_read_loss_C),

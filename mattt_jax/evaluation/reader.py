@@ -1,0 +1,117 @@
+"""Reads sequences of any length, whole or in segments with a state between."""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mattt_jax import sharding
+from mattt_jax.config import Experiment
+from mattt_jax.ttt.meta_loss import SequenceOutput, read_batch, read_on
+
+_READ = ("tokens", "targets", "inner_weight", "relevant")
+_OF_TOKENS = ("loss_BxL", "correct_BxL", "chunk_loss_Bxn", "read_loss_BxL",
+              "has_read_loss_BxL")  # fmt: skip
+_STATIC = ("graphdef", "inner", "memory")
+
+
+def read(
+  experiment: Experiment,
+  graphdef: nnx.GraphDef,
+  params: Any,
+  batch: Mapping[str, np.ndarray],
+  mesh: Mesh,
+  scale: Any = 1.0,
+  *,
+  inner: bool,
+  memory: bool,
+) -> SequenceOutput:
+  """Reads B sequences, whole or in segments, and returns NumPy arrays.
+
+  Args:
+    experiment: gives `eval.segment`.
+    graphdef: of the learner.
+    params: of the learner.
+    batch: arrays [B, L] of an example.
+    mesh: its devices share the sequences.
+    scale: multiplies the inner learning rate.
+    inner: whether the fast weights learn while reading.
+    memory: whether the memory is read and written.
+  """
+  size, length = batch["tokens"].shape
+  arrays = {k: batch[k] for k in _READ if k in batch}
+  parts = {"inner": inner, "memory": memory}
+  segment = length
+  if nnx.merge(graphdef, params).streams:
+    segment = segment_size(length, experiment.chunk, experiment.eval.segment)
+  if segment == length:
+    placed = sharding.put_batch(arrays, mesh)
+    return jax.device_get(_read(graphdef, params, placed, scale, **parts))
+  state = _start(graphdef, params, size, length, mesh)
+  found = []
+  for start in range(0, length, segment):
+    placed = sharding.put_batch(
+      {k: x[:, start : start + segment] for k, x in arrays.items()}, mesh
+    )
+    state, out = _read_on(graphdef, params, state, placed, scale, **parts)
+    found.append(jax.device_get(out))
+  tokens = [out.loss_BxL.shape[1] for out in found]
+  return SequenceOutput(
+    **{
+      field: _joined([getattr(out, field) for out in found])
+      for field in _OF_TOKENS
+    },
+    aux={
+      k: np.average([out.aux[k] for out in found], weights=tokens)
+      for k in found[0].aux
+    },
+  )
+
+
+def _joined(parts: list):
+  return None if parts[0] is None else np.concatenate(parts, axis=1)
+
+
+def segment_size(length: int, chunk: int, most: int) -> int:
+  """Tokens of the equal segments (the last may be shorter) in which `length`
+  tokens are read: whole chunks, at most `most` if that holds one; 0: whole."""
+  if not most or length <= most:
+    return length
+  chunks, most = length // chunk, max(1, most // chunk)
+  return math.ceil(chunks / math.ceil(chunks / most)) * chunk
+
+
+# Compiled once for each size; the graphdef is the same object every time.
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def _read(graphdef, params, batch, scale, *, inner, memory):
+  return read_batch(
+    nnx.merge(graphdef, params), batch,
+    inner=inner, memory=memory, rate_scale=scale,
+  )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC, donate_argnames=("state",))
+def _read_on(graphdef, params, state, batch, scale, *, inner, memory):
+  return read_on(
+    nnx.merge(graphdef, params), state, batch,
+    inner=inner, memory=memory, rate_scale=scale,
+  )  # fmt: skip
+
+
+def _start(graphdef, params, size: int, length: int, mesh: Mesh):
+  """The state of `size` sequences of `length` tokens before their first."""
+
+  def start(params):
+    state = nnx.merge(graphdef, params).init_state(length)
+    return jax.tree.map(
+      lambda x: jnp.broadcast_to(x, (size, *jnp.shape(x))), state
+    )
+
+  split = NamedSharding(mesh, PartitionSpec(sharding.DATA))
+  return jax.jit(start, out_shardings=split)(params)
