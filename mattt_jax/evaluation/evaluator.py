@@ -16,7 +16,7 @@ from mattt_jax.config import (
   require_chunked,
 )
 from mattt_jax.data import pipeline
-from mattt_jax.evaluation import reader
+from mattt_jax.evaluation import bootstrap, reader
 from mattt_jax.tasks.base import SPLITS, Task
 from mattt_jax.ttt.coordination import rate_scale
 from mattt_jax.ttt.meta_loss import SequenceOutput
@@ -105,12 +105,11 @@ class Totals:
     # edge k .. edge k+1 - 1; fewer buckets if the length is shorter
     self.edges = np.unique(np.linspace(0, length, buckets + 1).astype(int))
     n = len(self.edges) - 1
-    self.sequences = 0
-    self.weight = self.weighted_loss = 0.0
+    self.sequences = self.non_finite = 0
+    # measure -> of each sequence (sum, count): their ratio is the measure
+    self.sums: dict[str, list[np.ndarray]] = {}
     self.tokens = np.zeros(n)
     self.token_loss = np.zeros(n)
-    self.other_tokens = self.other_loss = 0.0
-    self.answers = self.exact = self.non_finite = 0
     # The last bucket is of answers without a distance (-1).
     self.answer_tokens = np.zeros(n + 1)
     self.answer_correct = np.zeros(n + 1)
@@ -122,46 +121,46 @@ class Totals:
     loss_BxL = np.asarray(out.loss_BxL, np.float64)
     correct_BxL = np.asarray(out.correct_BxL)
     outer_BxL = np.asarray(batch["outer_weight"], np.float64)
-    answer_BxL = np.asarray(batch["answer"])
+    answer_BxL = np.asarray(batch["answer"], np.int64)
     counts_BxL = (outer_BxL > 0) | (np.asarray(batch["inner_weight"]) > 0)
     is_answer_BxL = answer_BxL >= 0
+    other_BxL = counts_BxL & ~is_answer_BxL
     read_BxL = counts_BxL | is_answer_BxL
     real_B = read_BxL.any(axis=1)
-    n = len(self.edges) - 1
 
     self.sequences += int(real_B.sum())
     self.non_finite += int((read_BxL & ~np.isfinite(loss_BxL)).sum())
-    self.weight += outer_BxL.sum()
-    scored = outer_BxL > 0  # where: a loss that does not count may be anything
-    self.weighted_loss += (outer_BxL[scored] * loss_BxL[scored]).sum()
+    self._add("loss", loss_BxL, outer_BxL)
+    self._add("other_loss", loss_BxL, other_BxL)
+    self._add("answer_loss", loss_BxL, is_answer_BxL)
+    self._add("answer_accuracy", correct_BxL, is_answer_BxL)
+    exact_BxA, is_BxA = _whole_answers(correct_BxL, answer_BxL)
+    self._add("answer_exact_match", exact_BxA, is_BxA)
 
+    n = len(self.edges) - 1
     position_BxL = np.broadcast_to(np.arange(self.length), loss_BxL.shape)
     bucket = self._bucket(position_BxL[counts_BxL])
     self.tokens += np.bincount(bucket, minlength=n)
     self.token_loss += np.bincount(bucket, loss_BxL[counts_BxL], minlength=n)
-    other = counts_BxL & ~is_answer_BxL
-    self.other_tokens += other.sum()
-    self.other_loss += loss_BxL[other].sum()
-
     distance = np.asarray(batch["distance"])[is_answer_BxL]
     bucket = np.where(distance < 0, n, self._bucket(distance))
-    right = correct_BxL[is_answer_BxL]
-    self.answer_tokens += np.bincount(bucket, minlength=n + 1)
-    self.answer_correct += np.bincount(bucket, right, minlength=n + 1)
-    self.answer_loss += np.bincount(
-      bucket, loss_BxL[is_answer_BxL], minlength=n + 1
-    )
-    # An answer is the tokens of a sequence that share an id.
-    row = np.nonzero(is_answer_BxL)[0].astype(np.int64)
-    ids = row * (int(answer_BxL.max()) + 1) + answer_BxL[is_answer_BxL]
-    unique, member = np.unique(ids, return_inverse=True)
-    wrong = np.bincount(member, ~right, minlength=len(unique))
-    self.answers += len(unique)
-    self.exact += int((wrong == 0).sum())
+    for total, values_BxL in (
+      (self.answer_tokens, None),
+      (self.answer_correct, correct_BxL),
+      (self.answer_loss, loss_BxL),
+    ):
+      values = None if values_BxL is None else values_BxL[is_answer_BxL]
+      total += np.bincount(bucket, values, minlength=n + 1)
 
     if real_B.all():  # diagnostics are averages, which padding would spoil
       for name, value in out.aux.items():
         self.aux.setdefault(name, []).append(float(value))
+
+  def _add(self, measure: str, values: np.ndarray, weight: np.ndarray) -> None:
+    # where: a loss that does not count may be anything
+    parts = weight * np.where(weight > 0, values, 0.0), weight
+    sums_Bx2 = np.stack([x.sum(axis=1, dtype=np.float64) for x in parts], 1)
+    self.sums.setdefault(measure, []).append(sums_Bx2)
 
   def _bucket(self, values: np.ndarray) -> np.ndarray:
     last = len(self.edges) - 2
@@ -172,10 +171,12 @@ class Totals:
 
     `loss` is weighted by `outer_weight`; `other_loss` is over the tokens that
     are not answers; `answer_accuracy` is over tokens, `answer_exact_match`
-    over whole answers; `by_distance` and `by_position` go from `from` up to,
-    but not including, `to` (tokens). `non_finite_tokens` counts losses that
-    are nan or infinite.
+    over whole answers; `intervals` are of 95 %, by bootstrap of sequences;
+    `by_distance` and `by_position` go from `from` up to, but not including,
+    `to` (tokens). `non_finite_tokens` counts losses that are nan or infinite.
     """
+    sums = {name: np.concatenate(parts) for name, parts in self.sums.items()}
+    totals = {name: sums_Nx2.sum(axis=0) for name, sums_Nx2 in sums.items()}
     spans: list[dict[str, Any]] = [
       {"from": int(a), "to": int(b)}
       for a, b in zip(self.edges[:-1], self.edges[1:], strict=True)
@@ -183,17 +184,14 @@ class Totals:
     return {
       "sequences": self.sequences,
       "non_finite_tokens": self.non_finite,
-      "loss": _mean(self.weighted_loss, self.weight),
-      "weight": float(self.weight),
-      "other_loss": _mean(self.other_loss, self.other_tokens),
-      "other_tokens": int(self.other_tokens),
-      "answer_loss": _mean(self.answer_loss.sum(), self.answer_tokens.sum()),
-      "answer_accuracy": _mean(
-        self.answer_correct.sum(), self.answer_tokens.sum()
-      ),
-      "answer_tokens": int(self.answer_tokens.sum()),
-      "answer_exact_match": _mean(self.exact, self.answers),
-      "answers": self.answers,
+      **{name: _mean(*total) for name, total in totals.items()},
+      "intervals": {
+        name: bootstrap.interval(*sums_Nx2.T) for name, sums_Nx2 in sums.items()
+      },
+      "weight": float(totals["loss"][1]),
+      "other_tokens": int(totals["other_loss"][1]),
+      "answer_tokens": int(totals["answer_loss"][1]),
+      "answers": int(totals["answer_exact_match"][1]),
       "by_distance": [
         {
           **span,
@@ -214,6 +212,21 @@ class Totals:
       ],
       "diagnostics": {k: _mean(sum(v), len(v)) for k, v in self.aux.items()},
     }
+
+
+def _whole_answers(
+  correct_BxL: np.ndarray, answer_BxL: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Which answers (tokens of a sequence that share an id) are right in every
+  token, and which there are: bool [B, A], A ids."""
+  ids = int(answer_BxL.max()) + 1
+  is_BxA = np.zeros((len(answer_BxL), ids), bool)
+  wrong_BxA = np.zeros_like(is_BxA)
+  row, at = np.nonzero(answer_BxL >= 0)
+  is_BxA[row, answer_BxL[row, at]] = True
+  row, at = np.nonzero((answer_BxL >= 0) & ~correct_BxL)
+  wrong_BxA[row, answer_BxL[row, at]] = True
+  return is_BxA & ~wrong_BxA, is_BxA
 
 
 def _mean(total: float, count: float) -> float | None:
