@@ -1,6 +1,6 @@
 """Hard recall along each of its axes, away from what was trained.
 
-    make results && python results/capacity.py
+    make results && python results/capacity.py [SEED ...]
 
 The models of runs/hard were trained on 768 tokens with 48 keys, values of 4
 tokens and 16 overwritten bindings. Here they read, one axis at a time, 1x to
@@ -13,11 +13,13 @@ model.
 import dataclasses
 import json
 import pathlib
+import sys
+from collections.abc import Sequence
 
 from mattt_jax import config as config_lib
 from mattt_jax.evaluation.evaluator import evaluate
 from mattt_jax.main import load_config
-from mattt_jax.scaling import tables
+from mattt_jax.scaling import collect, tables
 from mattt_jax.tasks.associative_recall import Task
 from mattt_jax.training import trainer
 
@@ -45,7 +47,7 @@ TITLES = {
   "pairs": f"keys ({FAR} tokens of context, values of 4 tokens)",
   "value_length": f"tokens of a value ({FAR} tokens of context, 48 keys)",
 }
-SEQUENCES, SEQUENCES_FAR = 12, 4  # the second beyond `FAR`
+SEQUENCES, SEQUENCES_FAR = 8, 2  # the second beyond `FAR`
 
 
 def read_rows() -> list[dict]:
@@ -55,11 +57,11 @@ def read_rows() -> list[dict]:
   return [json.loads(line) for line in ROWS_FILE.open()]
 
 
-def measure() -> None:
+def measure(seeds: Sequence[int]) -> None:
   """One row a system, seed and point; a point may lie on several axes."""
   points = [point for axis in AXES.values() for point in axis]
   points = [p for i, p in enumerate(points) if p not in points[:i]]
-  for seed in SEEDS:
+  for seed in seeds:
     for system in LABELS:
       about = {"system": system, "seed": seed}
       done = [
@@ -100,7 +102,12 @@ def _measure_model(about: dict, points: list[dict]) -> None:
     found = result["lengths"][str(point["length"])]
     kept = ("answers", "answer_accuracy", "answer_exact_match", "answer_loss",
             "other_loss", "diagnostics")  # fmt: skip
-    row = about | {"step": step} | point | {k: found[k] for k in kept}
+    row = (
+      about
+      | {"step": step, "commit": collect.commit()}
+      | point
+      | {k: found[k] for k in kept}
+    )
     with ROWS_FILE.open("a") as file:
       file.write(json.dumps(row) + "\n")
     print(row, flush=True)
@@ -125,7 +132,7 @@ def table(rows: list[dict], axis: str, measure: str) -> list[str]:
 
 def main() -> None:
   """Measures what is missing, writes the tables."""
-  measure()
+  measure([int(seed) for seed in sys.argv[1:]] or SEEDS)
   rows = read_rows()
   text = [
     "Answers right (every token of them), mean [lowest, highest] of seeds "
