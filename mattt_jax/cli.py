@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -58,8 +57,12 @@ def _overview() -> str:
 def _define_evaluate(values: flags.FlagValues) -> None:
   main_lib.define_workdir(values)
   flags.DEFINE_string(
-    "lengths", None, "context lengths, 256,512; default: eval.lengths",
-    flag_values=values,
+    "lengths", "", "context lengths in tokens, or times the trained one: "
+    "512,4x,64x; default: eval.lengths", flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "tasks", "", "NAME or NAME:field=value,field=value; several with ';'; "
+    "default: the trained task", flag_values=values,
   )  # fmt: skip
   flags.DEFINE_string(
     "split", "test", "train, tune or test", flag_values=values
@@ -77,17 +80,19 @@ def _define_evaluate(values: flags.FlagValues) -> None:
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_string(
-    "out", None, "JSON file; default: WORKDIR/evaluate.json",
+    "out", None, "JSONL to add rows to, one for each task and length that it "
+    "has none of; default: WORKDIR/evaluate.jsonl",
     flag_values=values,
   )  # fmt: skip
 
 
 def _evaluate(values: flags.FlagValues) -> None:
   workdir = main_lib.required(values, "workdir", "runs/recall")
-  lengths = _parse_numbers("lengths", values.lengths)
+  parse_lengths(values.lengths, 1)  # mistakes before anything is loaded
   main_lib.keep_compiled_programs()
   given = values.config and config_lib.from_config_dict(values.config)
-  from mattt_jax.evaluation.evaluator import evaluate
+  from mattt_jax.evaluation import suite
+  from mattt_jax.scaling.collect import config_hash
   from mattt_jax.training import checkpoint, trainer
 
   trained = given or config_lib.from_config_dict(
@@ -97,31 +102,54 @@ def _evaluate(values: flags.FlagValues) -> None:
     raise UsageError("--inner: this experiment has inner.enabled=False")
   if values.memory and trained.memory.read is None:
     raise UsageError("--memory: this experiment has no memory")
-  changed: dict[str, Any] = {}
-  if lengths:
-    changed["lengths"] = lengths
+  lengths = parse_lengths(values.lengths, trained.length)
+  lengths = lengths or trained.eval.lengths or (trained.length,)
+  experiment = trained
   if values.sequences is not None:
-    changed["sequences"] = values.sequences
-  # The sizes are checked as those of an experiment are.
-  experiment = dataclasses.replace(
-    trained, eval=dataclasses.replace(trained.eval, **changed)
-  )
+    experiment = dataclasses.replace(
+      trained,
+      eval=dataclasses.replace(trained.eval, sequences=values.sequences),
+    )
   learner, step = trainer.load_learner(trained, workdir)
-  result = evaluate(
+  tree = config_lib.to_dict(trained)
+  out = pathlib.Path(values.out or pathlib.Path(workdir) / "evaluate.jsonl")
+  rows = suite.run(
     experiment,
     learner,
-    trainer.make_task(trained),
-    values.split,
+    [t.strip() for t in (values.tasks or tree["task"]["name"]).split(";")],
+    lengths,
+    out,
+    {
+      "workdir": str(workdir),
+      "config_hash": config_hash(tree),
+      "seed": trained.seed,
+      "step": step,
+    },
+    split=values.split,
     inner=values.inner,
     memory=values.memory,
     step=step,
   )
-  result = {"workdir": str(workdir), "step": step, **result}
-  out = pathlib.Path(values.out or pathlib.Path(workdir) / "evaluate.json")
-  out.parent.mkdir(parents=True, exist_ok=True)
-  out.write_text(json.dumps(result, indent=2) + "\n")
-  print(evaluation_table(result))
-  print(f"Written to {out}")
+  print(evaluation_table(rows))
+  print(f"Rows are in {out}")
+
+
+def parse_lengths(text: str, trained: int) -> tuple[int, ...]:
+  """ "256,4x" as tokens; "4x" is four times the `trained` length.
+
+  Raises:
+    UsageError: a part that is no number of tokens.
+  """
+  lengths = []
+  for part in filter(None, text.split(",")):
+    number, times, rest = part.partition("x")
+    if not number.isdecimal() or rest:
+      raise UsageError(
+        f"--lengths={text!r}: {part!r} must be a number of tokens (4096), or "
+        "of training lengths (4x)"
+      )
+    lengths.append(int(number) * (trained if times else 1))
+  return tuple(lengths)
 
 
 def _parse_numbers(flag: str, text: str | None) -> tuple[int, ...]:
@@ -133,19 +161,24 @@ def _parse_numbers(flag: str, text: str | None) -> tuple[int, ...]:
     ) from None
 
 
-def evaluation_table(result: dict[str, Any]) -> str:
-  """The main numbers of an evaluation, a row for each length (tokens)."""
-  inner = "on" if result["inner"] else "off"
-  lines = [
-    f"{result['split']} split, step {result['step']}, inner loop {inner}"
+def evaluation_table(rows: Sequence[dict[str, Any]]) -> str:
+  """The main numbers of an evaluation, a line for each row."""
+  first = rows[0]
+  parts = [
+    f"{part} {'on' if first[name] else 'off'}"
+    for name, part in (("inner", "inner loop"), ("memory", "memory"))
   ]
-  lines += ["  ".join(["length", "sequences", *_COLUMNS])]
-  for length, row in result["lengths"].items():
-    cells = [f"{length:>6}", f"{row['sequences']:>9}"]
+  lines = [f"{first['split']} split, step {first['step']}, {', '.join(parts)}"]
+  width = max(len("task"), *(len(row["task"]) for row in rows))
+  head = [f"{'task':<{width}}", " length", "sequences", *_COLUMNS, "seconds"]
+  lines += ["  ".join(head)]
+  for row in rows:
+    cells = [f"{row['task']:<{width}}", f"{row['length']:>7}"]
+    cells += [f"{row['sequences']:>9}"]
     for name in _COLUMNS:
       value = row[name]
       cells.append(f"{'-' if value is None else f'{value:.4f}':>{len(name)}}")
-    lines.append("  ".join(cells))
+    lines.append("  ".join([*cells, f"{row['seconds']:>7.1f}"]))
   return "\n".join(lines)
 
 
@@ -225,7 +258,7 @@ COMMANDS = {
   "train": main_lib.TRAIN,
   "evaluate": Command(
     about="Evaluates the newest good checkpoint of a run.",
-    example="--workdir=runs/recall --lengths=256,512 --noinner",
+    example="--workdir=runs/recall --lengths=1x,4x,64x --noinner",
     run=_evaluate,
     define=_define_evaluate,
     takes_config=True,

@@ -228,8 +228,8 @@ def test_an_interrupt_is_not_an_error(trained, capsys):
   "argv, message",
   [
     ([], "--workdir is missing"),
-    (["--workdir=w", "--lengths=64,x"], "--lengths='64,x' must be whole "
-     "numbers, as --lengths=256,512"),
+    (["--workdir=w", "--lengths=64,x"], "--lengths='64,x': 'x' must be a "
+     "number of tokens (4096), or of training lengths (4x)"),
     (["--workdir=/absent/run"], "workdir=/absent/run: "),
     (["--config=recall:tyni", "--workdir=w"], "unknown config argument"),
   ],
@@ -241,19 +241,26 @@ def test_evaluate_errors(capsys, argv, message):
   assert message in err
 
 
+def test_lengths():
+  assert cli.parse_lengths("256,4x,64x", 512) == (256, 2048, 32768)
+  assert cli.parse_lengths("", 512) == ()
+  for text in ("x4", "4xx", "-3", "4.5", "4x8"):
+    with pytest.raises(ValueError, match="must be a number of tokens"):
+      cli.parse_lengths(text, 512)
+
+
 def test_evaluation_table():
   row = {
-    "sequences": 4, "loss": 1.25, "other_loss": None, "answer_accuracy": 0.5,
-    "answer_exact_match": 0.0, "by_position": [],
+    "split": "test", "step": 3, "inner": False, "memory": True, "length": 64,
+    "task": "mqar:num_pairs=4", "sequences": 4, "loss": 1.25, "seconds": 2.0,
+    "other_loss": None, "answer_accuracy": 0.5, "answer_exact_match": 0.0,
   }  # fmt: skip
-  table = cli.evaluation_table(
-    {"split": "test", "step": 3, "inner": False, "lengths": {"64": row}}
-  )
-  title, header, cells = table.splitlines()
-  assert title == "test split, step 3, inner loop off"
+  title, header, cells = cli.evaluation_table([row]).splitlines()
+  assert title == "test split, step 3, inner loop off, memory on"
   assert dict(zip(header.split(), cells.split(), strict=True)) == {
-    "length": "64", "sequences": "4", "loss": "1.2500", "other_loss": "-",
-    "answer_accuracy": "0.5000", "answer_exact_match": "0.0000",
+    "task": "mqar:num_pairs=4", "length": "64", "sequences": "4",
+    "loss": "1.2500", "other_loss": "-", "answer_accuracy": "0.5000",
+    "answer_exact_match": "0.0000", "seconds": "2.0",
   }  # fmt: skip
 
 
@@ -303,10 +310,9 @@ def test_train_then_evaluate(tmp_path, capsys):
 
   code, out, _ = run(capsys, "evaluate", f"--workdir={workdir}")
   assert code == 0
-  result = json.loads((workdir / "evaluate.json").read_text())
-  assert result["step"] == 1
-  assert result["split"] == "test"
-  loss = result["lengths"]["64"]["loss"]
+  (row,) = map(json.loads, (workdir / "evaluate.jsonl").open())
+  assert (row["step"], row["split"], row["length"]) == (1, "test", 64)
+  loss = row["loss"]
   assert loss == pytest.approx(
     trained["evaluation"]["lengths"]["64"]["loss"], rel=1e-5
   )
@@ -317,4 +323,4 @@ def test_train_then_evaluate(tmp_path, capsys):
   assert "inner.enabled=False" in err
   code, _, err = run(capsys, "evaluate", f"--workdir={workdir}", "--lengths=65")
   assert code == 2
-  assert "chunk=8 must divide eval.lengths=65: use a length of 64" in err
+  assert "chunk=8 must divide length=65: use a length of 64" in err

@@ -1,0 +1,86 @@
+"""Several tasks and lengths of one learner: rows, resumption, bad input."""
+
+import json
+
+import pytest
+import tiny
+
+from mattt_jax.evaluation import suite
+from mattt_jax.evaluation.evaluator import evaluate
+from mattt_jax.training import build, trainer
+
+NAME = "associative_recall"
+MORE = f"{NAME}:num_pairs=4,num_queries=1"
+EXPERIMENT = tiny.experiment("episodic")
+
+
+@pytest.fixture(scope="module")
+def learner():
+  task = trainer.make_task(EXPERIMENT)
+  return build.build_learner(EXPERIMENT, task.vocab_size)
+
+
+def run(learner, out, texts=(NAME, MORE), lengths=(32, 64), **changes):
+  return suite.run(
+    EXPERIMENT, learner, texts, lengths, out, {"seed": 0},
+    **{"split": "tune"} | changes,
+  )  # fmt: skip
+
+
+def test_a_row_for_each_task_and_length(learner, tmp_path, monkeypatch):
+  out = tmp_path / "rows.jsonl"
+  rows = run(learner, out, lengths=(64, 128))
+  assert rows == [json.loads(line) for line in out.open()]
+  assert [(r["task"], r["length"]) for r in rows] == [
+    (NAME, 64), (NAME, 128), (MORE, 64), (MORE, 128)
+  ]  # fmt: skip
+  assert [r["answers"] for r in rows] == [6, 6, 3, 3]
+  assert rows[1]["state_bytes"] == learner.state_bytes(128)
+  expected = evaluate(
+    EXPERIMENT, learner, trainer.make_task(EXPERIMENT), "tune", (128,)
+  )["lengths"]["128"]
+  for name in ("loss", "other_loss", "answer_loss"):
+    assert rows[1][name] == pytest.approx(expected[name], rel=1e-6)
+
+  # What is there is not measured again; what is not, is.
+  calls = []
+
+  def counted(*args, **kwargs):
+    calls.append(args[4])
+    return evaluate(*args, **kwargs)
+
+  monkeypatch.setattr(suite, "evaluate", counted)
+  again = run(learner, out, lengths=(128, 192))
+  assert calls == [(192,), (192,)]
+  assert again[0] == rows[1] and again[2] == rows[3]
+  # Another way of reading is another row.
+  (off,) = run(learner, out, (NAME,), (64,), inner=False)
+  assert not off["inner"] and off["memory"] and len(calls) == 3
+
+
+def test_another_task_starts_from_its_own_defaults():
+  made = suite.task_experiment(EXPERIMENT, "rule_recall:num_pairs=9", (256,))
+  assert type(made.task).__module__.endswith("rule_recall")
+  assert (made.task.num_pairs, made.task.num_keys) == (9, 256)
+  own = suite.task_experiment(EXPERIMENT, f"{NAME}:num_pairs=3", (256,))
+  assert (own.task.num_pairs, own.task.num_keys) == (3, 8)  # 8: as trained
+
+
+@pytest.mark.parametrize(
+  "texts, lengths, error",
+  [
+    (["recal"], (64,), "recal"),
+    ([f"{NAME}:pairs=3"], (64,), "unknown field task.pairs"),
+    ([f"{NAME}:num_pairs"], (64,), "'num_pairs' must be field=value"),
+    ([f"{NAME}:num_pairs=40,num_keys=64"], (64,), "length=64 is too short"),
+    ([f"{NAME}:num_keys=99"], (64,), "has 118 tokens, the model 27"),
+    ([NAME], (64, 65), "chunk=8 must divide eval.lengths=65"),
+  ],
+)
+def test_bad_input_is_found_before_anything_is_read(
+  learner, tmp_path, texts, lengths, error
+):
+  out = tmp_path / "rows.jsonl"
+  with pytest.raises(ValueError, match=error):
+    run(learner, out, [NAME, *texts], lengths)
+  assert not out.exists()
