@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -44,23 +44,10 @@ def read(
     inner: whether the fast weights learn while reading.
     memory: whether the memory is read and written.
   """
-  size, length = batch["tokens"].shape
-  arrays = {k: batch[k] for k in _READ if k in batch}
-  parts = {"inner": inner, "memory": memory}
-  segment = length
-  if nnx.merge(graphdef, params).streams:
-    segment = segment_size(length, experiment.chunk, experiment.eval.segment)
-  if segment == length:
-    placed = sharding.put_batch(arrays, mesh)
-    return jax.device_get(_read(graphdef, params, placed, scale, **parts))
-  state = _start(graphdef, params, size, length, mesh)
-  found = []
-  for start in range(0, length, segment):
-    placed = sharding.put_batch(
-      {k: x[:, start : start + segment] for k, x in arrays.items()}, mesh
-    )
-    state, out = _read_on(graphdef, params, state, placed, scale, **parts)
-    found.append(jax.device_get(out))
+  found = [*segments(
+    experiment, graphdef, params, batch, mesh, scale,
+    inner=inner, memory=memory,
+  )]  # fmt: skip
   tokens = [out.loss_BxL.shape[1] for out in found]
   return SequenceOutput(
     **{
@@ -72,6 +59,37 @@ def read(
       for k in found[0].aux
     },
   )
+
+
+def segments(
+  experiment: Experiment,
+  graphdef: nnx.GraphDef,
+  params: Any,
+  batch: Mapping[str, np.ndarray],
+  mesh: Mesh,
+  scale: Any = 1.0,
+  *,
+  inner: bool,
+  memory: bool,
+) -> Iterator[SequenceOutput]:
+  """`read`, a segment at a time, as soon as it is read."""
+  size, length = batch["tokens"].shape
+  arrays = {k: batch[k] for k in _READ if k in batch}
+  parts = {"inner": inner, "memory": memory}
+  segment = length
+  if nnx.merge(graphdef, params).streams:
+    segment = segment_size(length, experiment.chunk, experiment.eval.segment)
+  if segment == length:
+    placed = sharding.put_batch(arrays, mesh)
+    yield jax.device_get(_read(graphdef, params, placed, scale, **parts))
+    return
+  state = _start(graphdef, params, size, length, mesh)
+  for start in range(0, length, segment):
+    placed = sharding.put_batch(
+      {k: x[:, start : start + segment] for k, x in arrays.items()}, mesh
+    )
+    state, out = _read_on(graphdef, params, state, placed, scale, **parts)
+    yield jax.device_get(out)
 
 
 def _joined(parts: list):

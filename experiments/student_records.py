@@ -1,0 +1,51 @@
+r"""Student records: questions about facts that only fast weights have seen.
+
+    python -m mattt_jax.main --workdir=runs/records/perk \
+      --config=experiments/student_records.py:system=perk,seed=0
+
+Eight students, each with a grade, in 32 tokens; then eight questions, in the 32
+tokens after them (chance 1/16). PERK reads its questions without the records,
+so that it answers from its adapter alone. A run takes 2 minutes on one core.
+
+Arguments: `tiny`, `seed`, `steps` and `system`, as in `recall.py`; `question`:
+recall, relation or aggregate.
+"""
+
+from ml_collections import ConfigDict
+
+from mattt_jax import systems
+from mattt_jax.config import parse_arg, template
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The settings of one run."""
+  args = parse_arg(arg, tiny=False, system="perk", question="recall", seed=0,
+                   steps=0)  # fmt: skip
+
+  config = template("student_records")
+  config.seed = args.seed
+  config.length = 256
+  config.chunk = 32
+  config.batch_size = 8
+  config.model.update(
+    dim=64, num_layers=4, num_suffix=2, num_heads=4, window=32,
+    mlp_dim=128, fast_mlp_dim=128, init_std=0.1, embedding_std=1.0,
+    tie_embeddings=False,
+  )  # fmt: skip
+  config.task.update(question=args.question, fields=("grade",), gap_share=0.5,
+                     interference=0.0, answer_weight=8.0)  # fmt: skip
+  if args.question == "relation":
+    config.task.num_questions = 5
+  config.train.steps = 300
+  config.eval.sequences = 64
+
+  if args.tiny:
+    config.batch_size = 2
+    config.model.update(dim=16, num_heads=2, mlp_dim=32, fast_mlp_dim=32)
+    config.train.update(steps=4, log_every=1, checkpoint_every=2)
+    config.eval.update(sequences=4, batch_size=2)
+  config.train.steps = args.steps or config.train.steps
+  systems.apply(config, args.system)
+  if config.baseline.name == "perk":
+    config.baseline.update(steps=2, unroll=2)
+  return config

@@ -1,0 +1,93 @@
+"""A million tokens in one pass: resident memory and seconds a chunk.
+
+    make results && python results/streaming.py
+
+TTT alone, trained on 768 tokens (runs/hard/ttt/1), reads one sequence of 2^20,
+with its state carried from segment to segment. That state has a constant size,
+so that both curves should be flat. Writes streaming.jsonl (a row a segment) and
+streaming.png. About 3 minutes on one core, Linux only (/proc).
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import time
+
+import numpy as np
+from flax import nnx
+
+from mattt_jax import config as config_lib
+from mattt_jax import sharding
+from mattt_jax.evaluation import reader
+from mattt_jax.main import load_config
+from mattt_jax.scaling import plots
+from mattt_jax.training import trainer
+
+HERE = pathlib.Path(__file__).parent
+LENGTH, SEGMENT = 2**20, 2**14
+
+
+def resident_bytes() -> int:
+  """Memory of this process that is in RAM."""
+  pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+  return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def measure() -> list[dict]:
+  """One row a segment."""
+  experiment = config_lib.from_config_dict(
+    load_config("recall:hard,system=ttt,seed=1")
+  )
+  learner, _ = trainer.load_learner(experiment, HERE.parent / "runs/hard/ttt/1")
+  experiment = dataclasses.replace(
+    experiment, eval=dataclasses.replace(experiment.eval, segment=SEGMENT)
+  )
+  example = trainer.make_task(experiment).example("test", 0, LENGTH)
+  batch = {key: np.asarray(array)[None] for key, array in example.items()}
+  rows = []
+  started = time.perf_counter()
+  for out in reader.segments(
+    experiment, *nnx.split(learner), batch, sharding.make_mesh(1),
+    inner=True, memory=False,
+  ):  # fmt: skip
+    now = time.perf_counter()
+    rows.append(
+      {
+        "tokens": (len(rows) + 1) * SEGMENT,
+        "seconds_a_chunk": (now - started) * experiment.chunk / SEGMENT,
+        "resident_bytes": resident_bytes(),
+        "loss": float(out.loss_BxL.mean()),
+        "state_bytes": sum(learner.state_bytes(LENGTH).values()),
+      }
+    )
+    print(rows[-1], flush=True)
+    started = time.perf_counter()
+  return rows
+
+
+def main() -> None:
+  """Measures, writes, draws."""
+  rows = measure()
+  (HERE / "streaming.jsonl").write_text(
+    "".join(json.dumps(row) + "\n" for row in rows)
+  )
+  rest = rows[1:]  # the first segment compiles
+  plots.lines(
+    HERE / "streaming.png",
+    {
+      "resident memory (GiB)": [
+        (row["tokens"], row["resident_bytes"] / 2**30) for row in rest
+      ],
+      "time of a chunk of 32 tokens (units of 10 ms)": [
+        (row["tokens"], 100 * row["seconds_a_chunk"]) for row in rest
+      ],
+    },
+    x="tokens read",
+    y="",
+    title="TTT reads 2^20 tokens, one sequence",
+  )
+
+
+if __name__ == "__main__":
+  main()
