@@ -35,6 +35,18 @@ bench: $(VENV)/.installed
 RECALL := $(foreach seed,1 2 3,$(foreach system,\
 	swa_episodic ttt_episodic ttt swa,$(system)/$(seed)))
 
+comma := ,
+list = $(subst $() ,$(comma),$(strip $(1)))
+EVERY := $(call list,swa_associative swa_neural swa_slots swa_chunk_store \
+	sliding_window sliding_window_equal_bytes full_attention gated_delta_net \
+	titans infini_attention memorizing_transformer rag ttt_nn perk \
+	dynamic_evaluation ttt_e2e ttt_e2e_first_order ttt_memory)
+HOW := $(call list,joint default memory_first memory_sometimes read_loss \
+	inner_without_memory surprise rate_from_memory residual \
+	residual_default retention replay)
+WRITE := $(call list,$(addprefix write_,all recency random surprise gradient \
+	learned oracle))
+
 results: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 	cp runs/demo/results.json results/demo.json
@@ -43,10 +55,19 @@ results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 	$(BIN)/python results/recall.py
 	$(BIN)/mattt compare --task=recall --arg=hard --out=runs/hard \
 		--systems=swa_episodic,ttt,ttt_episodic --seeds=1,2,3
+	$(BIN)/python results/capacity.py
 	$(BIN)/mattt compare --task=rule --out=runs/rule \
 		--systems=2x2:episodic --seeds=1,2,3
-	for name in hard rule; do for kind in jsonl md; do \
+	$(BIN)/mattt compare --task=recall --arg=easy --out=runs/easy --seeds=1 \
+		--systems=$(EVERY)
+	$(BIN)/mattt compare --task=coordination --out=runs/coordination \
+		--systems=ttt_episodic --each=how:$(HOW) --seeds=1,2,3
+	$(BIN)/mattt compare --task=coordination --out=runs/write \
+		--systems=swa_episodic --each=how:$(WRITE) --seeds=1,2,3
+	for name in hard rule easy coordination write; do \
+		for kind in jsonl md; do \
 		cp runs/$$name/compare.$$kind results/$$name.$$kind; done; done
+	$(BIN)/python results/streaming.py
 
 runs/recall/%/evaluation.json:
 	$(BIN)/mattt train --workdir=runs/recall/$* \

@@ -6,20 +6,21 @@ The models of runs/hard were trained on 768 tokens with 48 keys, values of 4
 tokens and 16 overwritten bindings. Here they read, one axis at a time, 1x to
 64x that length, 16 to 512 keys (a third as many bindings overwritten) and
 values of 1 to 4 tokens. Writes capacity.jsonl (a row as soon as it is measured;
-rows that are there are not measured again) and capacity.md. About 5 minutes a
-model.
+rows that are there are not measured again), capacity.md and capacity.png. About
+5 minutes a model.
 """
 
 import dataclasses
 import json
 import pathlib
+import statistics
 import sys
 from collections.abc import Sequence
 
 from mattt_jax import config as config_lib
 from mattt_jax.evaluation.evaluator import evaluate
 from mattt_jax.main import load_config
-from mattt_jax.scaling import collect, tables
+from mattt_jax.scaling import collect, plots, tables
 from mattt_jax.tasks.associative_recall import Task
 from mattt_jax.training import trainer
 
@@ -144,6 +145,35 @@ def main() -> None:
   text += ["", *table(rows, "length", "other_loss")]
   (HERE / "capacity.md").write_text("\n".join(text) + "\n")
   print("\n".join(text))
+  draw(rows)
+
+
+def draw(rows: list[dict]) -> None:
+  """capacity.png: answers right by context length."""
+
+  def found(system, point):
+    wanted = {"system": system, **point}.items()
+    return [r["answer_exact_match"] for r in rows if wanted <= r.items()]
+
+  axis = AXES["length"]
+  plots.lines(
+    HERE / "capacity.png",
+    {
+      label: [(p["length"], statistics.mean(found(system, p))) for p in axis]
+      for system, label in LABELS.items()
+    },
+    bands={
+      label: [
+        (min(values), max(values))
+        for values in (found(system, p) for p in axis)
+      ]
+      for system, label in LABELS.items()
+    },
+    x="context length (tokens; trained at 768)",
+    y="answers right",
+    title="48 of 1024 keys, values of 4 tokens, 16 overwritten",
+    log_x=True,
+  )
 
 
 if __name__ == "__main__":

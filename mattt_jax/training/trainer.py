@@ -177,7 +177,7 @@ class _Run:
     self.on_device: list[dict[str, Any]] = []  # metrics of the newest steps
     self.since_log: list[dict[str, float]] = []  # those fetched, not written
     self.tokens = self.timed_steps = 0  # since the last log
-    self.compile_seconds = self.idle_seconds = 0.0
+    self.compile_seconds = self.idle_seconds = self.data_seconds = 0.0
     self.checkpoints = checkpoint.Checkpoints(
       workdir / CHECKPOINTS, config.keep_checkpoints
     )
@@ -216,7 +216,9 @@ class _Run:
         self._save()
 
   def _one_step(self) -> None:
+    start = time.perf_counter()
     batch = next(self.batches)
+    self.data_seconds += time.perf_counter() - start
     sequences, length = batch["tokens"].shape
     batch = sharding.put_batch(batch, self.mesh)
     inner, memory = parts_on(self.experiment, self.step)
@@ -276,6 +278,8 @@ class _Run:
     row |= {
       "learning_rate": float(self.learning_rate(self.step - 1)),
       "tokens_per_second": self.tokens / max(seconds, 1e-9),
+      # At most this share of the time was spent waiting for data.
+      "data_wait_share": self.data_seconds / max(seconds, 1e-9),
       "compile_seconds": self.compile_seconds,
     }
     self.writer.write(self.step, "train", row)
@@ -293,6 +297,7 @@ class _Run:
       print(f"step {self.step}/{steps}  {text}  {left:.0f} s left", flush=True)
     self.since_log, self.tokens, self.timed_steps = [], 0, 0
     self.log_time, self.idle_seconds = time.perf_counter(), 0.0
+    self.data_seconds = 0.0
 
   def _save(self) -> None:
     start = time.perf_counter()
