@@ -13,7 +13,7 @@ learn in 200 steps. A run takes 1.5 minutes on one core.
 from ml_collections import ConfigDict
 
 from mattt_jax.config import parse_arg, require_choice
-from mattt_jax.main import load_config
+from mattt_jax.registry import load_config
 
 _MEMORY_FIRST = {"coordination.inner_start": 80}
 _DEFAULT = _MEMORY_FIRST | {"coordination.inner_off_share": 0.5}

@@ -18,7 +18,7 @@ from flax import nnx
 from mattt_jax import config as config_lib
 from mattt_jax import sharding
 from mattt_jax.config import Experiment
-from mattt_jax.main import load_config
+from mattt_jax.registry import load_config
 from mattt_jax.scaling import plots
 from mattt_jax.training import trainer
 from mattt_jax.ttt.meta_loss import read_batch

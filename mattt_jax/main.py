@@ -6,9 +6,7 @@ JAX is imported when there is work for it: help and most errors come at once.
 """
 
 import dataclasses
-import importlib.util
 import os
-import pathlib
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -107,33 +105,6 @@ def keep_compiled_programs() -> None:
   )
 
 
-def load_config(text: str) -> ConfigDict:
-  """Returns what `get_config` of "FILE:ARG" or "NAME:ARG" gives.
-
-  Raises:
-    ValueError: no such experiment, or an argument it does not know.
-  """
-  name, colon, arg = text.partition(":")
-  path = pathlib.Path(name)
-  if not path.is_file():
-    known = registry.experiments()
-    short = path.stem if path.parent.name in ("", "experiments") else name
-    if short not in known:
-      raise UsageError(
-        f"--config={text}: no file {name!r}, and no experiment of that name"
-        + registry.suggest(short, known)
-      )
-    path = known[short]
-  spec = importlib.util.spec_from_file_location(f"_{path.stem}", path)
-  if spec is None or spec.loader is None:
-    raise UsageError(f"--config={text}: {path} is not a Python file")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, "get_config"):
-    raise UsageError(f"--config={text}: {path} has no function get_config(arg)")
-  return module.get_config(*([arg] if colon else []))
-
-
 def _define_config(values: flags.FlagValues, argv: Argv) -> Argv:
   """Adds `--config` and its overrides; returns `argv` without the former."""
   given, rest = None, []
@@ -152,7 +123,7 @@ def _define_config(values: flags.FlagValues, argv: Argv) -> Argv:
       )
     flags.DEFINE_string("config", None, "", flag_values=values)
     return rest
-  config = load_config(given)
+  config = registry.load_config(given)
   for path in overrides:
     _require_field(config, path)
   config_flags.DEFINE_config_dict(

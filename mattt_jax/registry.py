@@ -7,10 +7,15 @@ other list to keep. Files named `base` or starting with `_` are not entries.
 import ast
 import difflib
 import importlib
+import importlib.util
 import pathlib
 import pkgutil
 from collections.abc import Iterable
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from ml_collections import ConfigDict
 
 _NOT_ENTRIES = frozenset({"base"})
 
@@ -48,6 +53,33 @@ def experiments() -> dict[str, pathlib.Path]:
       found = {path.stem: path for path in folder.glob("*.py")}
       return {name: found[name] for name in _entries(found)}
   return {}
+
+
+def load_config(text: str) -> "ConfigDict":
+  """Returns what `get_config` of "FILE:ARG" or "NAME:ARG" gives.
+
+  Raises:
+    ValueError: no such experiment, or an argument it does not know.
+  """
+  name, colon, arg = text.partition(":")
+  path = pathlib.Path(name)
+  if not path.is_file():
+    known = experiments()
+    short = path.stem if path.parent.name in ("", "experiments") else name
+    if short not in known:
+      raise ValueError(
+        f"config={text}: no file {name!r}, and no experiment of that name"
+        + suggest(short, known)
+      )
+    path = known[short]
+  spec = importlib.util.spec_from_file_location(f"_{path.stem}", path)
+  if spec is None or spec.loader is None:
+    raise ValueError(f"config={text}: {path} is not a Python file")
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, "get_config"):
+    raise ValueError(f"config={text}: {path} has no function get_config(arg)")
+  return module.get_config(*([arg] if colon else []))
 
 
 def summary(path: pathlib.Path) -> str:

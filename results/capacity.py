@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from mattt_jax import config as config_lib
 from mattt_jax.evaluation.evaluator import evaluate
-from mattt_jax.main import load_config
+from mattt_jax.registry import load_config
 from mattt_jax.scaling import collect, plots, tables
 from mattt_jax.tasks.associative_recall import Task
 from mattt_jax.training import trainer

@@ -20,7 +20,7 @@ from flax import nnx
 from mattt_jax import config as config_lib
 from mattt_jax import sharding
 from mattt_jax.evaluation import reader
-from mattt_jax.main import load_config
+from mattt_jax.registry import load_config
 from mattt_jax.scaling import plots
 from mattt_jax.training import trainer
 

@@ -4,7 +4,7 @@ import pytest
 
 from mattt_jax import config as config_lib
 from mattt_jax import registry, sharding, systems
-from mattt_jax.main import load_config
+from mattt_jax.registry import load_config
 from mattt_jax.training import trainer
 from mattt_jax.training.build import build_learner
 

@@ -96,7 +96,8 @@ def violations(modules, experiments):
       if f"{PACKAGE}.model.transformer" in used:
         lines.append(f"{module} imports the transformer")
   allowed = {
-    f"{PACKAGE}.{name}" for name in ("config", "systems", "scaling.sweep")
+    f"{PACKAGE}.{name}"
+    for name in ("config", "registry", "systems", "scaling.sweep")
   } | {"ml_collections"}
   for module, source in experiments.items():
     lines += [

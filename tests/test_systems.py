@@ -4,7 +4,7 @@ import pytest
 
 from mattt_jax import config as config_lib
 from mattt_jax import registry, systems
-from mattt_jax.main import load_config
+from mattt_jax.registry import load_config
 
 SYSTEMS = systems.names()
 

@@ -21,7 +21,7 @@ from mattt_jax import sharding, systems
 from mattt_jax.config import Experiment
 from mattt_jax.data import pipeline
 from mattt_jax.evaluation.evaluator import evaluate
-from mattt_jax.main import load_config
+from mattt_jax.registry import load_config
 from mattt_jax.scaling import collect, cost_model, tables
 from mattt_jax.training import trainer
 from mattt_jax.ttt.inner_loop import Learner

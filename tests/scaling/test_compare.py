@@ -97,7 +97,7 @@ def test_flops_of_a_plain_transformer():
   """Against the count by hand: projections, MLPs, head; attention in blocks
   can only be more."""
   from mattt_jax import config as config_lib
-  from mattt_jax.main import load_config
+  from mattt_jax.registry import load_config
   from mattt_jax.training import trainer
   from mattt_jax.training.build import build_learner
 
