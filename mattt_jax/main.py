@@ -62,7 +62,6 @@ def launch(command: Command, program: str, argv: Sequence[str]) -> int:
   try:
     if command.takes_config:
       argv = _define_config(values, argv)
-    values.set_gnu_getopt()  # flags may follow words
     words = values([program, *argv])[1:]
     if len(words) > len(command.words):
       raise UsageError(f"unexpected argument {words[len(command.words)]!r}")
