@@ -1,4 +1,4 @@
-"""The command `mattt`: train, evaluate, compare, demo, list."""
+"""The command `mattt`; `COMMANDS` says what it does."""
 
 import dataclasses
 import difflib
@@ -14,6 +14,7 @@ import mattt_jax
 from mattt_jax import config as config_lib
 from mattt_jax import main as main_lib
 from mattt_jax import registry, systems
+from mattt_jax.data import prepare, sources, tokenizer
 from mattt_jax.main import Command, UsageError, launch
 
 _COLUMNS = ("loss", "other_loss", "answer_accuracy", "answer_exact_match")
@@ -231,6 +232,48 @@ def _demo(values: flags.FlagValues) -> None:
   demo.run(out)
 
 
+def _define_prepare(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    "from", "", "for texts: the directory to take them from",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "encoding", "utf-8", "for texts: that of the files", flag_values=values
+  )
+
+
+def _prepare(values: flags.FlagValues, name: str, directory: str) -> None:
+  manifest = prepare.prepare(
+    name, directory, texts=values["from"].value or "", encoding=values.encoding
+  )
+  size = sum(file["bytes"] for file in manifest["files"].values())
+  print(f"{len(manifest['files'])} files, {size:,} bytes, in {directory}/")
+  if all(file.endswith(sources.SUFFIXES) for file in manifest["files"]):
+    print(f"Use them with --config.task.source=directory:{directory}")
+
+
+def _define_tokenizer(values: flags.FlagValues) -> None:
+  for name, about in (
+    ("source", "texts, as task.source: its training documents are read"),
+    ("out", "the new file"),
+  ):
+    flags.DEFINE_string(name, None, about, flag_values=values)
+  flags.DEFINE_integer(
+    "vocab", 1024, "number of tokens, 256 for the bytes among them",
+    flag_values=values,
+  )  # fmt: skip
+
+
+def _tokenizer(values: flags.FlagValues, action: str) -> None:
+  if action != "train":
+    raise UsageError(f"unknown action {action!r}: use train")
+  source = main_lib.required(values, "source", "directory:texts")
+  out = pathlib.Path(main_lib.required(values, "out", "tokenizer.json"))
+  made = tokenizer.train_file(source, values.vocab, out)
+  print(f"{made.vocab_size} tokens, written to {out}")
+  print(f"Use it with --config.task.tokenizer={out}")
+
+
 def _list(values: flags.FlagValues) -> None:
   del values
   experiments = registry.experiments()
@@ -268,6 +311,21 @@ COMMANDS = {
     example="--task=recall --systems=2x2:episodic,rag --seeds=1,2,3 --arg=hard",
     run=_compare,
     define=_define_compare,
+  ),
+  "prepare": Command(
+    about=f"Fetches real texts into a directory: {', '.join(prepare.NAMES)}.",
+    example="books data/books",
+    run=_prepare,
+    define=_define_prepare,
+    words=("NAME", "DIR"),
+  ),
+  "tokenizer": Command(
+    about="Trains a tokenizer (byte-level BPE) on texts.",
+    example="train --source=directory:data/books --vocab=1024 "
+    "--out=data/books.json",
+    run=_tokenizer,
+    define=_define_tokenizer,
+    words=("ACTION",),
   ),
   "demo": Command(
     about="Trains and compares three learners, in under 10 minutes.",

@@ -27,13 +27,15 @@ class UsageError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """One thing to ask for: `define` adds its flags, `run` gets their values."""
+  """One thing to ask for: `define` adds its flags, `run` gets their values,
+  then the words that stand for themselves, one for each of `words`."""
 
   about: str
   example: str  # arguments
-  run: Callable[[flags.FlagValues], object]
+  run: Callable[..., object]
   define: Callable[[flags.FlagValues], object] = lambda values: None
   takes_config: bool = False
+  words: tuple[str, ...] = ()
 
 
 def launch(command: Command, program: str, argv: Sequence[str]) -> int:
@@ -58,13 +60,15 @@ def launch(command: Command, program: str, argv: Sequence[str]) -> int:
   try:
     if command.takes_config:
       argv = _define_config(values, argv)
-    extra = values([program, *argv])[1:]
-    if extra:
-      raise UsageError(f"unexpected argument {extra[0]!r}")
+    words = values([program, *argv])[1:]
+    if len(words) > len(command.words):
+      raise UsageError(f"unexpected argument {words[len(command.words)]!r}")
+    if len(words) < len(command.words):
+      raise UsageError(f"{command.words[len(words)]} is missing")
     flags.FLAGS.mark_as_parsed()  # grain's workers ask for absl's own flags
     if debug:
       logging.set_verbosity(logging.INFO)
-    command.run(values)
+    command.run(values, *words)
   except (flags.Error, ValueError, OSError, RuntimeError) as error:
     if debug:
       raise

@@ -291,6 +291,59 @@ def test_the_modules_are_programs(tmp_path):
   assert "associative_recall" in done.stdout
 
 
+def test_texts_and_a_tokenizer_of_them(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv("MATTT_CACHE", str(tmp_path / "cache"))
+  own, out = tmp_path / "own", tmp_path / "out"
+  own.mkdir()
+  for name in "abcd":
+    (own / f"{name}.txt").write_bytes(b"the cat and the caf\xe9. " * 9)
+  texts = ["texts", str(out), f"--from={own}"]
+  code, _, err = run(capsys, "prepare", *texts)
+  assert code == 2
+  assert "a.txt is not utf-8 text (byte 19" in err
+  code, printed, _ = run(capsys, "prepare", *texts, "--encoding=latin-1")
+  assert code == 0
+  assert f"4 files, 828 bytes, in {out}/\n" in printed
+  assert f"--config.task.source=directory:{out}\n" in printed
+  assert (out / "a.txt").read_text() == "the cat and the café. " * 9
+
+  path = tmp_path / "bpe.json"
+  code, printed, _ = run(
+    capsys, "tokenizer", "train", f"--source=directory:{out}", "--vocab=265",
+    f"--out={path}",
+  )  # fmt: skip
+  assert code == 0
+  assert printed.startswith(f"265 tokens, written to {path}\n")
+  assert path.exists()
+
+
+@pytest.mark.parametrize(
+  "argv, message",
+  [
+    (["prepare"], "NAME is missing"),
+    (["prepare", "books"], "DIR is missing"),
+    (["prepare", "books", "a", "b"], "unexpected argument 'b'"),
+    (["prepare", "boks", "a"], "data set='boks' is not known: use one of "
+     "books, bible, squad, hotpotqa, texts"),
+    (["prepare", "texts", "a"], "texts need --from=PATH"),
+    (["tokenizer"], "ACTION is missing"),
+    (["tokenizer", "trian", "--out=a"], "unknown action 'trian': use train"),
+    (["tokenizer", "train", "--out=a"], "--source is missing"),
+    (["tokenizer", "train", "--source=stdlib"], "--out is missing"),
+    (["tokenizer", "train", "--source=directory:/absent", "--out=a"],
+     "there is no directory /absent"),
+  ],
+)  # fmt: skip
+def test_errors_of_texts_and_tokenizers(capsys, tmp_path, monkeypatch, argv,
+                                        message):  # fmt: skip
+  monkeypatch.chdir(tmp_path)
+  code, out, err = run(capsys, *argv)
+  assert (code, out) == (2, "")
+  assert err.startswith(f"mattt {argv[0]}: error: ")
+  assert message in err
+  assert not list(tmp_path.iterdir())
+
+
 def test_train_then_evaluate(tmp_path, capsys):
   """The real thing, on the smallest model that there is."""
   workdir = tmp_path / "run"

@@ -42,7 +42,9 @@ class Document:
 
 
 @dataclasses.dataclass(frozen=True)
-class _File:
+class File:
+  """A text file of a source."""
+
   name: str  # relative, with forward slashes
   path: Path
   size: int  # bytes
@@ -88,6 +90,15 @@ def load(
   return {
     split: tuple(sorted(found[split], key=lambda d: d.name)) for split in SPLITS
   }
+
+
+def text_files(root: str) -> list[File]:
+  """The files that the source "directory:`root`" reads, sorted by name.
+
+  Raises:
+    ValueError: as `load`, of names and sizes.
+  """
+  return _files(f"directory:{root}", min_bytes=1, least=1)
 
 
 def split_by_name(names: Sequence[str], source: str) -> dict[str, list[str]]:
@@ -138,7 +149,7 @@ def _parse(source: str) -> tuple[str, str]:
   return kind, name
 
 
-def _files(source: str, *, min_bytes: int, least: int) -> list[_File]:
+def _files(source: str, *, min_bytes: int, least: int) -> list[File]:
   """The files of a "stdlib" or "directory:" source, checked, by name."""
   kind, name = _parse(source)
   if kind == "stdlib":
@@ -190,7 +201,7 @@ def _walk(
   suffixes: tuple[str, ...],
   source: str,
   without: frozenset[str] = frozenset(),
-) -> Iterator[_File]:
+) -> Iterator[File]:
   """All files of these suffixes below `root`; hidden ones are left out."""
 
   def fail(error: OSError):
@@ -212,10 +223,10 @@ def _walk(
       except OSError as error:
         fail(error)
       relative = path.relative_to(root).as_posix()
-      yield _File(relative, path, stat.st_size, stat.st_mtime_ns)
+      yield File(relative, path, stat.st_size, stat.st_mtime_ns)
 
 
-def _prepared(files: list[_File], source: str) -> dict[str, list[Document]]:
+def _prepared(files: list[File], source: str) -> dict[str, list[Document]]:
   """Reads `files` from the cache, after writing them there if need be."""
   listing = [(f.name, str(f.path.resolve()), f.size, f.time) for f in files]
   digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
@@ -230,16 +241,11 @@ def _prepared(files: list[_File], source: str) -> dict[str, list[Document]]:
   }
 
 
-def _prepare(files: list[_File], source: str, target: Path) -> None:
+def _prepare(files: list[File], source: str, target: Path) -> None:
   """Writes the data set aside, then renames it: it is whole or not there."""
   for file in files:
     try:
-      file.path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-      raise ValueError(
-        f"task.source={source!r}: {file.path} is not UTF-8 text (byte "
-        f"{error.start}: {error.reason}): convert it or remove it"
-      ) from None
+      _require_utf8(file.path.read_bytes(), str(file.path), source)
     except OSError as error:
       raise ValueError(
         f"task.source={source!r}: cannot read {file.path}: {error.strerror}: "
@@ -272,6 +278,17 @@ def _prepare(files: list[_File], source: str, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
+def _require_utf8(text: bytes, name: str, source: str) -> None:
+  try:
+    text.decode()
+  except UnicodeDecodeError as error:
+    raise ValueError(
+      f"task.source={source!r}: {name} is not UTF-8 text (byte {error.start}: "
+      f"{error.reason}): convert it (`mattt prepare texts DIR --from=PATH "
+      "--encoding=latin-1` does) or remove it"
+    ) from None
+
+
 def _published(
   source: str, name: str, text_key: str, least: int
 ) -> dict[str, list[Document]]:
@@ -286,6 +303,9 @@ def _published(
     ]
     for split, texts in text_builder.read_published(name, text_key).items()
   }
+  for part in own.values():
+    for document in part:
+      _require_utf8(document.text, document.name, source)
   parts = {"train": "train", "tune": "validation", "test": "test"}
   if all(own.get(part) for part in parts.values()):
     return {split: own[part] for split, part in parts.items()}

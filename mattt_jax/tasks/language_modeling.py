@@ -1,7 +1,9 @@
-"""Language modelling: the next byte of long documents of real text.
+"""Language modelling: the next token of long documents of real text.
 
 Training reads windows at random places of the training documents; tune and
-test read each held-out document from its beginning. Tokens are UTF-8 bytes.
+test read each held-out document from its beginning. Tokens are UTF-8 bytes, or
+those of a tokenizer's file (data/tokenizer.py), a copy of which stays with the
+run.
 """
 
 import dataclasses
@@ -19,14 +21,27 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Settings; data/sources.py says what a `source` is."""
+  """Settings; data/sources.py says what a `source` is, data/tokenizer.py what
+  a `tokenizer` is."""
 
   source: str = "stdlib"  # or "directory:PATH", "tfds:NAME"
   min_document_bytes: int = 32_768  # shorter ones of stdlib, tfds are left out
   text_key: str = "text"  # the text feature of a tfds data set
+  tokenizer: str = "bytes"  # or a path: tokenizer.json, SentencePiece model
+  # Of that file; "": whichever it has, which is filled in. So it is one of the
+  # settings that a run and each of its checkpoints are bound to.
+  tokenizer_sha256: str = ""
 
   def __post_init__(self):
     require_at_least("task.min_document_bytes", self.min_document_bytes, 2)
+    actual = tokenizer.sha256(self.tokenizer)
+    require(
+      self.tokenizer_sha256 in ("", actual),
+      f"task.tokenizer={self.tokenizer!r} has sha256 {actual or '(none)'}, not "
+      f"task.tokenizer_sha256={self.tokenizer_sha256}: put the file back that "
+      "it had; a run keeps a copy in its work directory, tokenizer",
+    )
+    object.__setattr__(self, "tokenizer_sha256", actual)
 
   def check(self, experiment: "Experiment") -> None:
     """Raises `ValueError` if files are missing, or shorter than one chunk."""
@@ -39,25 +54,37 @@ class Task:
   """Windows of documents, which are read once and then held in memory.
 
   Raises:
-    ValueError: what data/sources.py raises of a missing or bad source.
+    ValueError: what data/sources.py raises of a missing or bad source, and
+      data/tokenizer.py of a tokenizer; a document without two tokens, of which
+      nothing can be predicted.
   """
-
-  vocab_size = tokenizer.VOCAB_SIZE
 
   def __init__(self, config: Config, seed: int):
     self.config = config
     self.seed = seed
+    self.tokenizer = tokenizer.load(config.tokenizer)
+    self.vocab_size = self.tokenizer.vocab_size
     documents = sources.load(
       config.source,
       min_bytes=config.min_document_bytes,
       text_key=config.text_key,
     )
     self._documents = {
-      split: [(d.name, tokenizer.encode(d.text)) for d in documents[split]]
+      split: [(d.name, self._encode(d)) for d in documents[split]]
       for split in base.SPLITS
     }
     sizes = [len(tokens) for _, tokens in self._documents["train"]]
-    self._ends = np.cumsum(sizes)  # of the training documents, in bytes
+    self._ends = np.cumsum(sizes)  # of the training documents, in tokens
+
+  def _encode(self, document: sources.Document) -> np.ndarray:
+    tokens = self.tokenizer.encode(document.text)
+    require(
+      len(tokens) >= 2,
+      f"task.source={self.config.source!r}: {document.name} has {len(tokens)} "
+      f"token(s) in {len(document.text)} bytes, and nothing to predict: remove "
+      "it or make it longer",
+    )
+    return tokens
 
   def size(self, split: str, length: int) -> int | None:
     """Number of held-out documents; None (endless) for train."""
@@ -69,7 +96,7 @@ class Task:
     return length
 
   def document(self, split: str, index: int) -> tuple[str, np.ndarray]:
-    """Name and tokens [size] uint8 of a whole document.
+    """Name and tokens [size], unsigned, of a whole document.
 
     Raises:
       ValueError: unknown split, or no such document.
@@ -96,8 +123,8 @@ class Task:
     start = 0
     if split == "train":
       rng = base.example_rng(self.seed, split, index)
-      byte = rng.integers(self._ends[-1])  # long documents are drawn more often
-      document = int(np.searchsorted(self._ends, byte, side="right"))
+      token = rng.integers(self._ends[-1])  # long documents are drawn more
+      document = int(np.searchsorted(self._ends, token, side="right"))
       _, tokens = self.document(split, document)
       start = int(rng.integers(max(1, len(tokens) - length)))
     else:

@@ -25,6 +25,7 @@ from mattt_jax import config as config_lib
 from mattt_jax.sharding import path_name
 
 CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer"
 _log = logging.getLogger(__name__)
 
 
@@ -239,6 +240,16 @@ def bind_workdir(
   return workdir
 
 
+def keep_tokenizer(workdir: pathlib.Path, task: Any) -> None:
+  """Copies the file of the task's tokenizer, if there is one, to `workdir`.
+
+  The settings hold its sha256, so that another one in its place is refused.
+  """
+  content = getattr(getattr(task, "tokenizer", None), "content", b"")
+  if content:
+    _write(workdir / TOKENIZER_FILE, content)
+
+
 def require_same_config(
   what: str, there: dict[str, Any], experiment: config_lib.Experiment
 ) -> None:
@@ -271,8 +282,13 @@ def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
 
 def write_json(path: pathlib.Path, value: Any) -> None:
   """Writes `value` so that a reader finds the old file or the new one whole."""
+  text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+  _write(path, text.encode())
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
   partial = path.with_name(path.name + ".partial")
-  partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+  partial.write_bytes(content)
   os.replace(partial, path)
 
 

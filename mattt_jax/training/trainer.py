@@ -50,8 +50,8 @@ def train(
 ) -> dict[str, Any]:
   """Trains an experiment in `workdir`, or goes on where it stopped.
 
-  Writes there config.json, metrics.jsonl, tensorboard/, checkpoints/ and, at
-  the end, evaluation.json.
+  Writes there config.json, metrics.jsonl, tensorboard/, checkpoints/, the
+  file of a tokenizer if there is one and, at the end, evaluation.json.
 
   Args:
     experiment: the settings.
@@ -71,6 +71,7 @@ def train(
   sharding.check_batch("eval.batch_size", experiment.eval.batch_size, mesh)
   task = make_task(experiment)
   workdir = checkpoint.bind_workdir(workdir, experiment)
+  checkpoint.keep_tokenizer(workdir, task)
   finished = _finished(workdir, experiment.train.steps)
   if finished is not None:
     print(f"{workdir} is already trained: see {EVALUATION_FILE}", flush=True)

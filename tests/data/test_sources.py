@@ -237,7 +237,9 @@ def test_unreadable_directory(library, monkeypatch):
 
 def test_not_utf8(library, cache):
   (library / "b.md").write_bytes(b"caf\xe9 " * 30)
-  with pytest.raises(ValueError, match=r"b\.md is not UTF-8 text \(byte 3"):
+  with pytest.raises(
+    ValueError, match=r"b\.md is not UTF-8 text \(byte 3.*--encoding=latin-1"
+  ):
     load(library)
   assert not cache.exists()
 
@@ -312,6 +314,17 @@ def test_tfds_keeps_published_splits(books):
 def test_tfds_without_all_splits_is_dealt_by_document(books):
   splits = sources.load(books({"train": [9] * 6}), min_bytes=9, text_key="book")
   assert sum(map(len, splits.values())) == 6 and all(splits.values())
+
+
+def test_tfds_that_is_not_utf8(monkeypatch):
+  from mattt_jax.data import text_builder
+
+  texts = {"train": [b"text" * 9, b"caf\xe9" * 9, b"more" * 9]}
+  monkeypatch.setattr(text_builder, "read_published", lambda *args: texts)
+  with pytest.raises(
+    ValueError, match=r"train/00000001 is not UTF-8 text .byte 3"
+  ):
+    sources.load("tfds:books", min_bytes=9)
 
 
 def test_tfds_bad_names(tmp_path, monkeypatch):

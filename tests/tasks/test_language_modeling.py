@@ -1,10 +1,13 @@
 """Language modelling on files that the test writes."""
 
+import dataclasses
+import hashlib
 import types
 
 import numpy as np
 import pytest
 
+from mattt_jax.data import tokenizer
 from mattt_jax.tasks.base import SPLITS
 from mattt_jax.tasks.language_modeling import Config, Task
 
@@ -160,3 +163,71 @@ def test_bad_settings():
     Config(min_document_bytes=0)
   with pytest.raises(ValueError, match="there is no directory"):
     Task(Config(source="directory:/no/such/texts"), 0)
+
+
+@pytest.fixture
+def bpe(texts, tmp_path):
+  """The texts with a tokenizer of their own, as settings."""
+  path = tmp_path / "tokenizer.json"
+  made = tokenizer.train([text.decode() for text in texts[0].values()], 300)
+  path.write_bytes(made.content)
+  return made, path, dataclasses.replace(texts[1], tokenizer=str(path))
+
+
+def test_tokens_of_a_tokenizer(texts, bpe):
+  made, _, config = bpe
+  task = Task(config, 0)
+  assert task.vocab_size == 300 and task.tokenizer.content == made.content
+  for split in SPLITS:
+    for index in range(task.size(split, 64) or 4):
+      name, tokens = task.document(split, index)
+      assert tokens.dtype == np.uint16
+      assert made.decode(tokens) == texts[0][name].decode()
+  example = task.example("test", 0, 64)
+  name, tokens = task.document("test", 0)
+  assert len(tokens) < len(texts[0][name])
+  np.testing.assert_array_equal(example["tokens"], tokens[:64])
+  np.testing.assert_array_equal(example["targets"], tokens[1:65])
+  train = [task.example("train", i, 64)["tokens"] for i in range(20)]
+  assert {array.dtype for array in train} == {np.dtype(np.int32)}
+  everything = "".join(text.decode() for text in texts[0].values())
+  assert all(made.decode(tokens[1:-1]).strip("\ufffd") in everything
+             for tokens in train)  # fmt: skip
+
+
+def test_settings_know_the_content_of_the_tokenizer(bpe):
+  made, path, config = bpe
+  digest = hashlib.sha256(made.content).hexdigest()
+  assert config.tokenizer_sha256 == digest
+  assert dataclasses.replace(config).tokenizer_sha256 == digest
+  assert Config().tokenizer_sha256 == ""
+  path.write_bytes(made.content + b"\n")
+  with pytest.raises(ValueError) as error:
+    dataclasses.replace(config)  # as when the settings of a run are read back
+  for part in (f"task.tokenizer='{path}' has sha256", "put the file back that",
+               f"not task.tokenizer_sha256={digest}"):  # fmt: skip
+    assert part in str(error.value)
+  with pytest.raises(ValueError, match=r"'bytes' has sha256 \(none\), not"):
+    Config(tokenizer_sha256=digest)
+  path.unlink()
+  with pytest.raises(ValueError, match="json' cannot be read .No such file"):
+    dataclasses.replace(config)
+
+
+def test_a_document_of_one_token(tmp_path, monkeypatch):
+  """One byte, or one token of many bytes, has nothing to predict."""
+  monkeypatch.setenv("MATTT_CACHE", str(tmp_path / "cache"))
+  for name in "abcd":
+    (tmp_path / f"{name}.txt").write_text("whole" * 4)
+  (tmp_path / "e.txt").write_text("whole")
+  source = f"directory:{tmp_path}"
+  Task(Config(source=source), 0)
+  path = tmp_path / "tokenizer.json"
+  path.write_bytes(tokenizer.train(["whole whole"], 260).content)
+  with pytest.raises(
+    ValueError, match=r"e\.txt has 1 token\(s\) in 5 bytes, and nothing to pre"
+  ):
+    Task(Config(source=source, tokenizer=str(path)), 0)
+  (tmp_path / "e.txt").write_text("w")
+  with pytest.raises(ValueError, match=r"e\.txt has 1 token\(s\) in 1 bytes"):
+    Task(Config(source=source), 0)

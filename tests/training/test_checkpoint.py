@@ -10,7 +10,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mattt_jax import config, sharding
-from mattt_jax.training import checkpoint
+from mattt_jax.data import tokenizer
+from mattt_jax.tasks import language_modeling
+from mattt_jax.training import checkpoint, trainer
 
 
 def make_state(step: int):
@@ -236,3 +238,77 @@ def test_workdir_whose_settings_are_unknown(tmp_path):
   (tmp_path / "file").touch()
   with pytest.raises(ValueError, match="is a file"):
     checkpoint.bind_workdir(tmp_path / "file", experiment())
+
+
+@pytest.fixture
+def reading(tmp_path, monkeypatch):
+  """Makes an experiment on texts with a tokenizer of so many tokens."""
+  monkeypatch.setenv("MATTT_CACHE", str(tmp_path / "cache"))
+  texts = tmp_path / "texts"
+  texts.mkdir()
+  for name in "abc":
+    (texts / f"{name}.txt").write_text(f"{name} and the others. " * 20)
+  path = tmp_path / "bpe.json"
+
+  def make(vocab=260):
+    path.write_bytes(tokenizer.train(["and the others"] * 9, vocab).content)
+    tree = config.template("language_modeling")
+    tree.task.update(source=f"directory:{texts}", tokenizer=str(path))
+    return config.from_config_dict(tree)
+
+  return make, path
+
+
+def test_the_tokenizer_stays_with_the_run(reading, tmp_path, monkeypatch):
+  """A copy of it, from before the first step on."""
+  make, path = reading
+  mine = make()
+
+  def stop(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(trainer, "_Run", stop)
+  for _ in range(2):  # the second time it is there already
+    with pytest.raises(KeyboardInterrupt):
+      trainer.train(mine, tmp_path / "w", mesh=sharding.make_mesh(1))
+    kept = tmp_path / "w" / "tokenizer"
+    assert kept.read_bytes() == path.read_bytes()
+  assert tokenizer.load(str(kept)).vocab_size == 260
+
+  tree = config.ConfigDict(checkpoint.read_config(tmp_path / "w"))
+  assert config.from_config_dict(tree) == mine
+  path.unlink()
+  with pytest.raises(ValueError, match="a run keeps a copy of its own"):
+    config.from_config_dict(tree)
+  path.write_bytes(kept.read_bytes())  # the fix that the message says
+  assert config.from_config_dict(tree) == mine
+
+
+def test_another_tokenizer_is_refused(reading, tmp_path):
+  """When a run goes on, and when it is read back to be evaluated."""
+  make, _ = reading
+  mine = make()
+  checkpoint.bind_workdir(tmp_path / "w", mine)
+  saved = config.to_dict(mine)  # what each checkpoint holds
+  other = make(261)  # another file in the same place
+  digests = mine.task.tokenizer_sha256, other.task.tokenizer_sha256
+  message = "task.tokenizer_sha256: {!r} -> {!r}".format(*digests)
+  for call in (
+    lambda: checkpoint.bind_workdir(tmp_path / "w", other),
+    lambda: trainer.load_learner(other, tmp_path / "w"),
+    lambda: checkpoint.require_same_config("checkpoint 3", saved, other),
+  ):
+    with pytest.raises(ValueError) as error:
+      call()
+    assert message in str(error.value)
+  tree = config.ConfigDict(checkpoint.read_config(tmp_path / "w"))
+  with pytest.raises(ValueError, match=f"has sha256 {digests[1]}, not task.to"):
+    config.from_config_dict(tree)
+
+
+def test_bytes_need_no_file(tmp_path):
+  assert language_modeling.Config().tokenizer == "bytes"
+  task = type("Task", (), {"tokenizer": tokenizer.Bytes()})
+  for made in (task, object()):
+    checkpoint.keep_tokenizer(tmp_path, made)
+  assert not list(tmp_path.iterdir())
