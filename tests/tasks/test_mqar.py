@@ -83,8 +83,8 @@ def test_gaps_follow_the_power_law(power, pairs):
   g = np.arange(1, 21)
   expected = number * g ** (power - 1) / (g ** (power - 1)).sum()
   # Chi-square with 19 degrees of freedom: mean 19, variance 38. Five standard
-  # deviations above the mean is a chance of 2e-4; the law with `power` changed
-  # by 0.2 gives more than 100.
+  # deviations above the mean is a chance of 2e-4; places drawn with `power`
+  # changed by 0.2 would add 85 or more.
   chi2 = ((seen - expected) ** 2 / expected).sum()
   assert chi2 < 19 + 5 * math.sqrt(38)
 

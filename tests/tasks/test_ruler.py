@@ -1,6 +1,7 @@
 """RULER's kinds against a reader that knows only the format."""
 
 import collections
+import dataclasses
 import subprocess
 import sys
 
@@ -176,6 +177,26 @@ def test_interference_of_needles(kind, length, share, depth):
   assert min(plain, default=config.first_filler) >= config.first_filler
 
 
+def test_every_chain_is_in_order_and_whole():
+  """With so many variables that no two chains share one."""
+  config = Config(
+    kind="variable_tracking", num_keys=10**6, num_values=10**6, interference=1.0
+  )
+  for depth in (None, 0.5):
+    tree = dataclasses.replace(config, depth=depth)
+    found, _ = statements(config, whole(Task(tree, 1).example("train", 0, 999)))
+    bound, mixed = {}, 0
+    for (_, variable, (value,)), following in zip(
+      found, [*found[1:], found[0]], strict=True
+    ):
+      bound[variable] = bound.get(value, value)
+      mixed += bound.get(following[2][0]) != bound[variable]
+    assert min(bound.values()) >= config.first_value  # each is a value at last
+    sizes = collections.Counter(bound.values())
+    assert set(sizes.values()) == {5} and len(sizes) > 60
+    assert mixed > len(found) / 2  # chains are interleaved
+
+
 def test_common_words():
   config = Config(kind="common_words", interference=0.5, **SIZES)
   seq = whole(Task(config, SEED).example("train", 0, LENGTH))
@@ -287,7 +308,7 @@ def test_the_default_experiment(kind):
     ),
     (
       dict(kind="frequent_words", interference=0.9),
-      "interference=0.9 makes 152 of the 253 .* only 125 .* gap_share=0.5",
+      "interference=0.9 makes 152 of the 253 .* only 125 .* task.gap_share=0.5",
     ),
     (dict(power=0.0), "task.power=0.0 must be positive"),
     (dict(kind="niah_multivalue", num_items=60), "too short .* at least 482"),
