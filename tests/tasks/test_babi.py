@@ -190,8 +190,11 @@ def test_several_questions(kind):
 
 def test_maps_lie_on_a_grid():
   config = Config(kind="qa4", num_facts=15, num_places=16)
+  apart = 0  # facts about places of which neither was told of before
   for index in range(30):
     story = Task(config, SEED).story("train", index)
+    told = [{words[1], words[6]} for words in story.sentences]
+    apart += sum(not told[i] & set().union(*told[:i]) for i in range(1, 15))
     cells, known = {story.sentences[0][1]: (0, 0)}, 0
     while known < len(cells):  # the facts come in any order
       known = len(cells)
@@ -204,6 +207,7 @@ def test_maps_lie_on_a_grid():
           x, y = cells[a]
           cells[b] = x - dx, y - dy
     assert len(cells) == len(set(cells.values())) == 16
+  assert apart > 30
 
 
 @pytest.mark.parametrize("kind", KINDS)
