@@ -3,12 +3,16 @@
 | facts at random places among filler ....... | gap (filler) | questions |
 """
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mattt_jax.config import ModelConfig, require, require_share
 from mattt_jax.tasks import base
+
+if TYPE_CHECKING:
+  from mattt_jax.config import Experiment
 
 
 class Endless:
@@ -46,6 +50,54 @@ def reach(model: ModelConfig) -> int:
   """How far back, in tokens, a target can be predicted from by windows: the
   token before it, and as far as the features of that one look."""
   return model.num_layers * (model.window - 1) + 1
+
+
+def areas(
+  config: Any, length: int, facts: int, questions: int
+) -> tuple[int, int]:
+  """Where the area of the facts ends, and where the questions start.
+
+  Args:
+    config: its `gap_share` of `length` lies between the two.
+    length: tokens of a sequence, without the target after the last one.
+    facts: tokens that the area must hold.
+    questions: tokens of the questions, answers included.
+
+  Raises:
+    ValueError: `length` cannot hold the facts, the gap and the questions.
+  """
+  questions_at = length + 1 - questions
+  end = questions_at - round(config.gap_share * length)
+  least = math.ceil((facts + questions - 1) / (1 - config.gap_share))
+  require(
+    facts <= end,
+    f"length={length} is too short for {facts} tokens of facts and "
+    f"{questions} of questions with task.gap_share={config.gap_share}: use a "
+    f"length of at least {least}, fewer of them, or a smaller gap_share",
+  )
+  return end, questions_at
+
+
+def require_out_of_reach(config: Any, experiment: "Experiment") -> None:
+  """Raises `ValueError` where lengths do not fit or attention could answer.
+
+  Args:
+    config: `min_distance(length)` is the nearest that evidence can be to its
+      answer; with `out_of_reach`, windowed attention must not get that far.
+    experiment: its lengths and its model's reach count.
+  """
+  model = experiment.model
+  for field, length in experiment.lengths:
+    distance = config.min_distance(length)
+    windowed = model.attention == "window" and config.out_of_reach
+    require(
+      not windowed or distance > reach(model),
+      f"task.gap_share={config.gap_share} puts answers within {distance} "
+      f"tokens of their evidence at {field}={length}, and attention reaches "
+      f"{reach(model)} (model.num_layers={model.num_layers} * (model.window="
+      f"{model.window} - 1) + 1): use a larger task.gap_share or {field}, a "
+      "smaller model.window, or task.out_of_reach=False",
+    )
 
 
 def places(rng, area: int, number: int, size: int) -> np.ndarray:
