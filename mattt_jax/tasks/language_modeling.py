@@ -4,6 +4,10 @@ Training reads windows at random places of the training documents; tune and
 test read each held-out document from its beginning. Tokens are UTF-8 bytes, or
 those of a tokenizer's file (data/tokenizer.py), a copy of which stays with the
 run.
+
+With `repeat_ngram` the targets that repeat what was read long ago are answers:
+the evaluator's answer_loss and by_distance are then of these distant repeats,
+which only a memory of the far past helps with, and other_loss is of the rest.
 """
 
 import dataclasses
@@ -31,9 +35,20 @@ class Config:
   # Of that file; "": whichever it has, which is filled in. So it is one of the
   # settings that a run and each of its checkpoints are bound to.
   tokenizer_sha256: str = ""
+  # A target that ends an n-gram of so many tokens, seen before, is an answer;
+  # 0: none is.
+  repeat_ngram: int = 0
+  repeat_beyond: int = 0  # only if its last one ended further back, in tokens
 
   def __post_init__(self):
     require_at_least("task.min_document_bytes", self.min_document_bytes, 2)
+    for field in ("repeat_ngram", "repeat_beyond"):
+      require_at_least(f"task.{field}", getattr(self, field), 0)
+    require(
+      self.repeat_ngram > 0 or self.repeat_beyond == 0,
+      f"task.repeat_beyond={self.repeat_beyond} is about repeats, and "
+      "task.repeat_ngram=0 looks for none: set how many tokens repeat",
+    )
     actual = tokenizer.sha256(self.tokenizer)
     require(
       self.tokenizer_sha256 in ("", actual),
@@ -44,10 +59,20 @@ class Config:
     object.__setattr__(self, "tokenizer_sha256", actual)
 
   def check(self, experiment: "Experiment") -> None:
-    """Raises `ValueError` if files are missing, or shorter than one chunk."""
+    """Raises `ValueError` if files are missing, or shorter than one chunk, or
+    no length has room for a repeat."""
     sources.check(
       self.source, min_bytes=self.min_document_bytes, least=experiment.chunk
     )
+    if self.repeat_ngram:
+      longest = max(length for _, length in experiment.lengths)
+      least = self.repeat_beyond + self.repeat_ngram
+      require(
+        least <= longest,
+        f"task.repeat_beyond={self.repeat_beyond} and task.repeat_ngram="
+        f"{self.repeat_ngram} need a length of at least {least}, but the "
+        f"longest is {longest}: make them smaller, or the length larger",
+      )
 
 
 class Task:
@@ -133,12 +158,54 @@ class Task:
     seq = np.zeros(length + 1, np.int32)
     seq[: len(piece)] = piece
     weight = (np.arange(1, length + 1) < len(piece)).astype(np.float32)
+    answer = np.full(length, -1, np.int32)
+    distance = np.full(length, -1, np.int32)
+    relevant = np.zeros(length, bool)
+    if self.config.repeat_ngram:
+      back = repeats(piece, self.config.repeat_ngram)[1:]  # of the targets
+      at = np.flatnonzero(back > self.config.repeat_beyond)
+      answer[at], distance[at] = np.arange(len(at)), back[at]
+      evidence = at - back[at]
+      relevant[evidence[evidence >= 0]] = True  # the first token is no target
     return {
       "tokens": seq[:-1],
       "targets": seq[1:],
       "inner_weight": weight,
       "outer_weight": weight.copy(),
-      "answer": np.full(length, -1, np.int32),
-      "distance": np.full(length, -1, np.int32),
-      "relevant": np.zeros(length, bool),
+      "answer": answer,
+      "distance": distance,
+      "relevant": relevant,
     }
+
+
+def repeats(tokens: np.ndarray, ngram: int) -> np.ndarray:
+  """How many tokens back the n-gram that ends at each token ended last.
+
+  Exact, with sorting and no hashing: O(size log size log ngram).
+
+  Args:
+    tokens: [size], of any integer type.
+    ngram: tokens of an n-gram, at least 1.
+
+  Returns:
+    [size] int64; 0 where it is new, or the text before it too short.
+  """
+  back = np.zeros(len(tokens), np.int64)
+  if len(tokens) <= ngram:
+    return back
+  # Equal n-grams, and only they, have equal names: a longer one is named by
+  # the names of two that cover it.
+  name, size = _names(tokens), 1
+  while size < ngram:
+    step = min(size, ngram - size)
+    name = _names(name[:-step] * (name.max() + 1) + name[step:])
+    size += step
+  order = np.argsort(name, kind="stable")
+  same = name[order[1:]] == name[order[:-1]]
+  back[order[1:][same] + ngram - 1] = np.diff(order)[same]
+  return back
+
+
+def _names(values: np.ndarray) -> np.ndarray:
+  """0, 1, ... for each different value, int64."""
+  return np.unique(values, return_inverse=True)[1].astype(np.int64)
