@@ -150,6 +150,18 @@ def load(name: str) -> Tokenizer:
     ) from error
 
 
+def token_at(starts: np.ndarray, character: np.ndarray | int) -> np.ndarray:
+  """The first token that each character is in: it starts there, or before (a
+  word's token often starts at the space before the word).
+
+  Args:
+    starts: [length], of the tokens of a text (`Tokenizer.starts`).
+    character: of the text, any shape.
+  """
+  found = np.searchsorted(starts, character)
+  return found - (starts[np.minimum(found, len(starts) - 1)] != character)
+
+
 def sha256(name: str) -> str:
   """The checksum of a tokenizer's file; "" of "bytes".
 

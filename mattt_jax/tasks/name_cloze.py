@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mattt_jax.config import require, require_at_least
-from mattt_jax.data import sources
+from mattt_jax.data import sources, tokenizer
 from mattt_jax.tasks import _documents, _names, _texts, base
 
 if TYPE_CHECKING:
@@ -202,9 +202,8 @@ class Task(_texts.Task):
     found = _names.mentions(document.name, text, self.config.num_mentions)
     starts = self.tokenizer.starts(text)
     edges = np.array([edges for _, *edges in found], np.int64).reshape(-1, 2)
-    first, stop = np.searchsorted(starts, edges.T)
-    # A token that starts before the name may reach into it (" Emma").
-    first -= starts[np.minimum(first, len(starts) - 1)] != edges[:, 0]
+    first = tokenizer.token_at(starts, edges[:, 0])
+    stop = np.searchsorted(starts, edges[:, 1])
     return np.stack([first, stop], 1), [name for name, *_ in found]
 
 

@@ -107,6 +107,13 @@ def test_where_tokens_start(bpe, piece, text):
       assert "\ufffd" in said or said == there, (token, start)
 
 
+def test_the_token_of_a_character():
+  starts = np.array([0, 0, 1, 4, 4, 9])  # of ten characters
+  found = tokenizer.token_at(starts, np.arange(10)).tolist()
+  assert found == [0, 2, 2, 2, 3, 4, 4, 4, 4, 5]
+  assert tokenizer.token_at(starts, 12) == 5
+
+
 def test_a_huggingface_file(tmp_path, bpe):
   path = tmp_path / "any.name"
   path.write_bytes(bpe.content)
