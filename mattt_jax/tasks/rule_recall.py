@@ -130,7 +130,7 @@ class Config:
     return queries_at - end + _UNIT
 
   def check(self, experiment: "Experiment") -> None:
-    """Raises `ValueError` where lengths do not fit or attention could answer."""
+    """Raises `ValueError` if lengths do not fit, or attention could answer."""
     _documents.require_out_of_reach(self, experiment)
 
 
