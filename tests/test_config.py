@@ -225,6 +225,10 @@ def bad_values(hint):
     yield from (3, "abc", None, {"a": 1})
     size = len(typing.get_args(hint)) if ... not in typing.get_args(hint) else 1
     yield from ((bad,) * size for bad in BAD_VALUES[item])
+  elif type(None) in typing.get_args(hint):  # "float | None"
+    yield from (
+      x for x in bad_values(typing.get_args(hint)[0]) if x is not None
+    )
   else:
     yield from (v for v in BAD_VALUES[hint])
     yield [1]
