@@ -207,7 +207,7 @@ SETS = {
     + " && unzip {path}/data.zip -d {path}",
   ),
   "babilong": Set(
-    ("*.json", "*.jsonl", "*.parquet"), _babilong,
+    ("[0-9]*[kM].json", "qa*.parquet"), _babilong,
     _hugging_face("RMT-team/babilong"),
   ),
   "ruler_jsonl": Set(

@@ -156,17 +156,18 @@ def test_longbench(tmp_path):
 @pytest.mark.parametrize("form", ["list", "lines", "parquet"])
 def test_babilong(tmp_path, form):
   rows = [babilong(n) for n in range(40)]
-  folder = tmp_path / "data" / "qa1"
-  folder.mkdir(parents=True)
+  name = "4k/qa1-00000-of-00001.parquet" if form == "parquet" else "qa1/4k.json"
+  path = tmp_path / "data" / name
+  path.parent.mkdir(parents=True)
   if form == "list":
-    (folder / "4k.json").write_text(json.dumps(rows))
+    path.write_text(json.dumps(rows))
   elif form == "lines":
-    write_jsonl(folder / "4k.json", rows)
+    write_jsonl(path, rows)
   else:
-    write_parquet(folder / "4k.parquet", rows)
+    write_parquet(path, rows)
+  (tmp_path / "other.json").write_text("{}")  # not one of its files
   found = everything(public_sets.load(f"babilong:{tmp_path}"))
-  suffix = "parquet" if form == "parquet" else "json"
-  _, record = found[f"data/qa1/4k.{suffix}:7"]
+  _, record = found[f"data/{name}:7"]
   assert record.context == "It was night. Mary went to the 7."
   assert record.question == "Where is Mary? "
   assert (record.answers, record.metric) == (("7",), "babilong")
@@ -174,9 +175,7 @@ def test_babilong(tmp_path, form):
   assert len(found) == 40
   splits = [split for split, _ in found.values()]
   assert all(splits.count(s) for s in SPLITS) and splits.count("train") > 20
-  path = next(folder.iterdir())
-  part = everything(public_sets.load(f"babilong:{path}"))
-  assert len(part) == 40
+  assert len(everything(public_sets.load(f"babilong:{path}"))) == 40
 
 
 def test_ruler_jsonl(tmp_path):
@@ -295,7 +294,7 @@ def test_labels_and_choices_are_checked(tmp_path):
 
 
 def test_without_pyarrow(tmp_path, monkeypatch):
-  write_parquet(tmp_path / "a.parquet", [babilong(1)])
+  write_parquet(tmp_path / "qa1.parquet", [babilong(1)])
   monkeypatch.setitem(sys.modules, "pyarrow", None)
   with pytest.raises(ValueError, match=r"pip install 'mattt-jax\[parquet\]'"):
     public_sets.load(f"babilong:{tmp_path}")
