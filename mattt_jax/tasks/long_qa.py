@@ -116,7 +116,7 @@ class Task:
     self.seed = seed
     self.tokenizer = tokenizer.load(config.tokenizer)
     self.vocab_size = self.tokenizer.vocab_size
-    self._kind = config.ruler_kind
+    self._kind = config.ruler_kind or ""
     self._records = public_sets.load(
       public_sets.STORIES if self._kind else config.source
     )

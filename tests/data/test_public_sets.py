@@ -127,7 +127,7 @@ def test_longbench(tmp_path):
   classes = ["Place", "Person"]
   write_jsonl(
     tmp_path / "data" / "trec_e.jsonl",
-    [longbench("trec", 3, answers=["Person"], all_classes=classes)],
+    [longbench("trec_e", 3, answers=["Person"], all_classes=classes)],
   )
   write_jsonl(
     tmp_path / "data" / "lcc.jsonl",

@@ -243,11 +243,21 @@ def test_needles_lie_at_forty_depths():
   assert max(depths.values()) < 42
 
 
+def test_needles_come_in_any_order():
+  in_order = 0
+  for seed in range(60):
+    rng = np.random.default_rng(seed)
+    prompt, answers = ruler_text.generate("niah_multivalue", rng, 40, 0, BOOK)
+    in_order += answers == [value for _, value in NEEDLE.findall(prompt)]
+  assert in_order < 15  # of 60, with p 1/24
+
+
 def test_a_key_that_is_asked_for_has_no_second_needle(monkeypatch):
   words = ruler_text._ruler_items.WORDS[:3]  # so few that all come again
   monkeypatch.setattr(ruler_text._ruler_items, "WORDS", words)
   for seed in range(20):
     rng = np.random.default_rng(seed)
+    assert set(ruler_text._ruler_items.items(rng, "words", 3)) == set(words)
     prompt, answers = ruler_text.generate("niah_multikey_2", rng, 40, 3000)
     assert solve("niah_multikey_2", prompt) == set(answers)
     assert len(NEEDLE.findall(prompt)) == 41
