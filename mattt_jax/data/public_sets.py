@@ -12,8 +12,10 @@ PATH is a file or a directory, which is searched. Nothing is ever downloaded; an
 error about files that are not there has the command that gets them.
 
 PG-19 (1911.05507) is text without questions, a source of language_modeling:
-source="tfds:pg19", text_key="book_text", in its own splits, or
-"directory:PATH" of its files, then split by the hash of their names.
+source="tfds:pg19", text_key="book_text" is read in its own splits, once it is
+prepared (which needs tensorflow, reading does not). "directory:PATH" reads what
+`gcloud storage cp -r 'gs://deepmind-gutenberg/*' PATH` leaves, and splits it by
+the hash of the names.
 """
 
 import dataclasses
