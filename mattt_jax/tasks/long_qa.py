@@ -90,7 +90,11 @@ class Config:
     if self.ruler_kind is None:
       public_sets.check(self.source)
     if self.haystack:
-      sources.check(self.haystack, min_bytes=_MIN_HAYSTACK_BYTES, least=1)
+      try:
+        sources.check(self.haystack, min_bytes=_MIN_HAYSTACK_BYTES, least=1)
+      except ValueError as error:  # which names the field of another task
+        text = str(error).replace("task.source=", "task.haystack=", 1)
+        raise ValueError(text) from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -300,7 +300,7 @@ def test_another_tokenizer(tmp_path, babilong):
     ({"haystack": "stdlib"}, "task.haystack='stdlib' would not be used"),
     ({"haystack": "stdlib", "source": "ruler:cwe"}, "would not be used"),
     ({"haystack": "directory:/no", "source": "ruler:niah_single_2"},
-     "there is no directory /no"),
+     "task.haystack='directory:/no': there is no directory /no"),
     ({"answer_weight": 0.0, "context_weight": 0.0}, "nothing to learn"),
     ({"answer_weight": -1.0}, "task.answer_weight=-1.0 must be at least 0"),
     ({"tokenizer": "/no/file"}, "task.tokenizer='/no/file' cannot be read"),
