@@ -36,9 +36,7 @@ TRAINED = {"length": 768, "pairs": 48, "value_length": 4}
 FAR = 16 * TRAINED["length"]  # where 512 keys have room
 AXES = {
   "length": [TRAINED | {"length": 768 * n} for n in (1, 4, 16, 64)],
-  "pairs": [
-    TRAINED | {"length": FAR, "pairs": n} for n in (16, 48, 128, 512)
-  ],
+  "pairs": [TRAINED | {"length": FAR, "pairs": n} for n in (16, 48, 128, 512)],
   "value_length": [
     TRAINED | {"length": FAR, "value_length": n} for n in (1, 2, 4)
   ],

@@ -138,7 +138,7 @@ def ruler_record(name: str, prompt: str, answers: Iterable[str]) -> Record:
   context, newline, asked = prompt.rpartition("\n")
   leads = ruler_text.leads(prompt, len(answers))
   return Record(
-    name, context, asked, answers, "ruler_all" if leads else "ruler_any",
+    name, context, asked, answers, "string_match_all" if leads else "string_match_part",
     ask=newline + asked, leads=leads or (" ",),
   )  # fmt: skip
 

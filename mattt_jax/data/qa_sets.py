@@ -1,17 +1,174 @@
-"""Question sets in their publishers' JSON, as two lists of rows.
+"""Question sets, from their publishers' JSON, as two lists of rows.
 
 paragraphs: {title, text}; a paragraph's number is its place in the list.
 questions: {id, question, answers, paragraphs, evidence}; `paragraphs` are the
 numbers of those that the set gives with the question, `evidence` of those that
 it is answered from.
+
+`mattt prepare` writes them as paragraphs.jsonl and questions.jsonl. A set is
+named by a string: "town" (data/town.py), or "directory:PATH" with these files.
 """
 
+import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 from mattt_jax.config import require
+from mattt_jax.data import sources, town
+from mattt_jax.tasks.base import SPLITS
 
 Row = dict[str, Any]
+_FILES = ("paragraphs.jsonl", "questions.jsonl")
+_HELD_OUT_SHARE = 0.2  # of the groups of questions, for each of tune and test
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """The questions of a split, and the numbers of its paragraphs."""
+
+  questions: tuple[Row, ...]
+  pool: tuple[int, ...]
+
+
+def load(source: str) -> tuple[list[Row], list[Row]]:
+  """The paragraphs and questions of a set.
+
+  Raises:
+    ValueError: an unknown source, no such files, or rows of another schema.
+  """
+  if source == "town":
+    return town.rows()
+  kind, _, name = source.partition(":")
+  require(
+    kind == "directory" and bool(name),
+    f"task.source={source!r} is not known: use 'town' or 'directory:PATH'",
+  )
+  lists = []
+  for file in _FILES:
+    path = Path(name).expanduser() / file
+    try:
+      with path.open(encoding="utf-8") as lines:
+        lists.append([json.loads(line) for line in lines])
+    except OSError as error:
+      raise ValueError(
+        f"task.source={source!r}: {path} cannot be read ({error.strerror}): "
+        f"write it with `mattt prepare squad {name}` (or hotpotqa)"
+      ) from error
+    except ValueError as error:
+      raise ValueError(
+        f"task.source={source!r}: {path} is not JSON lines ({error}): prepare "
+        "it again in another directory"
+      ) from error
+  paragraphs, questions = lists
+  for file, rows, problem in (
+    (_FILES[0], paragraphs, _paragraph_problem),
+    (_FILES[1], questions, lambda row: _problem(row, len(paragraphs))),
+  ):
+    require(bool(rows), f"task.source={source!r}: {file} has no rows")
+    for number, row in enumerate(rows, 1):
+      wrong = problem(row)
+      require(
+        not wrong,
+        f"task.source={source!r}: {file}, line {number}: {wrong}: see "
+        "data/qa_sets.py for the rows",
+      )
+  return paragraphs, questions
+
+
+def _paragraph_problem(row: Any) -> str:
+  fields = ("title", "text")
+  good = isinstance(row, dict) and all(
+    isinstance(row.get(field), str) for field in fields
+  )
+  return "" if good else "needs the texts `title` and `text`"
+
+
+def _problem(row: Any, paragraphs: int) -> str:
+  """What is wrong with a question; "" if nothing is."""
+  if not isinstance(row, dict):
+    return "is no object"
+  for field in ("id", "question"):
+    if not (isinstance(row.get(field), str) and row[field]):
+      return f"needs a text `{field}`"
+  answers = row.get("answers")
+  if not (
+    isinstance(answers, list)
+    and answers
+    and all(isinstance(answer, str) and answer for answer in answers)
+  ):
+    return "needs `answers`, a list of texts"
+  for field in ("paragraphs", "evidence"):
+    numbers = row.get(field)
+    if not (
+      isinstance(numbers, list)
+      and numbers
+      and all(type(n) is int and 0 <= n < paragraphs for n in numbers)
+    ):
+      return f"needs `{field}`, numbers of the {paragraphs} paragraphs"
+  return ""
+
+
+def split(
+  questions: list[Row], paragraphs: int, source: str
+) -> dict[str, Part]:
+  """Deals questions and paragraphs to the splits; none is in two.
+
+  Questions that share a paragraph of evidence, themselves or through others,
+  are one group; a hash of its first id (sorted) decides its split, about a
+  fifth for each of tune and test. A paragraph is in the split of the questions
+  that it is evidence of. Of the others, those that a test question was
+  published with are in test, then those of tune questions in tune, and the rest
+  in train. So nothing that a held-out question needs is read in training.
+
+  Args:
+    questions: with different ids.
+    paragraphs: how many there are.
+    source: for messages.
+
+  Raises:
+    ValueError: an id comes twice, or fewer than three groups.
+  """
+  ids = [question["id"] for question in questions]
+  require(
+    len(set(ids)) == len(ids),
+    f"task.source={source!r}: {len(ids) - len(set(ids))} questions have the id "
+    "of another one: prepare it again in another directory",
+  )
+  group = list(range(paragraphs))  # a forest: the root names the group
+
+  def root(number: int) -> int:
+    while group[number] != number:
+      group[number] = group[group[number]]
+      number = group[number]
+    return number
+
+  for question in questions:
+    for number in question["evidence"]:
+      group[root(number)] = root(question["evidence"][0])
+  first: dict[int, str] = {}
+  for question in questions:
+    key = root(question["evidence"][0])
+    first[key] = min(question["id"], first.get(key, question["id"]))
+  dealt = sources.split_by_name(
+    list(first.values()), source, share=_HELD_OUT_SHARE
+  )
+  of_group = {name: part for part, names in dealt.items() for name in names}
+  parts: dict[str, list[Row]] = {part: [] for part in SPLITS}
+  for question in questions:
+    name = first[root(question["evidence"][0])]
+    parts[of_group[name]].append(question)
+  owner: dict[int, str] = {}
+  for field in ("paragraphs", "evidence"):
+    for part in SPLITS:  # the last one to name a paragraph has it
+      owner |= {n: part for question in parts[part] for n in question[field]}
+  return {
+    part: Part(
+      tuple(sorted(parts[part], key=lambda q: sources.uniform(q["id"]))),
+      tuple(n for n in range(paragraphs) if owner.get(n, "train") == part),
+    )
+    for part in SPLITS
+  }
 
 
 class _Paragraphs:

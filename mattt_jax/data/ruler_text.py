@@ -242,13 +242,6 @@ def leads(prompt: str, number: int) -> tuple[str, ...]:
   return (" ", *[between] * (number - 1))
 
 
-def share_found(prediction: str, references: Sequence[str]) -> float:
-  """The share of references in the prediction, in any case: RULER's score of
-  all tasks but question answering, which asks whether it is above 0."""
-  text = prediction.lower()
-  return sum(r.lower() in text for r in references) / len(references)
-
-
 def _generate_needles(rng, task: Needles, size, sentences):
   keys = _ruler_items.items(rng, task.key_kind, task.keys)
   value = {

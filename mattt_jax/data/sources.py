@@ -101,10 +101,12 @@ def text_files(root: str) -> list[File]:
   return _files(f"directory:{root}", min_bytes=1, least=1)
 
 
-def split_by_name(names: Sequence[str], source: str) -> dict[str, list[str]]:
+def split_by_name(
+  names: Sequence[str], source: str, share: float = _HELD_OUT_SHARE
+) -> dict[str, list[str]]:
   """Deals documents to the splits by a hash of their names.
 
-  About a tenth goes to tune, a tenth to test, and where a document goes does
+  About `share` goes to tune, as much to test, and where a document goes does
   not depend on the others, so adding some moves none. Only where there are so
   few that a split would stay empty do the nearest hashes fill it.
 
@@ -117,11 +119,8 @@ def split_by_name(names: Sequence[str], source: str) -> dict[str, list[str]]:
     f"task.source={source!r} has {number} document(s): the splits "
     f"{', '.join(SPLITS)} need one each, add more",
   )
-  ranked = sorted((_uniform(name), name) for name in names)
-  below = [
-    sum(u < share for u, _ in ranked)
-    for share in (_HELD_OUT_SHARE, 2 * _HELD_OUT_SHARE)
-  ]
+  ranked = sorted((uniform(name), name) for name in names)
+  below = [sum(u < edge for u, _ in ranked) for edge in (share, 2 * share)]
   tune = min(max(below[0], 1), number - 2)
   test = min(max(below[1], tune + 1), number - 1)
   ordered = [name for _, name in ranked]
@@ -132,7 +131,7 @@ def split_by_name(names: Sequence[str], source: str) -> dict[str, list[str]]:
   }
 
 
-def _uniform(name: str) -> float:
+def uniform(name: str) -> float:
   """A number in [0, 1) that depends on `name` alone, in every process."""
   digest = hashlib.sha256(name.encode()).digest()
   return int.from_bytes(digest[:6], "big") / 2**48

@@ -42,6 +42,12 @@ class Tokenizer(Protocol):
       ValueError: a token outside 0 .. vocab_size - 1.
     """
 
+  def starts(self, text: str) -> np.ndarray:
+    """The character at which each token of `text` starts: [length] int64.
+
+    They never fall; tokens that are bytes of one character start together.
+    """
+
 
 class Bytes:
   """The bytes of the text, whatever they are."""
@@ -58,6 +64,11 @@ class Bytes:
     """The text of `tokens` [length]."""
     array = _checked(tokens, self.vocab_size)
     return array.astype(np.uint8).tobytes().decode(errors="replace")
+
+  def starts(self, text: str) -> np.ndarray:
+    """The character that each byte of `text` is of: [length]."""
+    continues = self.encode(text) >> 6 == 0b10  # in UTF-8
+    return np.cumsum(~continues) - 1
 
 
 class HuggingFace:
@@ -83,6 +94,11 @@ class HuggingFace:
     ids = _checked(tokens, self.vocab_size).tolist()
     return self._model.decode(ids, skip_special_tokens=False)
 
+  def starts(self, text: str) -> np.ndarray:
+    """The character at which each token of `text` starts: [length]."""
+    found = self._model.encode(text, add_special_tokens=False)
+    return np.array([start for start, _ in found.offsets], np.int64)
+
 
 class SentencePiece:
   """A SentencePiece model, read by the library `sentencepiece`."""
@@ -103,6 +119,11 @@ class SentencePiece:
   def decode(self, tokens: Any) -> str:
     """The text of `tokens` [length]."""
     return self._model.DecodeIds(_checked(tokens, self.vocab_size).tolist())
+
+  def starts(self, text: str) -> np.ndarray:
+    """The character at which each token of `text` starts: [length]."""
+    found = self._model.EncodeAsOffsetMapping(text)["offsets"]
+    return np.array([start for start, _ in found], np.int64)
 
 
 def load(name: str) -> Tokenizer:
@@ -127,6 +148,18 @@ def load(name: str) -> Tokenizer:
       f"task.tokenizer={name!r} is no tokenizer.json or SentencePiece model "
       f"({' '.join(str(error).split())}): name one of these, or 'bytes'"
     ) from error
+
+
+def token_at(starts: np.ndarray, character: np.ndarray | int) -> np.ndarray:
+  """The first token that each character is in: it starts there, or before (a
+  word's token often starts at the space before the word).
+
+  Args:
+    starts: [length], of the tokens of a text (`Tokenizer.starts`).
+    character: of the text, any shape.
+  """
+  found = np.searchsorted(starts, character)
+  return found - (starts[np.minimum(found, len(starts) - 1)] != character)
 
 
 def sha256(name: str) -> str:

@@ -120,20 +120,18 @@ class Config:
     )
     return end, queries_at
 
+  def min_distance(self, length: int) -> int:
+    """The smallest distance that an answer can have.
+
+    Raises:
+      ValueError: `length` cannot hold it all.
+    """
+    end, queries_at = self.areas(length)
+    return queries_at - end + _UNIT
+
   def check(self, experiment: "Experiment") -> None:
-    """Raises `ValueError` where lengths do not fit or attention could answer
-    (its features reach num_layers * (window - 1) + 1 tokens back)."""
-    model = experiment.model
-    reach = _documents.reach(model)
-    for field, length in experiment.lengths:
-      end, queries_at = self.areas(length)
-      distance = queries_at - end + _UNIT
-      require(
-        model.attention == "full" or distance > reach or not self.out_of_reach,
-        f"task.gap_share={self.gap_share} puts answers within {distance} "
-        f"tokens of their pair at {field}={length}, and attention reaches "
-        f"{reach}: use a larger gap_share, length, or a smaller model.window",
-      )
+    """Raises `ValueError` if lengths do not fit, or attention could answer."""
+    _documents.require_out_of_reach(self, experiment)
 
 
 class Task(_documents.Endless):

@@ -60,6 +60,7 @@ class Config:
   num_fillers: int = 64
   interference: float = 0.5  # share of filler drawn from ids and values
   gap_share: float = 0.5  # filler between records and questions, of length
+  out_of_reach: bool = True  # refuse answers that attention can reach
   answer_weight: float = 1.0  # outer weight of the answers
   context_weight: float = 1.0  # outer weight of every other target
 
@@ -163,28 +164,20 @@ class Config:
     `num_layers * (window - 1)` tokens further back. A baseline that reads its
     last `question_chunks` alone must find all questions there, and no record.
     """
-    model, chunk = experiment.model, experiment.chunk
-    reach = _documents.reach(model)
-    alone = getattr(experiment.baseline, "question_chunks", 0) * chunk
+    chunks = getattr(experiment.baseline, "question_chunks", 0)
+    if not chunks:
+      _documents.require_out_of_reach(self, experiment)
+      return
+    alone = chunks * experiment.chunk
     for field, length in experiment.lengths:
-      distance = self.min_distance(length)
-      if alone:
-        records_end, questions_at = self.areas(length)
-        require(
-          records_end <= length - alone < questions_at,
-          f"baseline.question_chunks * chunk={alone} tokens, which are read "
-          f"alone, must hold the {self.question_tokens} tokens of the "
-          f"questions and none of the records before {records_end} at {field}="
-          f"{length}: change baseline.question_chunks or task.gap_share",
-        )
-      elif model.attention == "window" and distance <= reach:
-        raise ValueError(
-          f"task.gap_share={self.gap_share} puts answers within {distance} "
-          f"tokens of their record at {field}={length}, and attention reaches "
-          f"{reach} (model.num_layers={model.num_layers} * (model.window="
-          f"{model.window} - 1) + 1): use a smaller model.window, or a larger "
-          f"task.gap_share or {field}"
-        )
+      records_end, questions_at = self.areas(length)
+      require(
+        records_end <= length - alone < questions_at,
+        f"baseline.question_chunks * chunk={alone} tokens, which are read "
+        f"alone, must hold the {self.question_tokens} tokens of the "
+        f"questions and none of the records before {records_end} at {field}="
+        f"{length}: change baseline.question_chunks or task.gap_share",
+      )
 
 
 class Task(_documents.Endless):

@@ -201,9 +201,9 @@ def test_ruler_jsonl(tmp_path):
   _, record = found["niah_single_1/validation.jsonl:2"]
   assert record.context + record.ask == prompt
   assert record.question.startswith("What is the special magic number for")
-  assert (record.answers, record.metric) == (("12",), "ruler_all")
+  assert (record.answers, record.metric) == (("12",), "string_match_all")
   _, record = found["qa_1/validation.jsonl:0"]
-  assert record.metric == "ruler_any" and record.leads == (" ",)
+  assert record.metric == "string_match_part" and record.leads == (" ",)
 
 
 def test_stories():

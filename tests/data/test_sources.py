@@ -156,7 +156,7 @@ def test_split_shares_and_stability():
   assert len(large["train"]) / 2000 == pytest.approx(0.8, abs=0.03)
   assert len(large["tune"]) / 2000 == pytest.approx(0.1, abs=0.02)
   # What `printf argparse.py | sha256sum | cut -c1-12` says, over 2^48.
-  assert sources._uniform("argparse.py") == int("c93fa5724c1b", 16) / 2**48
+  assert sources.uniform("argparse.py") == int("c93fa5724c1b", 16) / 2**48
 
 
 @pytest.mark.parametrize("number", range(3, 12))
@@ -172,7 +172,7 @@ def test_few_documents_still_fill_every_split(number):
 @pytest.mark.parametrize("low, high", [(0, 0.1), (0.1, 0.2), (0.9, 1)])
 def test_documents_of_one_sort_still_fill_every_split(low, high):
   every = (f"{i}.txt" for i in range(10_000))
-  names = [n for n in every if low <= sources._uniform(n) < high][:9]
+  names = [n for n in every if low <= sources.uniform(n) < high][:9]
   splits = sources.split_by_name(names, "s")
   assert all(splits[split] for split in SPLITS)
   assert sorted(n for docs in splits.values() for n in docs) == sorted(names)

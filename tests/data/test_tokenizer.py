@@ -92,6 +92,28 @@ def test_sentencepiece(tmp_path, piece):
     assert made.decode(tokens) == made.decode(tokens.tolist()) == text
 
 
+@pytest.mark.parametrize("text", [*ODD, *TEXTS[:1], "é\n met Él; \U0001f9e0é"])
+def test_where_tokens_start(bpe, piece, text):
+  """What lies from one start to the next is in the token, spaces apart."""
+  models = tokenizer.Bytes(), bpe, tokenizer.SentencePiece(piece)
+  for made in models:
+    tokens, starts = made.encode(text), made.starts(text)
+    assert starts.shape == tokens.shape and starts.dtype == np.int64
+    stops = [*starts, len(text)][1:]
+    assert (np.diff([0, *starts, len(text)]) >= 0).all()
+    for token, start, stop in zip(tokens, starts, stops, strict=True):
+      said, there = made.decode([token]).strip(" "), text[start:stop].strip(" ")
+      # A part of a character says nothing alone.
+      assert "\ufffd" in said or said == there, (token, start)
+
+
+def test_the_token_of_a_character():
+  starts = np.array([0, 0, 1, 4, 4, 9])  # of ten characters
+  found = tokenizer.token_at(starts, np.arange(10)).tolist()
+  assert found == [0, 2, 2, 2, 3, 4, 4, 4, 4, 5]
+  assert tokenizer.token_at(starts, 12) == 5
+
+
 def test_a_huggingface_file(tmp_path, bpe):
   path = tmp_path / "any.name"
   path.write_bytes(bpe.content)

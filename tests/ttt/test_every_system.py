@@ -180,3 +180,24 @@ def test_an_inner_rate_of_zero_is_no_inner_loop(name):
   np.testing.assert_allclose(on, off, rtol=1e-5)
   on, _ = read(state, texts(1), 1.0)
   assert (np.abs(on - off).max() > 1e-3) == settings(name).inner.enabled
+
+
+@pytest.mark.parametrize(
+  "memory", [name for name, read in small.SYSTEMS if read == "residual"]
+)
+def test_a_gate_of_zero_leaves_the_model_untouched(memory):
+  """At step 0, however much is stored."""
+  made = small.experiment(
+    memory, "residual", length=LENGTH, memory__gate="zero"
+  )
+  graphdef, state = nnx.split(build_learner(made, small.VOCAB))
+  given = texts(1)
+
+  @jax.jit
+  def losses(state):
+    learner = nnx.merge(graphdef, state)
+    return [
+      meta_loss(learner, given, memory=on)[1].loss_BxL for on in (True, False)
+    ]
+
+  np.testing.assert_array_equal(*losses(state))

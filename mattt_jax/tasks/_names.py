@@ -1,0 +1,78 @@
+"""Names in a text, found by rules: people and places, or a module's own."""
+
+import ast
+import re
+from collections import Counter
+
+# Capitalised beside a name, but nobody's.
+TITLES = frozenset(
+  "Mr Mrs Miss Ms Messrs Dr Sir Lady Lord Captain Colonel Madam St".split()
+)
+_WORD = re.compile(r"[^\W\d_]+")
+_IDENTIFIER = re.compile(r"\w+")
+
+Mention = tuple[str, int, int]  # the name, its first character, after its last
+
+
+def mentions(document: str, text: str, least: int) -> list[Mention]:
+  """All mentions of all names of a text, in order.
+
+  Args:
+    document: what it is called; "*.py" has the names of a module.
+    text: of the whole document.
+    least: a word must be capitalised amid a sentence so often to be a name.
+  """
+  if document.endswith(".py"):
+    names, pattern = module_names(text), _IDENTIFIER
+  else:
+    names, pattern = proper_names(text, least), _WORD
+  found = ((m.group(), *m.span()) for m in pattern.finditer(text))
+  return [mention for mention in found if mention[0] in names]
+
+
+def proper_names(text: str, least: int) -> set[str]:
+  """The words that are capitalised, `least` times where no sentence starts,
+  and never written in lower case; no titles."""
+  words = list(_WORD.finditer(text))
+  lower = {w.group() for w in words if w.group().islower()}
+  amid: Counter[str] = Counter()
+  before = ""
+  for word in words:
+    name = word.group()
+    if name.istitle() and len(name) > 1:
+      amid[name] += before in TITLES or _amid(text, word.start())
+    before = name
+  return {
+    name
+    for name, number in amid.items()
+    if number >= least and name.lower() not in lower and name not in TITLES
+  }
+
+
+def _amid(text: str, at: int) -> bool:
+  """Whether a word or a comma, and one space, are before `at`."""
+  if at < 2 or not text[at - 1].isspace():
+    return False
+  return text[at - 2].islower() or text[at - 2] in ",;"
+
+
+def module_names(text: str) -> set[str]:
+  """What a Python module binds by import, def or class outside of functions
+  and classes; nothing if it is no Python of this version."""
+  try:
+    queue: list[ast.AST] = [ast.parse(text)]
+  except (SyntaxError, ValueError):  # the latter of null bytes
+    return set()
+  names = set()
+  while queue:
+    node = queue.pop()
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+      # import a.b binds a
+      names |= {(n.asname or n.name).partition(".")[0] for n in node.names}
+    elif isinstance(
+      node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    ):
+      names.add(node.name)
+    elif isinstance(node, (ast.stmt, ast.Module, ast.ExceptHandler)):
+      queue += ast.iter_child_nodes(node)  # of if, try, with
+  return names - {"*"}

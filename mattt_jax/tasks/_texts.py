@@ -1,0 +1,138 @@
+"""What tasks share that read long documents of real text."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mattt_jax.config import require, require_at_least
+from mattt_jax.data import sources, tokenizer
+from mattt_jax.tasks import base
+
+if TYPE_CHECKING:
+  from mattt_jax.config import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenized:
+  """Settings of what a token is; data/tokenizer.py has the tokenizers."""
+
+  tokenizer: str = "bytes"  # or a path: tokenizer.json, SentencePiece model
+  # Of that file; "": whichever it has, which is filled in. So it is one of the
+  # settings that a run and each of its checkpoints are bound to.
+  tokenizer_sha256: str = ""
+
+  def __post_init__(self):
+    actual = tokenizer.sha256(self.tokenizer)
+    require(
+      self.tokenizer_sha256 in ("", actual),
+      f"task.tokenizer={self.tokenizer!r} has sha256 {actual or '(none)'}, not "
+      f"task.tokenizer_sha256={self.tokenizer_sha256}: put the file back that "
+      "it had; a run keeps a copy in its work directory, tokenizer",
+    )
+    object.__setattr__(self, "tokenizer_sha256", actual)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Tokenized):
+  """Settings; data/sources.py says what a `source` is."""
+
+  source: str = "stdlib"  # or "directory:PATH", "tfds:NAME"
+  min_document_bytes: int = 32_768  # shorter ones of stdlib, tfds are left out
+  text_key: str = "text"  # the text feature of a tfds data set
+
+  def __post_init__(self):
+    require_at_least("task.min_document_bytes", self.min_document_bytes, 2)
+    super().__post_init__()
+
+  def check(self, experiment: "Experiment") -> None:
+    """Raises `ValueError` if files are missing, or shorter than one chunk."""
+    sources.check(
+      self.source, min_bytes=self.min_document_bytes, least=experiment.chunk
+    )
+
+
+class Task:
+  """Documents, which are read once and then held in memory.
+
+  Raises:
+    ValueError: what data/sources.py raises of a missing or bad source, and
+      data/tokenizer.py of a tokenizer; a document without two tokens, of which
+      nothing can be predicted.
+  """
+
+  def __init__(self, config: Config, seed: int):
+    self.config = config
+    self.seed = seed
+    self.tokenizer = tokenizer.load(config.tokenizer)
+    self.vocab_size = self.tokenizer.vocab_size
+    documents = sources.load(
+      config.source,
+      min_bytes=config.min_document_bytes,
+      text_key=config.text_key,
+    )
+    self._documents = {
+      split: [(d, self._encode(d)) for d in documents[split]]
+      for split in base.SPLITS
+    }
+    sizes = [len(tokens) for _, tokens in self._documents["train"]]
+    self._ends = np.cumsum(sizes)  # of the training documents, in tokens
+
+  def _encode(self, document: sources.Document) -> np.ndarray:
+    tokens = self.tokenizer.encode(document.text)
+    require(
+      len(tokens) >= 2,
+      f"task.source={self.config.source!r}: {document.name} has {len(tokens)} "
+      f"token(s) in {len(document.text)} bytes, and nothing to predict: remove "
+      "it or make it longer",
+    )
+    return tokens
+
+  def train_length(self, length: int, step: int) -> int:
+    """Tokens of a training sequence: always `length`."""
+    return length
+
+  def document(self, split: str, index: int) -> tuple[str, np.ndarray]:
+    """Name and tokens [size], unsigned, of a whole document.
+
+    Raises:
+      ValueError: unknown split, or no such document.
+    """
+    document, tokens = self._document(split, index)
+    return document.name, tokens
+
+  def _document(
+    self, split: str, index: int
+  ) -> tuple[sources.Document, np.ndarray]:
+    base.require_split(split)
+    documents = self._documents[split]
+    require(
+      0 <= index < len(documents),
+      f"index={index} is no document of split={split!r}: it has "
+      f"{len(documents)}, counted from 0",
+    )
+    return documents[index]
+
+  def _train_window(self, index: int, length: int) -> tuple[int, int]:
+    """The document and the start of training example `index`."""
+    rng = base.example_rng(self.seed, "train", index)
+    token = rng.integers(self._ends[-1])  # long documents are drawn more
+    document = int(np.searchsorted(self._ends, token, side="right"))
+    _, tokens = self.document("train", document)
+    return document, int(rng.integers(max(1, len(tokens) - length)))
+
+
+def window(
+  tokens: np.ndarray, start: int, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """`length` + 1 tokens from `start` on, and what counts of their targets.
+
+  Returns:
+    [length + 1] int32, token 0 beyond the end of the document; and [length]
+    float32: 1, or 0 beyond the end.
+  """
+  piece = tokens[start : start + length + 1]
+  seq = np.zeros(length + 1, np.int32)
+  seq[: len(piece)] = piece
+  weight = (np.arange(1, length + 1) < len(piece)).astype(np.float32)
+  return seq, weight

@@ -1,0 +1,231 @@
+"""Questions about paragraphs that are hidden among others, up to any length.
+
+As RULER hides SQuAD and HotpotQA (QA-1 and QA-2, arXiv 2404.06654). A sequence
+of `length` tokens, and the target after its last one, is
+
+    | paragraphs, the evidence among them | gap | Question: ... Answer: ... |
+
+where every paragraph is its title, a line of text and an empty line, and the
+gap, a share of `length`, holds paragraphs that are not evidence. What the set
+gives with a question comes first among these, then others of the same split,
+in random order, again and again if the length asks for more. The first of
+them, and of the gap, is cut at its beginning, so that the length is exact.
+
+The answer is the first one of the question's (`question` gives all of them),
+with the end of its line. data/qa_sets.py says how a source is split: no
+paragraph of a held-out question is read in training, nor any of training later.
+Questions that do not fit into a length are left out there.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mattt_jax.config import require, require_at_least, require_share
+from mattt_jax.data import qa_sets, tokenizer
+from mattt_jax.tasks import _documents, _texts, base
+
+if TYPE_CHECKING:
+  from mattt_jax.config import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_texts.Tokenized):
+  """Settings, in addition to the tokenizer."""
+
+  source: str = "town"  # or "directory:PATH", which `mattt prepare` wrote
+  gap_share: float = 0.0  # without evidence before the question, of length
+  out_of_reach: bool = False  # refuse answers that attention can reach
+  answer_weight: float = 1.0  # outer weight of the answer
+  context_weight: float = 1.0  # outer weight of every other target
+
+  def __post_init__(self):
+    super().__post_init__()
+    for field in ("answer_weight", "context_weight"):
+      require_at_least(f"task.{field}", getattr(self, field), 0)
+    require_share("task.gap_share", self.gap_share)
+    require(
+      self.answer_weight + self.context_weight > 0,
+      "task.answer_weight=0 and task.context_weight=0 leave nothing to "
+      "learn: make one of them positive",
+    )
+
+  def gap(self, length: int) -> int:
+    """Tokens between the paragraphs that may be evidence and the question."""
+    return round(self.gap_share * length)
+
+  def min_distance(self, length: int) -> int:
+    """No word of the evidence is nearer to the answer than this."""
+    return self.gap(length) + 1
+
+  def check(self, experiment: "Experiment") -> None:
+    """Raises `ValueError` if the source is missing or bad, a split has no
+    question that fits or, with `out_of_reach`, attention could answer."""
+    _documents.require_out_of_reach(self, experiment)
+    task = Task(self, 0)
+    for _, length in experiment.lengths:
+      for split in base.SPLITS:
+        task.fitting(split, length)
+
+
+class Task:
+  """Questions: endless and in random order in train, each once elsewhere.
+
+  Raises:
+    ValueError: what data/qa_sets.py raises of a source, and data/tokenizer.py
+      of a tokenizer; a split without a paragraph that is not evidence.
+  """
+
+  def __init__(self, config: Config, seed: int):
+    self.config = config
+    self.seed = seed
+    self.tokenizer = tokenizer.load(config.tokenizer)
+    self.vocab_size = self.tokenizer.vocab_size
+    self._paragraphs, questions = qa_sets.load(config.source)
+    self._parts = qa_sets.split(questions, len(self._paragraphs), config.source)
+    self._tokens: dict[int, np.ndarray] = {}  # of paragraphs, once needed
+    self._sizes = {}
+    for split, part in self._parts.items():
+      most = max(len(set(q["evidence"])) for q in part.questions)
+      require(
+        most < len(part.pool),
+        f"task.source={config.source!r}: the {len(part.pool)} paragraphs of "
+        f"split={split!r} must be more than the {most} that a question is "
+        "answered from: add some",
+      )
+      self._sizes[split] = np.array([self._size(q) for q in part.questions])
+
+  def size(self, split: str, length: int) -> int | None:
+    """Number of held-out questions that fit; None (endless) for train."""
+    base.require_split(split)
+    return None if split == "train" else len(self.fitting(split, length))
+
+  def train_length(self, length: int, step: int) -> int:
+    """Tokens of a training sequence: always `length`."""
+    return length
+
+  def fitting(self, split: str, length: int) -> np.ndarray:
+    """Which questions of a split fit into `length` tokens: their numbers.
+
+    Raises:
+      ValueError: unknown split, or none fits.
+    """
+    base.require_split(split)
+    sizes = self._sizes[split]
+    found = np.flatnonzero(sizes + self.config.gap(length) <= length + 1)
+    least = int(np.ceil((sizes.min() - 1) / (1 - self.config.gap_share)))
+    require(
+      len(found) > 0,
+      f"length={length} is too short for the questions of split={split!r}: the "
+      f"shortest and its evidence have {sizes.min()} tokens, and task.gap_share"
+      f"={self.config.gap_share}: use a length of at least {least}",
+    )
+    return found
+
+  def question(self, split: str, index: int, length: int) -> qa_sets.Row:
+    """What example `index` asks: its row, with all `answers` (qa_sets.py).
+
+    Raises:
+      ValueError: unknown split, no such question, or none fits.
+    """
+    return self._question(split, index, length)[0]
+
+  def example(
+    self, split: str, index: int, length: int, step: int | None = None
+  ) -> base.Example:
+    """Example `index` of `split`, `length` tokens; `step` does not matter.
+
+    The distance of the answer is that of its first token to the beginning of
+    the farthest evidence; `relevant` are the paragraphs of the evidence.
+
+    Raises:
+      ValueError: unknown split, no such question, or none fits.
+    """
+    question, rng = self._question(split, index, length)
+    asked, answer_at = self._asked(question)
+    questions_at = length + 1 - len(asked)
+    evidence = list(dict.fromkeys(question["evidence"]))
+    gap = self.config.gap(length)
+    others = self._others(rng, split, question)
+    room = questions_at - gap - sum(len(self._paragraph(n)) for n in evidence)
+    cut, *front = self._fill(others, room) or [np.zeros(0, np.int32)]
+    order = [(self._paragraph(n), True) for n in evidence]
+    order += [(piece, False) for piece in front]
+
+    answer = np.full(length + 1, -1, np.int32)
+    distance = np.full(length + 1, -1, np.int32)
+    relevant = np.zeros(length + 1, bool)
+    pieces, at, first = [cut], len(cut), length
+    for number in rng.permutation(len(order)):
+      piece, is_evidence = order[number]
+      if is_evidence:
+        relevant[at : at + len(piece)] = True
+        first = min(first, at)
+      pieces.append(piece)
+      at += len(piece)
+    seq = np.concatenate([*pieces, *self._fill(others, gap), asked])
+    answer_at += questions_at
+    answer[answer_at:], distance[answer_at:] = 0, answer_at - first
+    return _documents.example(
+      self.config, seq.astype(np.int32), answer, distance, relevant
+    )
+
+  def _question(self, split: str, index: int, length: int):
+    """A question, and the random numbers of its example."""
+    rng = base.example_rng(self.seed, split, index)
+    found = self.fitting(split, length)
+    if split == "train":
+      number = found[rng.integers(len(found))]
+    else:
+      require(
+        index < len(found),
+        f"index={index} is no question of split={split!r}: {len(found)} fit "
+        f"into length={length}, counted from 0",
+      )
+      number = found[index]
+    return self._parts[split].questions[number], rng
+
+  def _size(self, question: qa_sets.Row) -> int:
+    """Tokens of a question, its answer and its evidence."""
+    evidence = set(question["evidence"])
+    asked, _ = self._asked(question)
+    return len(asked) + sum(len(self._paragraph(n)) for n in evidence)
+
+  def _asked(self, question: qa_sets.Row) -> tuple[np.ndarray, int]:
+    """The tokens of the question and its answer, and where the answer starts:
+    with the token that its first character is in."""
+    encode = self.tokenizer.encode
+    before = encode(f"Question: {question['question']}\nAnswer:")
+    said = f" {question['answers'][0]}\n"
+    start = tokenizer.token_at(self.tokenizer.starts(said), 1)
+    return np.concatenate([before, encode(said)]), len(before) + int(start)
+
+  def _paragraph(self, number: int) -> np.ndarray:
+    if number not in self._tokens:
+      row = self._paragraphs[number]
+      text = f"{row['title']}\n{row['text']}\n\n"
+      self._tokens[number] = self.tokenizer.encode(text)
+    return self._tokens[number]
+
+  def _others(
+    self, rng: np.random.Generator, split: str, question: qa_sets.Row
+  ) -> Iterator[np.ndarray]:
+    """Paragraphs that are no evidence, without end."""
+    pool = set(self._parts[split].pool) - set(question["evidence"])
+    order = rng.permutation(sorted(pool))
+    own = np.isin(order, question["paragraphs"])
+    order = np.concatenate([order[own], order[~own]])
+    while True:
+      yield from map(self._paragraph, order.tolist())
+      order = rng.permutation(order)
+
+  def _fill(self, others: Iterator[np.ndarray], room: int) -> list[np.ndarray]:
+    """Paragraphs of `room` tokens in all, the first one cut."""
+    found: list[np.ndarray] = []
+    while room > 0:
+      piece = next(others)[-room:]
+      found.append(piece)
+      room -= len(piece)
+    return found[::-1]

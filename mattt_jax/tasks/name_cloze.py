@@ -1,0 +1,238 @@
+"""Name cloze: which of the names met so far stands here, last seen long ago.
+
+Made from books or code as they are, so that the text itself is the question: a
+name whose last mention lies more than `beyond` tokens back is an answer, and
+the model reads on after it. Exact match and accuracy are those of its tokens.
+
+    prose      capitalised words that are never in lower case (tasks/_names.py)
+    *.py       names that the module imports or defines
+
+Training reads windows at random places; the held-out documents are cut into
+windows of `length` tokens (the first of each document, then the second, ...),
+each read by itself: what it did not mention has not been met.
+
+For models too small to write a name, `Task.choices` gives the names to choose
+from by their loss, and `baselines` what guessing without reading scores.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mattt_jax.config import require, require_at_least
+from mattt_jax.data import sources, tokenizer
+from mattt_jax.tasks import _documents, _names, _texts, base
+
+if TYPE_CHECKING:
+  from mattt_jax.config import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_texts.Config):
+  """Settings, in addition to those of all texts; distances are in tokens."""
+
+  beyond: int = 128  # the last mention ended further back than this
+  num_mentions: int = 3  # of a name amid sentences, in the whole document
+  out_of_reach: bool = True  # refuse answers that attention can reach
+  answer_weight: float = 1.0  # outer weight of the tokens of answers
+  context_weight: float = 1.0  # outer weight of every other target
+
+  def __post_init__(self):
+    super().__post_init__()
+    for field, least in (("beyond", 0), ("num_mentions", 1),
+                         ("answer_weight", 0), ("context_weight", 0),
+                         ):  # fmt: skip
+      require_at_least(f"task.{field}", getattr(self, field), least)
+    require(
+      self.context_weight > 0,
+      "task.context_weight=0 leaves nothing to learn in a window without an "
+      "answer: make it positive, and task.answer_weight larger",
+    )
+
+  def check(self, experiment: "Experiment") -> None:
+    """Raises `ValueError` if files are missing or shorter than one chunk, no
+    length has room for an answer or, with `out_of_reach`, attention could see
+    its last mention."""
+    super().check(experiment)
+    longest = max(length for _, length in experiment.lengths)
+    require(
+      self.beyond < longest,
+      f"task.beyond={self.beyond} must be smaller than the longest length, "
+      f"{longest}: make it smaller, or the length larger",
+    )
+    model = experiment.model
+    reach = _documents.reach(model)
+    windowed = model.attention == "window" and self.out_of_reach
+    require(
+      not windowed or self.beyond >= reach,
+      f"task.beyond={self.beyond} puts names within the {reach} tokens that "
+      f"attention reaches (model.num_layers={model.num_layers} * "
+      f"(model.window={model.window} - 1) + 1): use task.beyond={reach} or "
+      "more, a smaller model.window, or task.out_of_reach=False",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cloze:
+  """A name that is asked for.
+
+  The tokens of a name in its place are `tokenizer.encode(before + name)`.
+  """
+
+  at: int  # which target its first token is
+  names: tuple[str, ...]  # met so far, in the order of their first mentions
+  right: int  # which of them it is
+  mentions: np.ndarray  # [mentions so far] int64, which name each is, in order
+  before: str  # what its first token says before it (a space, or nothing)
+
+
+class Task(_texts.Task):
+  """Windows of documents; the tune and test windows do not overlap."""
+
+  config: Config
+
+  def __init__(self, config: Config, seed: int):
+    super().__init__(config, seed)
+    self._found: dict[str, tuple[np.ndarray, list[str]]] = {}
+
+  def size(self, split: str, length: int) -> int | None:
+    """Number of held-out windows; None (endless) for train."""
+    base.require_split(split)
+    return None if split == "train" else len(self._windows(split, length))
+
+  def _windows(self, split: str, length: int) -> list[tuple[int, int]]:
+    """(start, document) of each held-out window."""
+    return sorted(
+      (start, document)
+      for document, (_, tokens) in enumerate(self._documents[split])
+      for start in range(0, len(tokens) - 1, length)
+    )
+
+  def _window(self, split: str, index: int, length: int) -> tuple[int, int]:
+    """The document and the start of example `index`."""
+    if split == "train":
+      return self._train_window(index, length)
+    base.require_split(split)
+    windows = self._windows(split, length)
+    require(
+      0 <= index < len(windows),
+      f"index={index} is no window of split={split!r}: it has {len(windows)} "
+      f"of length={length}, counted from 0",
+    )
+    start, document = windows[index]
+    return document, start
+
+  def example(
+    self, split: str, index: int, length: int, step: int | None = None
+  ) -> base.Example:
+    """Example `index` of `split`, `length` tokens; `step` does not matter.
+
+    The distance of an answer is from its first token back to the last one of
+    the name's last mention, whose tokens are `relevant`. What lies beyond the
+    end of a document is token 0 with weight 0.
+
+    Raises:
+      ValueError: unknown split, or no such window.
+    """
+    document, start = self._window(split, index, length)
+    _, tokens = self.document(split, document)
+    seq, real = _texts.window(tokens, start, length)
+    answer = np.full(length + 1, -1, np.int32)
+    distance = np.full(length + 1, -1, np.int32)
+    relevant = np.zeros(length + 1, bool)
+    spans, names = self._mentions(split, document, start, length)
+    for number, (now, last) in enumerate(self._clozes(spans, names)):
+      at = slice(*spans[now])
+      answer[at], distance[at] = number, spans[now, 0] - (spans[last, 1] - 1)
+      relevant[slice(*spans[last])] = True
+    made = _documents.example(self.config, seq, answer, distance, relevant)
+    made["inner_weight"] *= real
+    made["outer_weight"] *= real
+    return made
+
+  def choices(self, split: str, index: int, length: int) -> list[Cloze]:
+    """The answers of example `index`, by number, and what to choose from.
+
+    Raises:
+      ValueError: unknown split, or no such window.
+    """
+    document, start = self._window(split, index, length)
+    _, tokens = self.document(split, document)
+    spans, names = self._mentions(split, document, start, length)
+    order = {name: k for k, name in enumerate(dict.fromkeys(names))}
+    which, found = np.array([order[name] for name in names], np.int64), []
+    for now, _ in self._clozes(spans, names):
+      met = tuple(order)[: which[:now].max() + 1]
+      first, stop = start + spans[now]
+      said = self.tokenizer.decode(tokens[first:stop])
+      before = said.partition(names[now])[0]
+      at = int(spans[now, 0]) - 1
+      found.append(Cloze(at, met, int(which[now]), which[:now], before))
+    return found
+
+  def _clozes(self, spans, names) -> list[tuple[int, int]]:
+    """(mention, last mention of the same name) of each answer."""
+    last: dict[str, int] = {}
+    found = []
+    for now, name in enumerate(names):
+      before = last.get(name)
+      last[name] = now
+      if before is not None:
+        gap = spans[now, 0] - (spans[before, 1] - 1)
+        if gap > self.config.beyond:
+          found.append((now, before))
+    return found
+
+  def _mentions(
+    self, split: str, index: int, start: int, length: int
+  ) -> tuple[np.ndarray, list[str]]:
+    """The mentions that lie whole in a window: [number, 2], their first token
+    in it and the one after the last; and the names."""
+    document, _ = self._document(split, index)
+    if document.name not in self._found:
+      self._found[document.name] = self._find(document)
+    spans, names = self._found[document.name]
+    inside = (spans[:, 0] >= start) & (spans[:, 1] <= start + length + 1)
+    return spans[inside] - start, [names[i] for i in np.flatnonzero(inside)]
+
+  def _find(self, document: sources.Document) -> tuple[np.ndarray, list[str]]:
+    """Tokens and names of all mentions of a document."""
+    text = document.text.decode()
+    found = _names.mentions(document.name, text, self.config.num_mentions)
+    starts = self.tokenizer.starts(text)
+    edges = np.array([edges for _, *edges in found], np.int64).reshape(-1, 2)
+    first = tokenizer.token_at(starts, edges[:, 0])
+    stop = np.searchsorted(starts, edges[:, 1])
+    return np.stack([first, stop], 1), [name for name, *_ in found]
+
+
+def majority(mentions: np.ndarray) -> int:
+  """The name mentioned most, of equals the one met first."""
+  return int(np.bincount(mentions).argmax())
+
+
+def nearest_mention(mentions: np.ndarray) -> int:
+  """The name mentioned last."""
+  return int(mentions[-1])
+
+
+def baselines(
+  task: Task, split: str, length: int, windows: int
+) -> dict[str, float | None]:
+  """How often guessing without reading is right, in the first `windows`.
+
+  Returns:
+    `answers`, how many there are, and of them the share right (None if there
+    are none) of `chance` (any name met so far), `majority`, `nearest_mention`.
+  """
+  size = task.size(split, length)
+  number = windows if size is None else min(windows, size)
+  found = [c for i in range(number) for c in task.choices(split, i, length)]
+  right: dict[str, list[float]] = {
+    "chance": [1 / len(c.names) for c in found],
+    "majority": [majority(c.mentions) == c.right for c in found],
+    "nearest_mention": [nearest_mention(c.mentions) == c.right for c in found],
+  }
+  shares = {k: float(np.mean(v)) if v else None for k, v in right.items()}
+  return {"answers": len(found), **shares}
