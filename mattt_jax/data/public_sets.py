@@ -138,7 +138,8 @@ def ruler_record(name: str, prompt: str, answers: Iterable[str]) -> Record:
   context, newline, asked = prompt.rpartition("\n")
   leads = ruler_text.leads(prompt, len(answers))
   return Record(
-    name, context, asked, answers, "string_match_all" if leads else "string_match_part",
+    name, context, asked, answers,
+    "string_match_all" if leads else "string_match_part",
     ask=newline + asked, leads=leads or (" ",),
   )  # fmt: skip
 
