@@ -1,0 +1,306 @@
+"""Published sets of questions about long texts, from files on local disk.
+
+    narrativeqa:PATH  NarrativeQA (arXiv 1712.07040), Hugging Face's parquet
+    quality:PATH      QuALITY (2112.08608), the htmlstripped train and dev files
+    longbench:PATH    LongBench (2308.14508), the jsonl files of its data.zip
+    babilong:PATH     BABILong (2406.10149), Hugging Face's json or parquet
+    ruler_jsonl:PATH  RULER (2404.06654), as its code, or nvidia-long-context-
+                      eval, writes it (without --remove_newline_tab)
+    stories           six tales of our own, a few lines long: nothing to fetch
+
+PATH is a file or a directory, which is searched. Nothing is ever downloaded; an
+error about files that are not there has the command that gets them.
+
+PG-19 (1911.05507) is text without questions, a source of language_modeling:
+source="tfds:pg19", text_key="book_text" is read in its own splits, once it is
+prepared (which needs tensorflow, reading does not). "directory:PATH" reads what
+`gcloud storage cp -r 'gs://deepmind-gutenberg/*' PATH` leaves, and splits it by
+the hash of the names.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mattt_jax.config import require
+from mattt_jax.data import ruler_text, sources
+from mattt_jax.tasks.base import SPLITS
+
+Row = dict[str, Any]
+STORIES = "stories"
+_OWN_SPLITS = {"train": "train", "validation": "tune", "dev": "tune",
+               "test": "test"}  # fmt: skip
+_PARQUET_ROWS = 64  # read at a time: one holds a whole book
+_LONGBENCH_METRICS = {
+  "dureader": "rouge_l", "gov_report": "rouge_l", "qmsum": "rouge_l",
+  "multi_news": "rouge_l", "vcsum": "rouge_l", "samsum": "rouge_l",
+  "trec": "classification", "lsht": "classification",
+  "passage_retrieval_en": "retrieval", "passage_retrieval_zh": "retrieval",
+  "passage_count": "count", "lcc": "code_similarity",
+  "repobench-p": "code_similarity",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+  """A question about a text.
+
+  The prompt is `context + ask`. Answer i follows after `leads[i]`; if there are
+  fewer leads than answers, the others are other ways to say the same.
+  """
+
+  id: str
+  context: str
+  question: str
+  answers: tuple[str, ...]
+  metric: str  # the set's own, by name
+  document: str = ""  # what questions share; "": nothing, it is the id
+  split: str = ""  # its own: "train", "validation", "dev", "test", or none
+  choices: tuple[str, ...] = ()  # one of them is answers[0]; (): none
+  ask: str = ""  # "": the question, in a plain form
+  leads: tuple[str, ...] = (" ",)
+
+  def __post_init__(self):
+    require(
+      all(isinstance(x, str) for x in (self.context, *self.answers))
+      and bool(self.answers) and all(self.answers),
+      f"record {self.id!r} needs texts: a context, and answers",
+    )  # fmt: skip
+    require(
+      not self.choices or self.answers[0] in self.choices,
+      f"record {self.id!r}: its answer {self.answers[0]!r} is no choice",
+    )
+    if not self.document:
+      object.__setattr__(self, "document", self.id)
+    if not self.ask:
+      asked = f"Question: {self.question}\n" if self.question else ""
+      object.__setattr__(self, "ask", f"\n\n{asked}Answer:")
+
+
+@dataclasses.dataclass(frozen=True)
+class Set:
+  """How a set's files are called and read, and what gets them."""
+
+  files: tuple[str, ...]  # patterns of their names
+  read: Callable[[str, Row], Iterable[Record]]  # of a row: its place, and it
+  get: str  # a command
+
+
+def check(source: str) -> None:
+  """Raises the `ValueError` that `load` would of an unknown set or no files."""
+  if source != STORIES:
+    _files(source)
+
+
+def load(source: str) -> dict[str, tuple[Record, ...]]:
+  """The records of each split, in the order of the files.
+
+  They are the set's own splits if it has a train and a held-out part (of one
+  held-out part, tune and test get half of the documents each). Otherwise
+  documents are dealt by a hash of their names, as data/sources.py does.
+
+  Raises:
+    ValueError: an unknown set, no files, a row that is not of the set's schema,
+      fewer than three documents, pyarrow is missing.
+  """
+  records = list(_stories() if source == STORIES else _published(source))
+  documents = {r.document: _OWN_SPLITS.get(r.split, "") for r in records}
+  parts = set(documents.values())
+  if "train" in parts and parts - {"train"}:
+    if not {"tune", "test"} <= parts:
+      held_out = sorted(
+        (d for d in documents if documents[d] != "train"),
+        key=lambda d: hashlib.sha256(d.encode()).digest(),
+      )
+      require(
+        len(held_out) > 1,
+        f"task.source={source!r} holds one held-out document: tune and test "
+        "need one each, add more",
+      )
+      for i, document in enumerate(held_out):
+        documents[document] = ("tune", "test")[i % 2]
+  else:
+    dealt = sources.split_by_name(list(documents), source)
+    documents = {d: split for split, names in dealt.items() for d in names}
+  return {
+    split: tuple(r for r in records if documents[r.document] == split)
+    for split in SPLITS
+  }
+
+
+def ruler_record(name: str, prompt: str, answers: Iterable[str]) -> Record:
+  """A sample of RULER; its last line is the question."""
+  answers = tuple(answers)
+  context, newline, asked = prompt.rpartition("\n")
+  leads = ruler_text.leads(prompt, len(answers))
+  return Record(
+    name, context, asked, answers,
+    "string_match_all" if leads else "string_match_part",
+    ask=newline + asked, leads=leads or (" ",),
+  )  # fmt: skip
+
+
+def _narrativeqa(place: str, row: Row) -> Iterator[Record]:
+  document = row["document"]
+  yield Record(
+    place, document["text"], row["question"]["text"],
+    tuple(answer["text"] for answer in row["answers"]), "rouge_l",
+    document["id"], Path(place).name.partition("-")[0],
+  )  # fmt: skip
+
+
+def _quality(place: str, row: Row) -> Iterator[Record]:
+  for asked in row["questions"]:
+    choices = tuple(asked["options"])
+    gold = asked["gold_label"]  # counted from 1; the test file has none
+    require(1 <= gold <= len(choices), f"gold_label={gold} is no option")
+    yield Record(
+      asked["question_unique_id"], row["article"], asked["question"],
+      (choices[gold - 1],), "accuracy", row["article_id"],
+      place.partition(".htmlstripped.")[2].partition(":")[0], choices,
+    )  # fmt: skip
+
+
+def _longbench(place: str, row: Row) -> Iterator[Record]:
+  name = row["dataset"].removesuffix("_e")
+  metric = _LONGBENCH_METRICS.get(name, "f1")
+  answers, classes = tuple(row["answers"]), tuple(row["all_classes"] or ())
+  code = metric == "code_similarity"  # goes on where the context ends
+  yield Record(
+    # The file too: LongBench-E is drawn from the same rows.
+    f"{place.partition(':')[0]}:{row['_id']}", row["context"], row["input"],
+    answers, metric, row["_id"],
+    choices=classes if answers[:1] and answers[0] in classes else (),
+    ask=(row["input"] or "\n") if code else "",
+    leads=("",) if code else (" ",),
+  )  # fmt: skip
+
+
+def _babilong(place: str, row: Row) -> Iterator[Record]:
+  yield Record(
+    place, row["input"], row["question"], (row["target"],), "babilong"
+  )
+
+
+def _ruler(place: str, row: Row) -> Iterator[Record]:
+  yield ruler_record(place, row["input"], row["outputs"])
+
+
+def _hugging_face(name: str) -> str:
+  return f"hf download {name} --repo-type dataset --local-dir {{path}}"
+
+
+SETS = {
+  "narrativeqa": Set(
+    ("*.parquet",), _narrativeqa, _hugging_face("deepmind/narrativeqa")
+  ),
+  "quality": Set(
+    ("*.htmlstripped.train", "*.htmlstripped.dev"), _quality,
+    "curl -L --create-dirs -o {path}/quality.zip https://github.com/nyu-mll/"
+    "quality/raw/main/data/v1.0.1/QuALITY.v1.0.1.zip && unzip {path}/"
+    "quality.zip -d {path}",
+  ),
+  "longbench": Set(
+    ("*.jsonl",), _longbench,
+    _hugging_face("zai-org/LongBench data.zip")
+    + " && unzip {path}/data.zip -d {path}",
+  ),
+  "babilong": Set(
+    ("[0-9]*[kM].json", "qa*.parquet"), _babilong,
+    _hugging_face("RMT-team/babilong"),
+  ),
+  "ruler_jsonl": Set(
+    ("*.jsonl",), _ruler,
+    "pip install nvidia-long-context-eval, then its data/prepare.py --save_dir "
+    "{path} --task niah_single_1 --model_template_type base ...",
+  ),
+}  # fmt: skip
+
+
+def _files(source: str) -> tuple[Set, list[tuple[str, Path]]]:
+  """The set, and its files with their names below PATH, sorted."""
+  kind, _, name = source.partition(":")
+  require(
+    kind in SETS and bool(name),
+    f"task.source={source!r} is not known: use {STORIES!r}, "
+    f"{', '.join(f'{k}:PATH' for k in SETS)} or ruler:KIND",
+  )
+  chosen, root = SETS[kind], Path(name).expanduser()
+  fix = f"get them with `{chosen.get.format(path=name)}`"
+  require(root.exists(), f"task.source={source!r}: no {root}: {fix}")
+  if root.is_file():
+    return chosen, [(root.name, root)]
+  found = {p for files in chosen.files for p in root.rglob(files)}
+  listed = sorted((p.relative_to(root).as_posix(), p) for p in found)
+  # A download keeps its own files in a hidden folder, .cache.
+  listed = [x for x in listed if not x[0].startswith(".") and x[1].is_file()]
+  require(
+    bool(listed),
+    f"task.source={source!r}: {root} has no files {', '.join(chosen.files)}: "
+    f"{fix}",
+  )
+  return chosen, listed
+
+
+def _published(source: str) -> Iterator[Record]:
+  chosen, files = _files(source)
+  contexts: dict[str, str] = {}  # each once: rows repeat whole books
+  for name, path in files:
+    place = name
+    try:
+      for number, row in enumerate(_rows(path)):
+        place = f"{name}:{number}"
+        for record in chosen.read(place, row):
+          context = contexts.setdefault(record.document, record.context)
+          if context is not record.context and context == record.context:
+            record = dataclasses.replace(record, context=context)
+          yield record
+    except ImportError as error:
+      raise ValueError(
+        f"task.source={source!r}: {path} needs the package pyarrow: "
+        "pip install 'mattt-jax[parquet]'"
+      ) from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+      raise ValueError(
+        f"task.source={source!r}: {place} is not of the schema of "
+        f"{source.partition(':')[0]} ({type(error).__name__}: {error}): fix or "
+        f"remove it; `{chosen.get.format(path='PATH')}` gets the files that are"
+      ) from error
+
+
+def _rows(path: Path) -> Iterator[Row]:
+  """The rows of a parquet file, of a JSON list, or of lines of JSON."""
+  if path.suffix == ".parquet":
+    from pyarrow import parquet
+
+    for batch in parquet.ParquetFile(path).iter_batches(_PARQUET_ROWS):
+      yield from batch.to_pylist()
+  elif path.suffix == ".json" and _starts_a_list(path):
+    yield from json.loads(path.read_bytes())
+  else:
+    with path.open(encoding="utf-8") as lines:
+      yield from (json.loads(line) for line in lines if line.strip())
+
+
+def _starts_a_list(path: Path) -> bool:
+  with path.open("rb") as file:
+    return file.read(64).lstrip().startswith(b"[")
+
+
+@functools.cache
+def _stories() -> tuple[Record, ...]:
+  lines = Path(__file__).with_name("stories.jsonl").read_text(encoding="utf-8")
+  return tuple(
+    Record(
+      f"{story['title']}:{number}", story["text"], asked["question"],
+      (asked["choices"][0],), "f1", story["title"],
+      # In another order, or the first would always be right.
+      choices=tuple(sorted(asked["choices"])),
+    )
+    for story in map(json.loads, lines.splitlines())
+    for number, asked in enumerate(story["questions"])
+  )  # fmt: skip

@@ -1,0 +1,330 @@
+"""Questions about long texts: a public set's, RULER's as text, or of tales.
+
+| context ............................ | question | answer | padding: weight 0 |
+
+`source` names where they are from:
+
+    stories        six tales of a few lines, which need no files
+    SET:PATH       a public set on local disk (data/public_sets.py)
+    ruler:KIND     RULER's tasks as text, of any length (data/ruler_text.py)
+
+A context that is too long loses its middle, as in LongBench (arXiv 2308.14508),
+or is an error with `cut=False`. An answer's tokens, the space before it
+included, share an id, so that exact matches are counted; of a set's several
+ways to say it the first is asked for. Its distance is that of the first place
+in the context where it stands, and where it does not, of the beginning: a set
+does not say what the evidence is, which may then be all of it.
+
+`choices` gives the sequences of a multiple choice, to be decided by loss.
+"""
+
+import dataclasses
+import functools
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mattt_jax.config import require, require_at_least
+from mattt_jax.data import public_sets, ruler_text, sources, tokenizer
+from mattt_jax.tasks import _documents, base
+
+if TYPE_CHECKING:
+  from mattt_jax.config import Experiment
+
+_MIN_HAYSTACK_BYTES = 1024  # shorter modules of "stdlib" are left out
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Settings; data/tokenizer.py says what a `tokenizer` is."""
+
+  source: str = public_sets.STORIES  # or "SET:PATH", "ruler:KIND"
+  # The text that RULER's needles are hidden in, a source of data/sources.py
+  # ("directory:PATH" of books); "": the tales, again and again.
+  haystack: str = ""
+  cut: bool = True  # leave out the middle of a context that is too long
+  answer_weight: float = 1.0  # outer weight of the answers
+  context_weight: float = 1.0  # outer weight of every other target
+  tokenizer: str = tokenizer.BYTES  # or a path
+  tokenizer_sha256: str = ""  # of that file; "": whichever it has
+
+  def __post_init__(self):
+    for field in ("answer_weight", "context_weight"):
+      require_at_least(f"task.{field}", getattr(self, field), 0)
+    require(
+      self.answer_weight + self.context_weight > 0,
+      "task.answer_weight=0 and task.context_weight=0 leave nothing to "
+      "learn: make one of them positive",
+    )
+    kind = self.ruler_kind
+    require(
+      kind is None or kind in ruler_text.KINDS,
+      f"task.source={self.source!r} is not known: RULER's tasks are "
+      f"{', '.join(ruler_text.KINDS)}",
+    )
+    needles = ruler_text.NEEDLES.get(kind or "")
+    require(
+      not self.haystack or (needles is not None and needles.haystack == "text"),
+      f"task.haystack={self.haystack!r} would not be used: "
+      f"task.source={self.source!r} hides nothing in a text; leave it out",
+    )
+    actual = tokenizer.sha256(self.tokenizer)
+    require(
+      self.tokenizer_sha256 in ("", actual),
+      f"task.tokenizer={self.tokenizer!r} has sha256 {actual or '(none)'}, not "
+      f"task.tokenizer_sha256={self.tokenizer_sha256}: put the file back that "
+      "it had; a run keeps a copy in its work directory, tokenizer",
+    )
+    object.__setattr__(self, "tokenizer_sha256", actual)
+
+  @property
+  def ruler_kind(self) -> str | None:
+    """The task of RULER that is generated, if it is one."""
+    name, colon, kind = self.source.partition(":")
+    return kind if name + colon == "ruler:" else None
+
+  def check(self, experiment: "Experiment") -> None:
+    """Raises `ValueError` if files are missing."""
+    if self.ruler_kind is None:
+      public_sets.check(self.source)
+    if self.haystack:
+      try:
+        sources.check(self.haystack, min_bytes=_MIN_HAYSTACK_BYTES, least=1)
+      except ValueError as error:  # which names the field of another task
+        text = str(error).replace("task.source=", "task.haystack=", 1)
+        raise ValueError(text) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+  """An example of each candidate, in the same context, and which is right."""
+
+  examples: tuple[base.Example, ...]
+  correct: int
+
+
+class Task:
+  """Records, read once and held in memory, or made from (split, index) alone.
+
+  Training goes through its records again and again, each time in another order.
+
+  Raises:
+    ValueError: what data/public_sets.py raises of a source, data/sources.py of
+      a haystack, and data/tokenizer.py of a tokenizer.
+  """
+
+  def __init__(self, config: Config, seed: int):
+    self.config = config
+    self.seed = seed
+    self.tokenizer = tokenizer.load(config.tokenizer)
+    self.vocab_size = self.tokenizer.vocab_size
+    self._kind = config.ruler_kind or ""
+    self._records = public_sets.load(
+      public_sets.STORIES if self._kind else config.source
+    )
+    self._encode = self.tokenizer.encode
+    # The questions about a text come one after the other.
+    self._encode_context = functools.lru_cache(maxsize=8)(self._encode)
+    self._size_of = functools.cache(self._largest)
+    if self._kind:
+      self._sentences = {s: self._text(s) for s in base.SPLITS}
+
+  def size(self, split: str, length: int) -> int | None:
+    """Number of held-out records; None (endless) for train and RULER."""
+    base.require_split(split)
+    endless = split == "train" or self._kind
+    return None if endless else len(self._records[split])
+
+  def train_length(self, length: int, step: int) -> int:
+    """Tokens of a training sequence: always `length`."""
+    return length
+
+  def record(self, split: str, index: int, length: int) -> public_sets.Record:
+    """The record of example `index`; `length` counts for RULER alone.
+
+    Raises:
+      ValueError: unknown split, no such record, a length too short for RULER.
+    """
+    base.example_rng(self.seed, split, index)  # refuses what is no example
+    if self._kind:
+      size, short = self._size_of(split, length)
+      least, _ = ruler_text.sizes(self._kind)
+      while True:
+        record = self._generated(split, index, size, length, short)
+        too_many = self._tokens(record) - length - 1
+        if too_many <= 0:
+          return record
+        require(
+          size > least,
+          f"length={length} is too short for task.source={self.config.source!r}"
+          f": this one needs {length + too_many} tokens at least",
+        )
+        size = max(least, size - max(1, size // 64))
+    records = self._records[split]
+    if split != "train":
+      require(
+        index < len(records),
+        f"index={index} is no record of split={split!r}: it has "
+        f"{len(records)}, counted from 0",
+      )
+      return records[index]
+    epoch, at = divmod(index, len(records))
+    rng = base.example_rng(self.seed, split, epoch)
+    return records[rng.permutation(len(records))[at]]
+
+  def example(
+    self, split: str, index: int, length: int, step: int | None = None
+  ) -> base.Example:
+    """Example `index` of `split`, `length` tokens; `step` does not matter.
+
+    Raises:
+      ValueError: as `record`; the question and its answer do not fit, or, with
+        `cut=False`, the context.
+    """
+    record = self.record(split, index, length)
+    return self._example(record, record.answers, length)
+
+  def choices(self, split: str, index: int, length: int) -> Choices:
+    """What `example` gives, with each of the candidates as the answer.
+
+    Raises:
+      ValueError: as `example`, or the record has no choices.
+    """
+    record = self.record(split, index, length)
+    require(
+      bool(record.choices),
+      f"record {record.id!r} of task.source={self.config.source!r} has no "
+      "choices: use a set of multiple choice (quality, stories)",
+    )
+    return Choices(
+      tuple(self._example(record, (c,), length) for c in record.choices),
+      record.choices.index(record.answers[0]),
+    )
+
+  def _example(self, record, answers, length: int) -> base.Example:
+    rest = self._rest(record, answers)
+    # All candidates leave the same room for the context.
+    longest = max(
+      (self._count(self._rest(record, (c,))) for c in record.choices),
+      default=self._count(rest),
+    )
+    room = length + 1 - longest
+    require(
+      room > 0,
+      f"length={length} is too short for the {longest} tokens of the question "
+      f"and the answer of record {record.id!r}: use at least {longest}",
+    )
+    context, head = self._cut(record, room)
+
+    parts = [context, *(tokens for tokens, _ in rest)]
+    seq = np.zeros(length + 1, np.int32)
+    used = sum(map(len, parts))
+    seq[:used] = np.concatenate(parts)
+    answer = np.full(length + 1, -1, np.int32)
+    distance = np.full(length + 1, -1, np.int32)
+    relevant = np.zeros(length + 1, bool)
+    at = len(context)
+    for tokens, number in rest:
+      if number >= 0:
+        span = slice(at, at + len(tokens))
+        start, end = self._find(context, head, answers[number])
+        answer[span], distance[span] = number, at - start
+        relevant[start:end] = True
+      at += len(tokens)
+    made = _documents.example(self.config, seq, answer, distance, relevant)
+    for key in ("inner_weight", "outer_weight"):
+      made[key][used - 1 :] = 0
+    return made
+
+  def _rest(self, record, answers) -> list[tuple[np.ndarray, int]]:
+    """Tokens of what follows the context, and which answer they are, or -1."""
+    parts, before = [], record.ask
+    for number, (lead, text) in enumerate(
+      zip(record.leads, answers, strict=False)
+    ):
+      # Tokenizers join a word to the space before it.
+      space = " " * lead.endswith(" ")
+      before += lead.removesuffix(" ")
+      if before:
+        parts.append((self._encode(before), -1))
+      parts.append((self._encode(space + text), number))
+      before = ""
+    return parts
+
+  @staticmethod
+  def _count(parts) -> int:
+    return sum(len(tokens) for tokens, _ in parts)
+
+  def _tokens(self, record) -> int:
+    rest = self._count(self._rest(record, record.answers))
+    return len(self._encode_context(record.context)) + rest
+
+  def _cut(self, record, room: int) -> tuple[np.ndarray, int]:
+    """The context in `room` tokens, and where its middle is missing."""
+    tokens = self._encode_context(record.context)
+    if len(tokens) <= room:
+      return tokens, len(tokens)
+    require(
+      self.config.cut,
+      f"record {record.id!r} has a context of {len(tokens)} tokens, and there "
+      f"is room for {room}: use a length that is greater by "
+      f"{len(tokens) - room}, or task.cut=True",
+    )
+    tail = room // 2
+    kept = np.concatenate([tokens[: room - tail], tokens[len(tokens) - tail :]])
+    return kept, room - tail
+
+  def _find(self, context, head: int, answer: str) -> tuple[int, int]:
+    """Where `answer` first stands in the context; (0, 0): nowhere."""
+    decode, encode = self.tokenizer.decode, self.tokenizer.encode
+    # Tokens of a part of a text may be others than in the whole of it, hence
+    # min and max.
+    size, end = len(encode(answer)), len(context)
+    before, text, after = decode(context[:head]).partition(answer)
+    if text:
+      start = min(len(encode(before)), head)
+      return start, min(start + size, head)
+    _, text, after = decode(context[head:]).partition(answer)
+    if text:  # from the end: a character may be cut at the start
+      start = max(end - len(encode(text + after)), head)
+      return start, min(start + size, end)
+    return 0, 0
+
+  def _generated(self, split, index, size, length, short) -> public_sets.Record:
+    rng = base.example_rng(self.seed, split, index)
+    prompt, answers = ruler_text.generate(
+      self._kind, rng, size, length, self._sentences[split], short=short
+    )
+    return public_sets.ruler_record(f"{split}/{index}", prompt, answers)
+
+  def _largest(self, split: str, length: int) -> tuple[int, bool]:
+    """The size of RULER's haystack that fills `length`, to about 2 %, and
+    whether it has the short form."""
+    least, most = ruler_text.sizes(self._kind)
+
+    def fits(size, short):
+      record = self._generated(split, 0, size, length, short)
+      return self._tokens(record) <= length + 1
+
+    # RULER's rule, and of tokens as short as bytes what fits.
+    short = length < ruler_text.SHORT or not fits(least, False)
+    low, high = least, 2 * least
+    while low != most and fits(high, short):
+      low, high = high, min(2 * high, most or 2 * high)
+    while high - low > max(1, low // 64):
+      middle = (low + high) // 2
+      low, high = (middle, high) if fits(middle, short) else (low, middle)
+    return low, short
+
+  def _text(self, split: str) -> list[str]:
+    """The sentences of the haystack of a split."""
+    if self.config.haystack:
+      documents = sources.load(
+        self.config.haystack, min_bytes=_MIN_HAYSTACK_BYTES
+      )
+      texts = [d.text.decode() for d in documents[split]]
+    else:
+      texts = list(dict.fromkeys(r.context for r in self._records[split]))
+    return _SENTENCE_END.split(" ".join(" ".join(texts).split()))
