@@ -1,7 +1,8 @@
 """One learner on several tasks and lengths: a row of JSONL for each of them.
 
 A task is written "NAME", or "NAME:field=value,field=value": the settings of the
-trained task, or the defaults of another one, with these changed.
+trained task, or the defaults of another one (with the tokenizer of the trained
+one), with these changed.
 """
 
 import ast
@@ -31,13 +32,15 @@ def task_experiment(
   """
   name, _, changes = text.partition(":")
   tree = config_lib.to_dict(trained)["task"]
+  cls = registry.load(config_lib.TASKS, name).Config
   if name != tree.pop("name"):
-    tree = {}
+    # The tokens of another text are those that the model knows.
+    shared = {"tokenizer"} & {field.name for field in dataclasses.fields(cls)}
+    tree = {field: tree[field] for field in shared & tree.keys()}
   for part in filter(None, changes.split(",")):
     field, equals, value = part.partition("=")
     require(bool(equals), f"task {text!r}: {part!r} must be field=value")
     tree[field] = _literal(value)
-  cls = registry.load(config_lib.TASKS, name).Config
   tree = {k: tuple(v) if isinstance(v, list) else v for k, v in tree.items()}
   # `length` too: what fits the lengths that are read may not fit the trained.
   return dataclasses.replace(

@@ -5,6 +5,8 @@ import json
 import pytest
 import tiny
 
+from mattt_jax import config
+from mattt_jax.data import tokenizer
 from mattt_jax.evaluation import suite
 from mattt_jax.evaluation.evaluator import evaluate
 from mattt_jax.training import build, trainer
@@ -64,6 +66,20 @@ def test_another_task_starts_from_its_own_defaults():
   assert (made.task.num_pairs, made.task.num_keys) == (9, 256)
   own = suite.task_experiment(EXPERIMENT, f"{NAME}:num_pairs=3", (256,))
   assert (own.task.num_pairs, own.task.num_keys) == (3, 8)  # 8: as trained
+
+
+def test_another_task_has_the_tokenizer_of_the_model(tmp_path, monkeypatch):
+  monkeypatch.setenv("MATTT_CACHE", str(tmp_path))
+  tree = config.template("long_qa")
+  tree.task.tokenizer = str(tmp_path / "small.json")
+  tokenizer.train_file("stdlib", 300, tmp_path / "small.json")
+  trained = config.from_config_dict(tree)
+  made = suite.task_experiment(trained, "language_modeling", (256,))
+  assert made.task.tokenizer == tree.task.tokenizer
+  assert made.task.tokenizer_sha256 == trained.task.tokenizer_sha256 != ""
+  text = "language_modeling:tokenizer=bytes"
+  made = suite.task_experiment(trained, text, (256,))
+  assert made.task.tokenizer == "bytes"
 
 
 @pytest.mark.parametrize(
