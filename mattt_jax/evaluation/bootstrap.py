@@ -10,7 +10,7 @@ def interval(
   denominator_N: np.ndarray,
   share: float = 0.95,
   seed: int = 0,
-) -> tuple[float, float] | None:
+) -> list[float] | None:
   """Percentile bootstrap of sum(numerator) / sum(denominator).
 
   Tokens of a document are not independent of each other, documents are: so
@@ -23,7 +23,7 @@ def interval(
     seed: of the draws.
 
   Returns:
-    (low, high); None where fewer than two documents have a denominator, or
+    [low, high]; None where fewer than two documents have a denominator, or
     where a sum is not finite.
   """
   there = denominator_N > 0
@@ -35,4 +35,4 @@ def interval(
   numerator_R, denominator_R = sums_2xN[:, drawn].sum(-1)
   edges = ((1 - share) / 2, (1 + share) / 2)
   low, high = np.quantile(numerator_R / denominator_R, edges)
-  return float(low), float(high)
+  return [float(low), float(high)]
