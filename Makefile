@@ -64,7 +64,9 @@ results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 		--systems=ttt_episodic --each=how:$(HOW) --seeds=1
 	$(BIN)/mattt compare --task=coordination --out=runs/write \
 		--systems=swa_episodic --each=how:$(WRITE) --seeds=1,2,3
-	for name in hard rule easy coordination write; do \
+	$(BIN)/mattt compare --task=student_records --out=runs/records \
+		--systems=perk --seeds=1,2,3
+	for name in hard rule easy coordination write records; do \
 		for kind in jsonl md; do \
 		cp runs/$$name/compare.$$kind results/$$name.$$kind; done; done
 	$(BIN)/python results/streaming.py
