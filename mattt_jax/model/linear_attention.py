@@ -136,24 +136,33 @@ def decay_bias(decay: float) -> float:
   return math.log(1 / decay - 1)
 
 
+CONVOLUTION = 4  # tokens that the short convolution sees, the last its own
+
+
 @struct.dataclass
 class DeltaCache:
-  """The matrix of each head after the tokens read so far."""
+  """What is carried: the matrix of each head after the tokens read so far, and
+  what the short convolutions of q, k and v still see of them."""
 
   matrix_HxKxK: Array
+  recent_3xPxD: Array  # P = CONVOLUTION - 1
 
 
 def init_cache(heads: int, head_dim: int, dtype=jnp.float32) -> DeltaCache:
-  """Zero matrices, whatever the length; float32 at least, as they are sums."""
+  """Zeros, whatever the length; float32 at least, as matrices are sums."""
   dtype = jnp.promote_types(dtype, jnp.float32)
-  return DeltaCache(jnp.zeros((heads, head_dim, head_dim), dtype))
+  return DeltaCache(
+    jnp.zeros((heads, head_dim, head_dim), dtype),
+    jnp.zeros((3, CONVOLUTION - 1, heads * head_dim), dtype),
+  )
 
 
 class GatedDeltaNet(nnx.Module):
   """Token mixer: the gated delta rule in place of attention (2412.06464).
 
   A token reads what it and all before it wrote; unlike attention, the state
-  does not grow and has no window. Without the published short convolution.
+  does not grow and has no window. As published, q, k and v pass a short causal
+  convolution, a channel at a time, before their nonlinearity.
   """
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
@@ -164,6 +173,10 @@ class GatedDeltaNet(nnx.Module):
     self.wv = normal_param(rngs, (dim, dim), std)
     self.wg = normal_param(rngs, (dim, dim), std)
     self.wo = normal_param(rngs, (dim, dim), std)
+    shape, most = (3, CONVOLUTION, dim), 1 / math.sqrt(CONVOLUTION)
+    self.convolution = nnx.Param(
+      jax.random.uniform(rngs.params(), shape, jnp.float32, -most, most)
+    )
     self.strength_weight = normal_param(rngs, (dim, heads), std)
     self.decay_weight = normal_param(rngs, (dim, heads), std)
     self.decay_log_scale = nnx.Param(jnp.zeros((heads,), jnp.float32))
@@ -184,20 +197,26 @@ class GatedDeltaNet(nnx.Module):
       y = x_CxD @ w[...].astype(x_CxD.dtype)
       return y.astype(jnp.promote_types(y.dtype, jnp.float32))
 
-    def heads(w):
-      return project(w).reshape(len(x_CxD), self.heads, -1).swapaxes(0, 1)
+    def heads(y_CxD):
+      return y_CxD.reshape(len(x_CxD), self.heads, -1).swapaxes(0, 1)
 
-    q_HxCxK = unit(jax.nn.silu(heads(self.wq)))
-    k_HxCxK = unit(jax.nn.silu(heads(self.wk)))
-    v_HxCxK = jax.nn.silu(heads(self.wv))
-    strength_HxCx1 = jax.nn.sigmoid(heads(self.strength_weight))
+    qkv_3xCxD = jnp.stack([project(w) for w in (self.wq, self.wk, self.wv)])
+    past = cache
+    if past is None:
+      dim = x_CxD.shape[-1]
+      past = init_cache(self.heads, dim // self.heads, qkv_3xCxD.dtype)
+    seen_3xTxD = jnp.concatenate([past.recent_3xPxD, qkv_3xCxD], axis=1)
+    windows = [seen_3xTxD[:, i : i + len(x_CxD)] for i in range(CONVOLUTION)]
+    qkv_3xCxD = jnp.einsum(
+      "spd,pscd->scd", self.convolution[...], jnp.stack(windows)
+    )
+    q_HxCxK, k_HxCxK, v_HxCxK = map(heads, jax.nn.silu(qkv_3xCxD))
+    q_HxCxK, k_HxCxK = unit(q_HxCxK), unit(k_HxCxK)
+    strength_HxCx1 = jax.nn.sigmoid(heads(project(self.strength_weight)))
     log_decay_HxC = softplus_decay(
       self.decay_log_scale[...],
       project(self.decay_weight) + self.decay_bias[...],
     ).T
-    past = cache
-    if past is None:
-      past = init_cache(self.heads, k_HxCxK.shape[-1], k_HxCxK.dtype)
     matrix_HxKxK, out_HxCxK = jax.vmap(chunk_parallel)(
       past.matrix_HxKxK,
       k_HxCxK,
@@ -206,7 +225,10 @@ class GatedDeltaNet(nnx.Module):
       strength_HxCx1 * k_HxCxK,
       q_HxCxK,
     )
-    out_HxCxK = self.out_norm(out_HxCxK) * jax.nn.silu(heads(self.wg))
+    gate_HxCxK = jax.nn.silu(heads(project(self.wg)))
+    out_HxCxK = self.out_norm(out_HxCxK) * gate_HxCxK
     out_CxD = out_HxCxK.swapaxes(0, 1).reshape(x_CxD.shape)
     out_CxD = out_CxD.astype(x_CxD.dtype) @ self.wo[...].astype(x_CxD.dtype)
-    return out_CxD, None if cache is None else DeltaCache(matrix_HxKxK)
+    if cache is not None:
+      cache = DeltaCache(matrix_HxKxK, seen_3xTxD[:, 1 - CONVOLUTION :])
+    return out_CxD, cache

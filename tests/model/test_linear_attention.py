@@ -194,9 +194,13 @@ def test_mixer_by_hand(mixer):
   k_dim, out = DIM // HEADS, np.zeros((LENGTH, DIM))
   for h in range(HEADS):
     mine = slice(h * k_dim, (h + 1) * k_dim)
-    q, k, v, g = (
-      y * sigmoid(y) for y in (x @ p[w][:, mine] for w in "wq wk wv wg".split())
-    )
+    q, k, v, g = (x @ p[w][:, mine] for w in "wq wk wv wg".split())
+    q, k, v = (
+      [sum(c[3 - i, mine] * y[t - i] for i in range(min(4, t + 1)))
+       for t in range(LENGTH)]
+      for c, y in zip(p["convolution"], (q, k, v), strict=True)
+    )  # fmt: skip
+    q, k, v, g = (y * sigmoid(y) for y in map(np.array, (q, k, v, g)))
     q, k = (y / np.linalg.norm(y, axis=-1, keepdims=True) for y in (q, k))
     strength = sigmoid(x @ p["strength_weight"][:, h])
     rate = np.log1p(np.exp(x @ p["decay_weight"][:, h] + p["decay_bias"][h]))
