@@ -1,0 +1,55 @@
+r"""Whole books: trained on some, read from end to end in another.
+
+    mattt prepare books data/books
+    mattt tokenizer train --source=directory:data/books --vocab=1024 \
+      --out=data/books.json
+    mattt train --config=experiments/books.py:system=ttt_memory,seed=1 \
+      --workdir=runs/books/ttt_memory/1
+
+Trained on windows of 2048 tokens (about 5500 characters) of five novels of Jane
+Austen; a sixth, Pride and Prejudice, is the test split (Moby-Dick: tune), read
+as far as 16 times that. `results/books.py` evaluates distant repeats and name
+cloze as well.
+
+Arguments: `tiny` (a few steps of a small model on the standard library's own
+source, to see that it runs), `books` (the directory; its tokenizer is beside
+it), `seed`, `steps` and `system`, as in `recall.py`.
+"""
+
+from ml_collections import ConfigDict
+
+from mattt_jax import systems
+from mattt_jax.config import parse_arg, template
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The settings of one run."""
+  args = parse_arg(arg, tiny=False, books="data/books", system="ttt_memory",
+                   seed=0, steps=0)  # fmt: skip
+
+  config = template("language_modeling")
+  config.seed = args.seed
+  config.length = 2048
+  config.chunk = 64
+  config.batch_size = 2
+  config.model.update(
+    dim=128, num_layers=4, num_suffix=2, num_heads=4, window=64,
+    mlp_dim=256, fast_mlp_dim=256, init_std=0.1, embedding_std=1.0,
+    tie_embeddings=False,
+  )  # fmt: skip
+  config.outer.update(learning_rate=3e-3, final_learning_rate=3e-4)
+  config.train.update(steps=500, checkpoint_every=100)
+  config.eval.update(lengths=(2048, 32768), sequences=8, batch_size=1)
+
+  if args.tiny:
+    config.update(length=64, chunk=16)
+    config.model.update(dim=16, num_heads=2, window=16, mlp_dim=32,
+                        fast_mlp_dim=32)  # fmt: skip
+    config.train.update(steps=4, log_every=1, checkpoint_every=2)
+    config.eval.update(lengths=(64, 128), sequences=2)
+  else:
+    config.task.source = f"directory:{args.books}"
+    config.task.tokenizer = f"{args.books}.json"
+  config.train.steps = args.steps or config.train.steps
+  systems.apply(config, args.system)
+  return config
