@@ -154,7 +154,9 @@ def test_a_read_of_each_token_is_its_own(memory):
   for i in range(len(ASKED)):
     alone = answer(memory, state, ASKED[i : i + 1])
     for x, y in zip(together, alone, strict=True):
-      np.testing.assert_allclose(x[i], y[0], rtol=1e-5, atol=1e-7)
+      # A matrix product of one row may be summed in another order than one of
+      # several: entries near 0 are sums of float32 terms near 1.
+      np.testing.assert_allclose(x[i], y[0], rtol=1e-5, atol=1e-6)
 
 
 def test_gradients_are_finite_and_reach_every_parameter(memory):
