@@ -113,17 +113,25 @@ class InnerConfig:
   retention: float = 1.0  # in (0, 1]; 1: nothing is forgotten
   learn_retention: bool = False  # one per fast tensor, starting at retention
   second_order: bool = True  # False: first-order meta-gradients
-  remat: bool = True  # recompute each chunk in the outer backward pass
+  differentiation: str = "mixed"  # or "reverse": the same numbers, more work
+  # What the outer backward pass recomputes. 0: nothing; 1: each of n chunks; 2:
+  # segments of about sqrt(n), then their chunks; 3: a third level, and so on.
+  # States kept grow like n^(1/levels); each level costs one forward pass.
+  remat_levels: int = 1
   max_drift: float = 0.0  # cap on the norm of W_i - W_0 over all; 0: none
 
   def __post_init__(self):
     require_choice(
       "inner.optimizer", self.optimizer, ("sgd", "momentum", "adamw")
     )
+    require_choice(
+      "inner.differentiation", self.differentiation, ("mixed", "reverse")
+    )
     for field in ("learning_rate", "warmup_init", "clip_norm", "weight_decay",
                   "max_drift"):  # fmt: skip
       require_at_least(f"inner.{field}", getattr(self, field), 0.0)
-    require_at_least("inner.warmup_steps", self.warmup_steps, 0)
+    for field in ("warmup_steps", "remat_levels"):
+      require_at_least(f"inner.{field}", getattr(self, field), 0)
     for field in ("momentum", "b1", "b2"):
       require_share(f"inner.{field}", getattr(self, field))
     require_positive("inner.eps", self.eps)

@@ -222,7 +222,7 @@ class Perk(WholeReader):
         seen = jax.lax.stop_gradient((loss, optax.tree.norm(grads)))
         return (moved, opt_state), seen
 
-      if self.inner.config.remat:
+      if self.inner.config.remat_levels:
         step = jax.checkpoint(step, prevent_cse=False)
       return jax.lax.scan(step, carry, rate_KxT)
 

@@ -181,7 +181,7 @@ class RAG(WholeReader):
       output = self._read(past, token_C, target_C, weight_C)
       return self.keep(past, token_C, weight_C > 0), output
 
-    if self.inner.config.remat:
+    if self.inner.config.remat_levels:
       body = jax.checkpoint(body, prevent_cse=False)
     return jax.lax.scan(body, self.init_past(len(tokens_L)), chunks)[1]
 

@@ -152,7 +152,7 @@ class TTTNN(WholeReader):
       stored = replay.store(stored, chunk.x_CxD, chunk.target_C, chunk.weight_C)
       return (cache, stored, position + self.chunk), output
 
-    if self.inner.config.remat:
+    if self.inner.config.remat_levels:
       body = jax.checkpoint(body, prevent_cse=False)
     start = cache, self._init_replay(length), jnp.zeros((), jnp.int32)
     return jax.lax.scan(body, start, chunks)[1]

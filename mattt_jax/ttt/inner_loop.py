@@ -8,6 +8,7 @@ Per sequence (no batch axis): `vmap` it. Shapes: L tokens, C chunk, n chunks.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from jax import Array
 from mattt_jax.config import CoordinationConfig, InnerConfig, require_chunked
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
-from mattt_jax.ttt import replay
+from mattt_jax.ttt import differentiation, replay
 from mattt_jax.ttt.context_state import ChunkModel, ContextState
 from mattt_jax.ttt.coordination import Coordination
 from mattt_jax.ttt.inner_optimizer import InnerOptimizer
@@ -113,11 +114,19 @@ class Learner(nnx.Module):
     rate_scale: Array | float = 1.0,
   ) -> ChunkOutput:
     """Reads a sequence from an empty state, [n, ...]."""
-    state = self.init_state(len(tokens_L), streaming=False)
-    return read_sequence(
-      self, state, tokens_L, targets_L, weight_L, relevant_L,
-      inner=inner, memory=memory, rate_scale=rate_scale,
-    )[1]  # fmt: skip
+    require_chunked(self.chunk, len(tokens_L))
+    levels = self.inner.config.remat_levels
+    *outer, _ = split_evenly(len(tokens_L) // self.chunk, max(1, levels))
+    state = self.init_state(len(tokens_L), streaming=bool(outer))
+
+    def read(state, arrays):
+      return read_sequence(
+        self, state, *arrays, inner=inner, memory=memory, rate_scale=rate_scale
+      )
+
+    for number in reversed(outer):
+      read = in_parts(read, number)
+    return read(state, (tokens_L, targets_L, weight_L, relevant_L))[1]
 
   def state_bytes(self, context_length: int) -> dict[str, int]:
     """Bytes of each part of one sequence's state (fast weights count as state
@@ -150,6 +159,29 @@ def in_chunks(tree, chunk: int):
   return jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), tree)
 
 
+def in_parts(read, number: int):
+  """`read(state, arrays)` of `number` equal parts, one after the other; of each
+  only the state before it is kept for the backward pass."""
+
+  def read_parts(state, arrays):
+    parts = jax.tree.map(lambda x: x.reshape(number, -1, *x.shape[1:]), arrays)
+    body = jax.checkpoint(read, prevent_cse=False)
+    state, out = jax.lax.scan(body, state, parts)
+    return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+
+  return read_parts
+
+
+def split_evenly(number: int, factors: int) -> tuple[int, ...]:
+  """So many factors of `number`, each close to its root: (8, 4) of 32, 2."""
+  if factors == 1:
+    return (number,)
+  root = number ** (1 / factors)
+  divisors = [k for k in range(1, number + 1) if number % k == 0]
+  last = min(divisors, key=lambda k: abs(math.log(k / root)))
+  return (*split_evenly(number // last, factors - 1), last)
+
+
 def weighted_mean(loss: Array, weight: Array) -> Array:
   """sum(w loss) / sum(w), and 0 where all weights are 0."""
   total = jnp.sum(weight)
@@ -179,8 +211,11 @@ def inner_step(
   Returns:
     The new `weights`, loss, aux, and the gradient's norm before the clip.
   """
-  (loss, (aux, rate)), grads = jax.value_and_grad(loss_fn, has_aux=True)(at)
-  if not learner.inner.config.second_order:
+  config = learner.inner.config
+  # First order needs no derivative of the gradient: nothing to choose.
+  mode = config.differentiation if config.second_order else "reverse"
+  (loss, (aux, rate)), grads = differentiation.value_and_grad(loss_fn, at, mode)
+  if not config.second_order:
     grads = jax.lax.stop_gradient(grads)
   _, fast_0, _ = fast_weights.split(learner.model)
   fast, opt_state = weights
@@ -359,7 +394,7 @@ def read_sequence(
       inner=inner, memory=memory, rate_scale=rate_scale,
     )  # fmt: skip
 
-  if learner.inner.config.remat:
+  if learner.inner.config.remat_levels:
     body = jax.checkpoint(body, prevent_cse=False)
   # The prefix cache does not change from chunk to chunk: keep it out.
   prefix, cache = cache.prefix, dataclasses.replace(cache, prefix=None)

@@ -39,7 +39,7 @@ def experiment(**changes):
   tree.baseline.layers = ("*/attention/wq", "suffix/mlp/w*", "embedding")
   tree.inner.update(
     optimizer="adamw", learning_rate=RATE, learn_rate=True, clip_norm=0.0,
-    eps=1e-3, weight_decay=0.1, remat=False,
+    eps=1e-3, weight_decay=0.1, remat_levels=0,
   )  # fmt: skip
   tree.update_from_flattened_dict(
     {key.replace("__", "."): value for key, value in changes.items()}

@@ -38,7 +38,7 @@ def settings(name, **changes):
   tree.task.update(num_pairs=1, num_queries=1)
   systems.apply(tree, name)
   # So that each part matters, and what is chosen is not all there is.
-  tree.inner.update(learning_rate=0.1, remat=False)
+  tree.inner.update(learning_rate=0.1, remat_levels=0)
   sizes = dict(num_heads=2, head_dim=4, top_k=3, key_dim=3, value_dim=5,
                null_bias=0.0)  # fmt: skip
   tree.memory.update({k: x for k, x in sizes.items() if k in tree.memory})

@@ -263,10 +263,12 @@ def matrix_meta_gradient(learner, tokens, weight, order):
 
 
 @pytest.mark.parametrize("order", [1, 2])
-@pytest.mark.parametrize("remat", [True, False])
-def test_meta_gradient_by_the_chain_rule(order, remat):
+@pytest.mark.parametrize("remat_levels", [0, 1, 2])
+def test_meta_gradient_by_the_chain_rule(order, remat_levels):
   tokens, weight = text()
-  learner = quadratic.learner(second_order=order == 2, remat=remat)
+  learner = quadratic.learner(
+    second_order=order == 2, remat_levels=remat_levels
+  )
   np.testing.assert_allclose(
     meta_gradient(learner, tokens, weight)["model/a"],
     matrix_meta_gradient(learner, tokens, weight, order),
