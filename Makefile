@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | results | lock | clean
+# make demo | test | lint | bench | results | books | lock | clean
 # The first target that needs it sets up .venv from requirements.lock.
 
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -11,7 +11,7 @@ TEST_FLAGS ?= -n auto --maxprocesses=4 --dist=worksteal
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test lint bench results lock clean
+.PHONY: demo test lint bench results books lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -74,6 +74,32 @@ results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 runs/recall/%/evaluation.json:
 	$(BIN)/mattt train --workdir=runs/recall/$* \
 		--config=experiments/recall.py:system=$(*D),seed=$(*F)
+
+# A real book from end to end: prepared, trained on others, read (see results/).
+BOOKS := $(foreach seed,1 2 3,$(foreach system,ttt_memory ttt_e2e \
+	sliding_window full_attention,runs/books/$(system)/$(seed)/.read))
+
+books: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+books: $(BOOKS)
+	$(BIN)/python results/books.py
+
+data/books.json: | $(VENV)/.installed
+	$(BIN)/mattt prepare books data/books
+	$(BIN)/mattt tokenizer train --source=directory:data/books --vocab=1024 \
+		--out=$@
+
+CLOZE := name_cloze:source=directory:data/books,beyond=256
+
+runs/books/%/.read: data/books.json
+	$(BIN)/mattt train --workdir=$(@D) \
+		--config=experiments/books.py:system=$(*D),seed=$(*F)
+	$(BIN)/mattt evaluate --workdir=$(@D) --lengths=2048,32768 \
+		--tasks='language_modeling:repeat_ngram=6,repeat_beyond=256'
+	$(BIN)/mattt evaluate --workdir=$(@D) --lengths=2048 --sequences=64 \
+		--tasks='$(CLOZE)'
+	$(BIN)/mattt evaluate --workdir=$(@D) --lengths=32768 --sequences=8 \
+		--tasks='$(CLOZE)'
+	touch $@
 
 # Resolves the newest versions that pyproject.toml allows and pins them.
 lock:
