@@ -92,10 +92,14 @@ def arguments_of(context, name):
       break
 
 
-@pytest.mark.parametrize("kind", ["imports", "arguments", "any"])
+@pytest.fixture(scope="module", params=["imports", "arguments", "any"])
+def stdlib(request, cache):
+  return Task(Config(kind=request.param), 0)
+
+
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_reader_of_the_standard_library_agrees(split, kind):
-  task, length, total = Task(Config(kind=kind), 0), 3000, 0
+def test_a_reader_of_the_standard_library_agrees(stdlib, split):
+  task, kind, length, total = stdlib, stdlib.config.kind, 3000, 0
   for index in range(min(40, task.size(split, length) or 40)):
     example = task.example(split, index, length)
     count = example["answer"].max() + 1
