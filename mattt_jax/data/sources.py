@@ -3,12 +3,13 @@
 A source is named by a string:
 
     stdlib           every large module of the Python standard library
+    dialogue         made-up talk of people (data/dialogue.py)
     directory:PATH   every text file below PATH, a document each
     tfds:NAME        a prepared tfds data set with a text feature
 
-The first two are written once, as a tfds data set of array_record files, to
-a cache (MATTT_CACHE, default ~/.cache/mattt_jax) named after a hash of the
-files' names, sizes and times, and read from there afterwards.
+Files are written once, as a tfds data set of array_record files, to a cache
+(MATTT_CACHE, default ~/.cache/mattt_jax) named after a hash of their names,
+sizes and times, and read from there afterwards.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mattt_jax.config import require
+from mattt_jax.data import dialogue
 from mattt_jax.tasks.base import SPLITS
 
 SUFFIXES = (".txt", ".text", ".md", ".rst", ".tex", ".org", ".html", ".py")
@@ -63,7 +65,7 @@ def check(source: str, *, min_bytes: int, least: int) -> None:
   No text is read, so that text is UTF-8, and all of "tfds:", is left to `load`.
   """
   kind, _ = _parse(source)
-  if kind != "tfds":
+  if kind in ("stdlib", "directory"):
     _files(source, min_bytes=min_bytes, least=least)
 
 
@@ -85,6 +87,8 @@ def load(
   kind, name = _parse(source)
   if kind == "tfds":
     found = _published(source, name, text_key, max(min_bytes, least))
+  elif kind == "dialogue":
+    found = _dialogue(source)
   else:
     found = _prepared(_files(source, min_bytes=min_bytes, least=least), source)
   return {
@@ -140,10 +144,10 @@ def uniform(name: str) -> float:
 def _parse(source: str) -> tuple[str, str]:
   kind, _, name = source.partition(":")
   require(
-    (kind == "stdlib" and source == "stdlib")
+    source in ("stdlib", "dialogue")
     or (kind in ("directory", "tfds") and bool(name)),
-    f"task.source={source!r} is not known: use 'stdlib', 'directory:PATH' or "
-    "'tfds:NAME'",
+    f"task.source={source!r} is not known: use 'stdlib', 'dialogue', "
+    "'directory:PATH' or 'tfds:NAME'",
   )
   return kind, name
 
@@ -286,6 +290,14 @@ def _require_utf8(text: bytes, name: str, source: str) -> None:
       f"{error.reason}): convert it (`mattt prepare texts DIR --from=PATH "
       "--encoding=latin-1` does) or remove it"
     ) from None
+
+
+def _dialogue(source: str) -> dict[str, list[Document]]:
+  texts = dialogue.documents()
+  return {
+    split: [Document(name, texts[name].encode()) for name in names]
+    for split, names in split_by_name(list(texts), source).items()
+  }
 
 
 def _published(

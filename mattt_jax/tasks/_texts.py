@@ -37,7 +37,7 @@ class Tokenized:
 class Config(Tokenized):
   """Settings; data/sources.py says what a `source` is."""
 
-  source: str = "stdlib"  # or "directory:PATH", "tfds:NAME"
+  source: str = "stdlib"  # or "dialogue", "directory:PATH", "tfds:NAME"
   min_document_bytes: int = 32_768  # shorter ones of stdlib, tfds are left out
   text_key: str = "text"  # the text feature of a tfds data set
 
@@ -115,11 +115,26 @@ class Task:
 
   def _train_window(self, index: int, length: int) -> tuple[int, int]:
     """The document and the start of training example `index`."""
-    rng = base.example_rng(self.seed, "train", index)
+    return self._draw_window(
+      base.example_rng(self.seed, "train", index), length
+    )
+
+  def _draw_window(
+    self, rng: np.random.Generator, length: int
+  ) -> tuple[int, int]:
+    """The document and the start of a random window of training."""
     token = rng.integers(self._ends[-1])  # long documents are drawn more
     document = int(np.searchsorted(self._ends, token, side="right"))
     _, tokens = self.document("train", document)
     return document, int(rng.integers(max(1, len(tokens) - length)))
+
+  def _windows(self, split: str, length: int) -> list[tuple[int, int]]:
+    """(start, document) of each held-out window."""
+    return sorted(
+      (start, document)
+      for document, (_, tokens) in enumerate(self._documents[split])
+      for start in range(0, len(tokens) - 1, length)
+    )
 
 
 def window(

@@ -16,75 +16,30 @@ from by their loss, and `baselines` what guessing without reading scores.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mattt_jax.config import require, require_at_least
 from mattt_jax.data import sources, tokenizer
-from mattt_jax.tasks import _documents, _names, _texts, base
+from mattt_jax.tasks import _cloze, _documents, _names, _texts, base
 
-if TYPE_CHECKING:
-  from mattt_jax.config import Experiment
+baselines = _cloze.baselines
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(_texts.Config):
-  """Settings, in addition to those of all texts; distances are in tokens."""
+class Config(_cloze.Config):
+  """Settings, in addition to those of all names met far back."""
 
-  beyond: int = 128  # the last mention ended further back than this
   num_mentions: int = 3  # of a name amid sentences, in the whole document
-  out_of_reach: bool = True  # refuse answers that attention can reach
-  answer_weight: float = 1.0  # outer weight of the tokens of answers
-  context_weight: float = 1.0  # outer weight of every other target
 
   def __post_init__(self):
     super().__post_init__()
-    for field, least in (("beyond", 0), ("num_mentions", 1),
-                         ("answer_weight", 0), ("context_weight", 0),
-                         ):  # fmt: skip
-      require_at_least(f"task.{field}", getattr(self, field), least)
+    require_at_least("task.num_mentions", self.num_mentions, 1)
     require(
       self.context_weight > 0,
       "task.context_weight=0 leaves nothing to learn in a window without an "
       "answer: make it positive, and task.answer_weight larger",
     )
-
-  def check(self, experiment: "Experiment") -> None:
-    """Raises `ValueError` if files are missing or shorter than one chunk, no
-    length has room for an answer or, with `out_of_reach`, attention could see
-    its last mention."""
-    super().check(experiment)
-    longest = max(length for _, length in experiment.lengths)
-    require(
-      self.beyond < longest,
-      f"task.beyond={self.beyond} must be smaller than the longest length, "
-      f"{longest}: make it smaller, or the length larger",
-    )
-    model = experiment.model
-    reach = _documents.reach(model)
-    windowed = model.attention == "window" and self.out_of_reach
-    require(
-      not windowed or self.beyond >= reach,
-      f"task.beyond={self.beyond} puts names within the {reach} tokens that "
-      f"attention reaches (model.num_layers={model.num_layers} * "
-      f"(model.window={model.window} - 1) + 1): use task.beyond={reach} or "
-      "more, a smaller model.window, or task.out_of_reach=False",
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Cloze:
-  """A name that is asked for.
-
-  The tokens of a name in its place are `tokenizer.encode(before + name)`.
-  """
-
-  at: int  # which target its first token is
-  names: tuple[str, ...]  # met so far, in the order of their first mentions
-  right: int  # which of them it is
-  mentions: np.ndarray  # [mentions so far] int64, which name each is, in order
-  before: str  # what its first token says before it (a space, or nothing)
 
 
 class Task(_texts.Task):
@@ -100,14 +55,6 @@ class Task(_texts.Task):
     """Number of held-out windows; None (endless) for train."""
     base.require_split(split)
     return None if split == "train" else len(self._windows(split, length))
-
-  def _windows(self, split: str, length: int) -> list[tuple[int, int]]:
-    """(start, document) of each held-out window."""
-    return sorted(
-      (start, document)
-      for document, (_, tokens) in enumerate(self._documents[split])
-      for start in range(0, len(tokens) - 1, length)
-    )
 
   def _window(self, split: str, index: int, length: int) -> tuple[int, int]:
     """The document and the start of example `index`."""
@@ -151,7 +98,7 @@ class Task(_texts.Task):
     made["outer_weight"] *= real
     return made
 
-  def choices(self, split: str, index: int, length: int) -> list[Cloze]:
+  def choices(self, split: str, index: int, length: int) -> list[_cloze.Cloze]:
     """The answers of example `index`, by number, and what to choose from.
 
     Raises:
@@ -168,7 +115,7 @@ class Task(_texts.Task):
       said = self.tokenizer.decode(tokens[first:stop])
       before = said.partition(names[now])[0]
       at = int(spans[now, 0]) - 1
-      found.append(Cloze(at, met, int(which[now]), which[:now], before))
+      found.append(_cloze.Cloze(at, met, int(which[now]), which[:now], before))
     return found
 
   def _clozes(self, spans, names) -> list[tuple[int, int]]:
@@ -205,34 +152,3 @@ class Task(_texts.Task):
     first = tokenizer.token_at(starts, edges[:, 0])
     stop = np.searchsorted(starts, edges[:, 1])
     return np.stack([first, stop], 1), [name for name, *_ in found]
-
-
-def majority(mentions: np.ndarray) -> int:
-  """The name mentioned most, of equals the one met first."""
-  return int(np.bincount(mentions).argmax())
-
-
-def nearest_mention(mentions: np.ndarray) -> int:
-  """The name mentioned last."""
-  return int(mentions[-1])
-
-
-def baselines(
-  task: Task, split: str, length: int, windows: int
-) -> dict[str, float | None]:
-  """How often guessing without reading is right, in the first `windows`.
-
-  Returns:
-    `answers`, how many there are, and of them the share right (None if there
-    are none) of `chance` (any name met so far), `majority`, `nearest_mention`.
-  """
-  size = task.size(split, length)
-  number = windows if size is None else min(windows, size)
-  found = [c for i in range(number) for c in task.choices(split, i, length)]
-  right: dict[str, list[float]] = {
-    "chance": [1 / len(c.names) for c in found],
-    "majority": [majority(c.mentions) == c.right for c in found],
-    "nearest_mention": [nearest_mention(c.mentions) == c.right for c in found],
-  }
-  shares = {k: float(np.mean(v)) if v else None for k, v in right.items()}
-  return {"answers": len(found), **shares}

@@ -1,5 +1,6 @@
 """Sources against real files on disk."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -255,7 +256,7 @@ def test_cache_that_cannot_be_written(library, tmp_path, monkeypatch):
   "source", ["", "books", "directory:", "tfds:", "stdlib:x", "/tmp"]
 )
 def test_unknown_source(source):
-  with pytest.raises(ValueError, match="is not known: use 'stdlib', 'dir"):
+  with pytest.raises(ValueError, match="is not known: use 'stdlib', 'dia"):
     sources.check(source, min_bytes=1, least=1)
 
 
@@ -333,3 +334,16 @@ def test_tfds_bad_names(tmp_path, monkeypatch):
     sources.load("tfds:no_such_books", min_bytes=9)
   with pytest.raises(ValueError, match="download_and_prepare"):
     sources.load("tfds:tiny_shakespeare", min_bytes=9)
+
+
+def test_dialogue_needs_no_files():
+  sources.check("dialogue", min_bytes=1, least=1)
+  found = sources.load("dialogue", min_bytes=10**9)
+  assert tuple(found) == SPLITS and all(len(found[s]) > 1 for s in SPLITS)
+  documents = sorted(
+    (d for s in SPLITS for d in found[s]), key=lambda d: d.name
+  )
+  digest = hashlib.sha256(b"".join(d.text for d in documents)).hexdigest()
+  assert digest.startswith("02e9adbf1244264d")  # the same on every machine
+  with pytest.raises(ValueError, match="'dialogue:x' is not known: use"):
+    sources.check("dialogue:x", min_bytes=1, least=1)

@@ -9,7 +9,7 @@ import pytest
 
 from mattt_jax import config as config_lib
 from mattt_jax.data import tokenizer
-from mattt_jax.tasks import _names, name_cloze
+from mattt_jax.tasks import _cloze, _names, name_cloze
 from mattt_jax.tasks.base import SPLITS
 from mattt_jax.tasks.name_cloze import Config, Task
 
@@ -218,9 +218,9 @@ def test_names_of_a_module():
 
 def test_guesses():
   mentions = np.array([0, 1, 1, 2, 0, 2])
-  assert name_cloze.majority(mentions) == 0  # of three names met twice
-  assert name_cloze.majority(mentions[1:]) == 1
-  assert name_cloze.nearest_mention(mentions[:4]) == 2
+  assert _cloze.majority(mentions) == 0  # of three names met twice
+  assert _cloze.majority(mentions[1:]) == 1
+  assert _cloze.nearest_mention(mentions[:4]) == 2
 
 
 def test_baselines(books):

@@ -1,0 +1,98 @@
+"""What tasks share whose answers are names met far back in a real text."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mattt_jax.config import require, require_at_least
+from mattt_jax.tasks import _documents, _texts
+
+if TYPE_CHECKING:
+  from mattt_jax.config import Experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_texts.Config):
+  """Settings, in addition to those of all texts; distances are in tokens."""
+
+  beyond: int = 128  # the evidence ended further back than this
+  out_of_reach: bool = True  # refuse answers that attention can reach
+  answer_weight: float = 1.0  # outer weight of the tokens of answers
+  context_weight: float = 1.0  # outer weight of every other target
+
+  def __post_init__(self):
+    super().__post_init__()
+    for field in ("beyond", "answer_weight", "context_weight"):
+      require_at_least(f"task.{field}", getattr(self, field), 0)
+
+  def check(self, experiment: "Experiment") -> None:
+    """Raises `ValueError` if files are missing or shorter than one chunk, no
+    length has room for an answer or, with `out_of_reach`, attention could see
+    its evidence."""
+    super().check(experiment)
+    longest = max(length for _, length in experiment.lengths)
+    require(
+      self.beyond < longest,
+      f"task.beyond={self.beyond} must be smaller than the longest length, "
+      f"{longest}: make it smaller, or the length larger",
+    )
+    model = experiment.model
+    reach = _documents.reach(model)
+    windowed = model.attention == "window" and self.out_of_reach
+    require(
+      not windowed or self.beyond >= reach,
+      f"task.beyond={self.beyond} puts names within the {reach} tokens that "
+      f"attention reaches (model.num_layers={model.num_layers} * "
+      f"(model.window={model.window} - 1) + 1): use task.beyond={reach} or "
+      "more, a smaller model.window, or task.out_of_reach=False",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cloze:
+  """A name that is asked for.
+
+  The tokens of a name in its place are `tokenizer.encode(before + name)`.
+  """
+
+  at: int  # which target its first token is
+  names: tuple[str, ...]  # to choose from; as a rule as they were met
+  right: int  # which of them it is
+  mentions: np.ndarray  # [mentions so far] int64, which name each is, in order
+  before: str  # what its first token says before it (a space, or nothing)
+
+
+def majority(mentions: np.ndarray) -> int:
+  """The name mentioned most, of equals the one that comes first."""
+  return int(np.bincount(mentions).argmax())
+
+
+def nearest_mention(mentions: np.ndarray) -> int:
+  """The name mentioned last."""
+  return int(mentions[-1])
+
+
+def baselines(
+  task, split: str, length: int, windows: int
+) -> dict[str, float | None]:
+  """How often guessing without reading is right, in the first `windows`.
+
+  Args:
+    task: has `size`, and `choices`, which gives the `Cloze`s of an example.
+
+  Returns:
+    `answers`, how many there are, and of them the share right (None if there
+    are none) of `chance` (any name to choose from), `majority`,
+    `nearest_mention`.
+  """
+  size = task.size(split, length)
+  number = windows if size is None else min(windows, size)
+  found = [c for i in range(number) for c in task.choices(split, i, length)]
+  right: dict[str, list[float]] = {
+    "chance": [1 / len(c.names) for c in found],
+    "majority": [majority(c.mentions) == c.right for c in found],
+    "nearest_mention": [nearest_mention(c.mentions) == c.right for c in found],
+  }
+  shares = {k: float(np.mean(v)) if v else None for k, v in right.items()}
+  return {"answers": len(found), **shares}

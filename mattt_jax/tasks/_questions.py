@@ -1,0 +1,299 @@
+"""What tasks share that read a stretch of a document, then ask about it.
+
+    | a stretch of a document ............. | questions, answers | padding |
+      evidence | at least `beyond` tokens ... |
+
+Training reads stretches at random places, drawn until one has a question. The
+held-out documents are cut into windows of `length` tokens (the first of each
+document, then the second, ...), and those without a question are left out; the
+questions stand in place of a window's last tokens. Padding, of token 0 and
+weight 0, is only where a document ends. Every question has two or more names
+to choose from.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mattt_jax.config import require, require_at_least
+from mattt_jax.data import sources, tokenizer
+from mattt_jax.tasks import _cloze, _documents, _texts, base
+
+if TYPE_CHECKING:
+  from mattt_jax.config import Experiment
+
+_MOST_DRAWS = 10_000  # of a training window, until one has a question
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_cloze.Config):
+  """Settings, in addition to those of all names met far back."""
+
+  num_questions: int = 4  # at most, in an example; as many as there are and fit
+
+  def __post_init__(self):
+    super().__post_init__()
+    require_at_least("task.num_questions", self.num_questions, 1)
+    require(
+      self.answer_weight + self.context_weight > 0,
+      "task.answer_weight=0 and task.context_weight=0 leave nothing to "
+      "learn: make one of them positive",
+    )
+
+  def check(self, experiment: "Experiment") -> None:
+    """Raises `ValueError` if files are missing or shorter than one chunk, a
+    length has no room for evidence or, with `out_of_reach`, attention could
+    see it."""
+    super().check(experiment)
+    for field, length in experiment.lengths:
+      require(
+        self.beyond < length,
+        f"task.beyond={self.beyond} must be smaller than {field}={length}, or "
+        "nothing can be asked: make it smaller, or the length larger",
+      )
+
+
+class Fact(NamedTuple):
+  """Something that a text says in one place: a name is found there."""
+
+  name: str
+  # [first, after the last) of the evidence, in any order: characters of the
+  # text when a task finds it, tokens of the document afterwards.
+  spans: tuple[tuple[int, int], ...]
+  ask: str = ""  # the question up to the answer; "": not to be asked
+  kind: str = ""  # facts of one kind have names of one kind
+
+  @property
+  def start(self) -> int:
+    """Where its evidence starts."""
+    return min(start for start, _ in self.spans)
+
+  @property
+  def stop(self) -> int:
+    """After the last of its evidence."""
+    return max(stop for _, stop in self.spans)
+
+
+class Question(NamedTuple):
+  """A question about some of the facts of a stretch."""
+
+  ask: str
+  name: str  # the answer
+  evidence: tuple[Fact, ...]
+  names: tuple[str, ...] = ()  # to choose from; (): all those mentioned
+
+  @property
+  def stop(self) -> int:
+    """After the last of its evidence, in tokens of the document."""
+    return max(fact.stop for fact in self.evidence)
+
+
+class _Read(NamedTuple):
+  """What an example reads: tokens of a document, then questions."""
+
+  document: int
+  start: int
+  stop: int
+  questions: list[Question]
+
+
+class Task(_texts.Task):
+  """Documents and their facts; a task says what these are and what to ask.
+
+  Raises:
+    ValueError: what `_texts.Task` raises; a split of which no document has
+      anything to ask about.
+  """
+
+  config: Config
+  what: str  # can be asked about, in words
+  line_end = "\n"  # after an answer; "" if its names end so themselves
+
+  def __init__(self, config: Config, seed: int):
+    super().__init__(config, seed)
+    self._facts_of = functools.cache(self._facts)
+    self._written = functools.lru_cache(2**16)(self._write)
+    self._held_out = functools.cache(self._windows_with_questions)
+    for split in base.SPLITS:
+      facts = (
+        self._facts_of(split, document)[0]
+        for document in range(len(self._documents[split]))
+      )
+      rng = np.random.default_rng(0)
+      require(
+        any(next(self.ask(rng, found), None) for found in facts),
+        f"task.source={config.source!r}: no document of split={split!r} has "
+        f"anything to ask about ({self.what}): use another source",
+      )
+
+  def find(self, document: sources.Document) -> Iterator[Fact]:
+    """The facts of a document."""
+    raise NotImplementedError
+
+  def ask(
+    self, rng: np.random.Generator, facts: Sequence[Fact]
+  ) -> Iterator[Question]:
+    """Questions, in random order, about facts that may be evidence."""
+    for k in rng.permutation(len(facts)):
+      if facts[k].ask:
+        yield Question(facts[k].ask, facts[k].name, (facts[k],))
+
+  def mentions(self, question: Question, facts: Sequence[Fact]) -> list[str]:
+    """The names to choose from as the facts of a stretch mention them."""
+    kind = question.evidence[0].kind
+    return [fact.name for fact in facts if fact.kind == kind]
+
+  def size(self, split: str, length: int) -> int | None:
+    """Number of held-out windows with a question; None (endless) for train.
+
+    Raises:
+      ValueError: unknown split, or no window of this length has a question.
+    """
+    base.require_split(split)
+    return None if split == "train" else len(self._held_out(split, length))
+
+  def example(
+    self, split: str, index: int, length: int, step: int | None = None
+  ) -> base.Example:
+    """Example `index` of `split`, `length` tokens; `step` does not matter.
+
+    The distance of an answer is from its first token back to the last one of
+    its evidence, which is `relevant`.
+
+    Raises:
+      ValueError: unknown split, no such window, or none has a question.
+    """
+    read = self._read(split, index, length)
+    _, tokens = self.document(split, read.document)
+    seq = np.zeros(length + 1, np.int32)
+    answer = np.full(length + 1, -1, np.int32)
+    distance = np.full(length + 1, -1, np.int32)
+    relevant = np.zeros(length + 1, bool)
+    at = read.stop - read.start
+    seq[:at] = tokens[read.start : read.stop]
+    for number, question in enumerate(read.questions):
+      written, (first, stop), _ = self._written(question.ask, question.name)
+      seq[at : at + len(written)] = written
+      span = slice(at + first, at + stop)
+      last = question.stop - 1 - read.start
+      answer[span], distance[span] = number, at + first - last
+      for fact in question.evidence:
+        for edges in fact.spans:
+          relevant[slice(*(np.array(edges) - read.start))] = True
+      at += len(written)
+    made = _documents.example(self.config, seq, answer, distance, relevant)
+    for key in ("inner_weight", "outer_weight"):
+      made[key][at - 1 :] = 0
+    return made
+
+  def choices(self, split: str, index: int, length: int) -> list[_cloze.Cloze]:
+    """The answers of example `index`, by number, and what to choose from.
+
+    Raises:
+      ValueError: as `example`.
+    """
+    read = self._read(split, index, length)
+    facts = self._between(split, read.document, read.start, read.stop)
+    at, found = read.stop - read.start, []
+    for question in read.questions:
+      written, (first, _), before = self._written(question.ask, question.name)
+      mentions = self.mentions(question, facts)
+      names = question.names or tuple(dict.fromkeys(mentions))
+      which = np.array([names.index(name) for name in mentions], np.int64)
+      right = names.index(question.name)
+      found.append(_cloze.Cloze(at + first - 1, names, right, which, before))
+      at += len(written)
+    return found
+
+  def _read(self, split: str, index: int, length: int) -> _Read:
+    """What example `index` reads."""
+    rng = base.example_rng(self.seed, split, index)
+    if split == "train":
+      for _ in range(_MOST_DRAWS):
+        document, start = self._draw_window(rng, length)
+        read = self._plan(rng, split, document, start, length)
+        if read.questions:
+          return read
+      raise self._nothing(split, length)
+    windows = self._held_out(split, length)
+    require(
+      index < len(windows),
+      f"index={index} is no window of split={split!r}: {len(windows)} of "
+      f"length={length} have a question, counted from 0",
+    )
+    return windows[index]
+
+  def _windows_with_questions(self, split: str, length: int) -> list[_Read]:
+    found = []
+    for number, (start, document) in enumerate(self._windows(split, length)):
+      rng = base.example_rng(self.seed, split, number)
+      read = self._plan(rng, split, document, start, length)
+      if read.questions:
+        found.append(read)
+    if not found:
+      raise self._nothing(split, length)
+    return found
+
+  def _nothing(self, split: str, length: int) -> ValueError:
+    return ValueError(
+      f"length={length}: no window of split={split!r} has anything to ask "
+      f"about ({self.what}) more than task.beyond={self.config.beyond} tokens "
+      "before its questions: use a larger length, a smaller beyond or other "
+      "documents"
+    )
+
+  def _plan(self, rng, split: str, document: int, start: int, length: int):
+    """A window's questions: each is taken, in random order, if the evidence of
+    all is then far enough before the first, and each has names to choose."""
+    _, tokens = self.document(split, document)
+    end = min(len(tokens), start + length + 1)
+    beyond = self.config.beyond
+    read, size = _Read(document, start, end, []), 0
+    facts = self._between(split, document, start, end - beyond)
+    for question in self.ask(rng, facts):
+      written, *_ = self._written(question.ask, question.name)
+      stop = min(end, start + length + 1 - size - len(written))
+      asked = [*read.questions, question]
+      if max(q.stop for q in asked) + beyond > stop:
+        continue
+      met = self._between(split, document, start, stop)
+      if all(len(set(self.mentions(q, met))) > 1 for q in asked):
+        read, size = _Read(document, start, stop, asked), size + len(written)
+      if len(read.questions) == self.config.num_questions:
+        break
+    return read
+
+  def _between(
+    self, split: str, document: int, start: int, stop: int
+  ) -> list[Fact]:
+    """The facts that lie whole in a part of a document, in order."""
+    facts, starts = self._facts_of(split, document)
+    first, last = np.searchsorted(starts, (start, stop))
+    return [fact for fact in facts[first:last] if fact.stop <= stop]
+
+  def _facts(self, split: str, index: int) -> tuple[list[Fact], np.ndarray]:
+    """The facts of a document, in order, and where they start, in tokens."""
+    document, _ = self._document(split, index)
+    starts = self.tokenizer.starts(document.text.decode())
+    found = []
+    for fact in self.find(document):
+      edges = np.array(fact.spans)
+      first = tokenizer.token_at(starts, edges[:, 0]).tolist()
+      stop = np.searchsorted(starts, edges[:, 1]).tolist()
+      found.append(fact._replace(spans=tuple(zip(first, stop, strict=True))))
+    found.sort(key=lambda fact: (fact.start, fact.stop))
+    return found, np.array([fact.start for fact in found], np.int64)
+
+  def _write(self, ask: str, name: str):
+    """Tokens of a question, its answer and the end of the line; where in them
+    the answer starts, with the token of its first character, and stops; and
+    what that token says before the answer."""
+    said = f" {name}"
+    parts = [self.tokenizer.encode(t) for t in (ask, said, self.line_end) if t]
+    starts = self.tokenizer.starts(said)
+    first = int(tokenizer.token_at(starts, 1))
+    span = len(parts[0]) + first, len(parts[0]) + len(parts[1])
+    return np.concatenate(parts), span, said[starts[first] : 1]

@@ -1,0 +1,71 @@
+"""Which came first: of two names met long ago, the one that was met before.
+
+A stretch of a document, prose or code, then questions about the order in which
+names first stood in it,
+
+    Which came first, Elizabeth or Bingley? Elizabeth
+
+Both first mentions are further back than `beyond` tokens, and `apart` tokens or
+more lie between them; a coin decides which name is written first. Names are
+found as those of name_cloze are (tasks/_names.py). The distance is to the later
+of the two first mentions.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from mattt_jax.config import require_at_least
+from mattt_jax.tasks import _cloze, _names, _questions
+
+baselines = _cloze.baselines
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(_questions.Config):
+  """Settings, in addition to those of all questions about real text."""
+
+  apart: int = 32  # tokens between the two first mentions, at least
+  num_mentions: int = 3  # of a name amid sentences, in the whole document
+
+  def __post_init__(self):
+    super().__post_init__()
+    require_at_least("task.apart", self.apart, 0)
+    require_at_least("task.num_mentions", self.num_mentions, 1)
+
+
+class Task(_questions.Task):
+  """The facts are all mentions of names; two of them make a question."""
+
+  config: Config
+  what = "two names, first mentioned task.apart tokens apart"
+
+  def find(self, document):
+    """All mentions of names."""
+    found = _names.mentions(
+      document.name, document.text.decode(), self.config.num_mentions
+    )
+    for name, first, stop in found:
+      yield _questions.Fact(name, ((first, stop),))
+
+  def ask(self, rng, facts):
+    """Pairs of first mentions, in random order."""
+    first: dict[str, _questions.Fact] = {}
+    for fact in facts:
+      first.setdefault(fact.name, fact)
+    met = list(first.values())
+    starts = np.array([fact.start for fact in met])
+    stops = np.array([fact.stop for fact in met])
+    early, late = np.nonzero(
+      starts[None, :] - stops[:, None] >= self.config.apart
+    )
+    for k in rng.permutation(len(early)):
+      pair = met[early[k]], met[late[k]]
+      name = pair[0].name
+      names = tuple(pair[at].name for at in rng.permutation(2))
+      asked = f"\nWhich came first, {names[0]} or {names[1]}?"
+      yield _questions.Question(asked, name, pair, names)
+
+  def mentions(self, question, facts):
+    """Which of the two, in order."""
+    return [fact.name for fact in facts if fact.name in question.names]
