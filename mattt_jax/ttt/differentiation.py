@@ -6,8 +6,10 @@ g, <u, g> is the directional derivative of L along u, so that
 
     d<u, g>/d(W, x) = d/de [dL/d(W, x)](W + e u, x)     at e = 0
 
-which is one forward-mode derivative of one ordinary gradient: exact, with fewer
-operations, and only the gradient's own residuals are kept (2505.00793).
+which is one forward-mode derivative of one ordinary gradient: exact, and it
+keeps only what that gradient itself does (2505.00793). It recomputes the
+gradient, which costs nothing extra where the chunk is recomputed anyway; without
+that (`inner.remat_levels=0`) reverse over reverse has fewer operations.
 """
 
 from collections.abc import Callable
