@@ -113,8 +113,8 @@ class InnerConfig:
   retention: float = 1.0  # in (0, 1]; 1: nothing is forgotten
   learn_retention: bool = False  # one per fast tensor, starting at retention
   second_order: bool = True  # False: first-order meta-gradients
-  # Of the inner gradients, for the meta-gradient: forward over reverse ("mixed")
-  # or "reverse" over reverse; the same numbers (ttt/differentiation.py).
+  # Of inner gradients, for the meta-gradient: "mixed" (forward over reverse)
+  # or "reverse" (over reverse), the same numbers (ttt/differentiation.py).
   differentiation: str = "mixed"
   # What the outer backward pass recomputes. 0: nothing; 1: each of n chunks; 2:
   # segments of about sqrt(n), then their chunks; 3: a third level, and so on.

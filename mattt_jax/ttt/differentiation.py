@@ -7,8 +7,8 @@ g, <u, g> is the directional derivative of L along u, so that
     d<u, g>/d(W, x) = d/de [dL/d(W, x)](W + e u, x)     at e = 0
 
 which is one forward-mode derivative of one ordinary gradient: exact, and it
-keeps only what that gradient itself does (2505.00793). It recomputes the
-gradient, which costs nothing extra where the chunk is recomputed anyway; without
+keeps only what that gradient itself does (2505.00793). It computes the gradient
+anew, which costs nothing extra where the chunk is recomputed anyway; without
 that (`inner.remat_levels=0`) reverse over reverse has fewer operations.
 """
 
