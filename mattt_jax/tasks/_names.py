@@ -60,14 +60,20 @@ def _amid(text: str, at: int) -> bool:
   return text[at - 2].islower() or text[at - 2] in ",;"
 
 
+def parse(text: str) -> ast.Module:
+  """The tree of a Python module, empty if it is no Python of this version; any
+  thread may ask."""
+  try:
+    with _PARSING:
+      return ast.parse(text)
+  except (SyntaxError, ValueError):  # the latter of null bytes
+    return ast.Module([], [])
+
+
 def module_names(text: str) -> set[str]:
   """What a Python module binds by import, def or class outside of functions
   and classes; nothing if it is no Python of this version."""
-  try:
-    with _PARSING:
-      queue: list[ast.AST] = [ast.parse(text)]
-  except (SyntaxError, ValueError):  # the latter of null bytes
-    return set()
+  queue: list[ast.AST] = [parse(text)]
   names = set()
   while queue:
     node = queue.pop()
