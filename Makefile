@@ -30,6 +30,8 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/meta_step.py \
 		--sizes=4x1024,1x2048,1x4096 --out=runs/bench/meta_step.json
+	$(BIN)/python benchmarks/input_pipeline.py \
+		--out=runs/bench/input_pipeline.json
 
 # What README shows; finished runs are not repeated, broken ones go on.
 RECALL := $(foreach seed,1 2 3,$(foreach system,\

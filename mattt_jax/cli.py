@@ -16,6 +16,7 @@ from mattt_jax import main as main_lib
 from mattt_jax import registry, systems
 from mattt_jax.data import prepare, sources, tokenizer
 from mattt_jax.main import Command, UsageError, launch
+from mattt_jax.scaling.plot_command import PLOT
 
 _COLUMNS = ("loss", "other_loss", "answer_accuracy", "answer_exact_match")
 
@@ -312,6 +313,7 @@ COMMANDS = {
     run=_compare,
     define=_define_compare,
   ),
+  "plot": PLOT,
   "prepare": Command(
     about=f"Fetches real texts into a directory: {', '.join(prepare.NAMES)}.",
     example="books data/books",

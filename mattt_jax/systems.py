@@ -204,6 +204,13 @@ def rag(config: ConfigDict) -> None:
   config.baseline = entry("baseline", "rag")
 
 
+@_system
+def rag_bm25(config: ConfigDict) -> None:
+  """The same, its past chunks found by the words they share (BM25)."""
+  rag(config)
+  config.baseline.retriever = "bm25"
+
+
 # Both.
 
 

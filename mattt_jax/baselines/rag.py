@@ -11,9 +11,11 @@ are sought with the last tokens read BEFORE the chunk: a query made of the chunk
 would betray its later tokens to its earlier ones. So a question that is asked
 and answered within one chunk is not looked up.
 
-The search has no parameters: the mean of token vectors, and no gradient.
+The search has no parameters and no gradient: the mean of token vectors, or BM25
+of the words that both have (data/bm25.py).
 
-Shapes: L tokens, C chunk, W local window, R = top_k, D model, S = R C + W + C.
+Shapes: L tokens, C chunk, W local window, R = top_k, D model, S = R C + W + C,
+N far chunks, E = D numbers of an embedding, or columns of a table of words.
 """
 
 import dataclasses
@@ -24,6 +26,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jax import Array
 
+from mattt_jax.baselines import _bm25
 from mattt_jax.baselines._whole import WholeReader
 from mattt_jax.baselines.base import BaseConfig
 from mattt_jax.config import (
@@ -44,7 +47,10 @@ from mattt_jax.ttt.inner_loop import (
   weighted_mean,
 )
 
+_RETRIEVERS = ("embedding", "bm25")
 _EMBEDDINGS = ("token", "random")
+# Each retriever's own settings, which do nothing with the other.
+_OWN = {"embedding": ("embedding",), "bm25": ("ngram", "table_size")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +60,35 @@ class Config(BaseConfig):
 
   top_k: int = 2  # chunks retrieved; 0: none, the local window alone
   query_tokens: int = 8  # the last tokens before a chunk, which ask for it
+  retriever: str = "embedding"  # or "bm25"
   # Of chunks and queries, the mean over their tokens of: the transformer's
   # "token" embeddings, which move in training, or "random" vectors, which
   # never do (what is compared then is which tokens occur).
   embedding: str = "token"
+  ngram: int = 1  # tokens of a word of BM25; where tokens are bytes, more
+  # Counts that BM25 keeps of a chunk: words are hashed into so many columns.
+  table_size: int = 1024
 
   def __post_init__(self):
     require_at_least("baseline.top_k", self.top_k, 0)
     require_at_least("baseline.query_tokens", self.query_tokens, 1)
+    require_choice("baseline.retriever", self.retriever, _RETRIEVERS)
     require_choice("baseline.embedding", self.embedding, _EMBEDDINGS)
+    require_at_least("baseline.ngram", self.ngram, 1)
+    require_at_least("baseline.table_size", self.table_size, 1)
+    for retriever, fields in _OWN.items():
+      for field in fields:
+        value, default = getattr(self, field), getattr(Config, field)
+        require(
+          self.retriever == retriever or value == default,
+          f"baseline.{field}={value!r} does nothing with baseline.retriever="
+          f"{self.retriever!r}: use {default!r}, or retriever={retriever!r}",
+        )
+    require(
+      self.ngram <= self.query_tokens,
+      f"baseline.ngram={self.ngram} must be <= baseline.query_tokens="
+      f"{self.query_tokens}, which ask",
+    )
 
   def make(self, experiment, vocab_size):
     """The transformer of the experiment, read as above."""
@@ -100,6 +126,11 @@ class Config(BaseConfig):
       experiment.model.suffix_mixer == "attention",
       f"model.suffix_mixer={experiment.model.suffix_mixer!r} does not go with "
       "baseline rag: use 'attention'",
+    )
+    require(
+      self.ngram <= experiment.chunk,
+      f"baseline.ngram={self.ngram} must be <= chunk={experiment.chunk}, the "
+      "tokens that words are made of",
     )
     local = _local(experiment)
     require(
@@ -144,7 +175,11 @@ class RAG(WholeReader):
     if self.config.top_k:
       room = math.ceil((context_length - self.local) / self.chunk)
       far = chunk_store.empty(
-        max(room, self.config.top_k), self.chunk, self.model.config.dim
+        max(room, self.config.top_k),
+        self.chunk,
+        self.config.table_size
+        if self.config.retriever == "bm25"
+        else self.model.config.dim,
       )
     return Past(
       far=far,
@@ -186,8 +221,12 @@ class RAG(WholeReader):
     return jax.lax.scan(body, self.init_past(len(tokens_L)), chunks)[1]
 
   def embed(self, token_T: Array, valid_T: Array) -> Array:
-    """Unit mean of the valid tokens' vectors, [D]; no gradient."""
-    if self.config.embedding == "token":
+    """What tokens are found by, [E]: counts of their words, or the unit mean of
+    the valid ones' vectors; no gradient."""
+    c = self.config
+    if c.retriever == "bm25":
+      return _bm25.counts(token_T, valid_T, c.ngram, c.table_size)
+    if c.embedding == "token":
       vector_TxD = self.model.embedding[...][token_T]
     else:
       shape, key = (self.model.config.dim,), jax.random.key(0)
@@ -197,6 +236,16 @@ class RAG(WholeReader):
     total_D = jnp.sum(jnp.where(valid_T[:, None], vector_TxD, 0.0), axis=0)
     return unit(jax.lax.stop_gradient(total_D))
 
+  def scores(
+    self, far: chunk_store.Chunks, token_T: Array, valid_T: Array
+  ) -> Array:
+    """How much each far chunk resembles the tokens that ask, [N]."""
+    c = self.config
+    if c.retriever == "bm25":
+      asked = _bm25.columns(token_T, valid_T, c.ngram, c.table_size)
+      return _bm25.scores(far.embedding_NxE, chunk_store.stored(far), *asked)
+    return far.embedding_NxE @ self.embed(token_T, valid_T)
+
   def in_front(self, past: Past) -> tuple[Array, Array]:
     """What a chunk is read behind: tokens [R C + W], and how many of the first
     of them stand for nothing."""
@@ -205,9 +254,11 @@ class RAG(WholeReader):
     if past.far is None:
       return past.token_W, missing
     asking = self.config.query_tokens
-    query_D = self.embed(past.token_W[-asking:], past.valid_W[-asking:])
+    score_N = self.scores(
+      past.far, past.token_W[-asking:], past.valid_W[-asking:]
+    )
     token_RxC, _, found_R = chunk_store.retrieve(
-      past.far, query_D, self.config.top_k
+      past.far, score_N, self.config.top_k
     )
     missing += self.chunk * jnp.sum(~found_R)
     return jnp.concatenate([token_RxC[::-1].ravel(), past.token_W]), missing
@@ -244,8 +295,8 @@ class RAG(WholeReader):
     )
 
   def state_bytes(self, context_length: int) -> dict[str, int]:
-    """Bytes of each part: of the far past (ids and embeddings), and of the
-    window's tokens, the cache. There are no stored keys and values."""
+    """Bytes of each part: of the far past (ids and what they are found by), and
+    of the window's tokens, the cache. No keys and values are stored."""
     past = jax.eval_shape(lambda: self.init_past(context_length))
     far = tree_bytes(past.far)
     return {

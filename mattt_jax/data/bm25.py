@@ -17,6 +17,7 @@ import numpy as np
 from mattt_jax.config import require, require_at_least
 
 _WORD = re.compile(r"\w+")
+K1, B = 1.2, 0.75  # the usual k1 and b
 
 
 def words(text: str) -> list[str]:
@@ -31,7 +32,7 @@ class BM25:
     ValueError: no texts, a negative k1, or b outside [0, 1].
   """
 
-  def __init__(self, texts: Sequence[str], k1: float = 1.2, b: float = 0.75):
+  def __init__(self, texts: Sequence[str], k1: float = K1, b: float = B):
     require(len(texts) > 0, "texts=[] must hold at least one")
     require_at_least("k1", k1, 0)
     require(0 <= b <= 1, f"b={b} must lie in [0, 1]")

@@ -74,7 +74,7 @@ class Config(BaseConfig):
 class Chunks:
   """A ring of chunks, and what they are found by."""
 
-  embedding_NxE: Array  # unit vectors
+  embedding_NxE: Array  # unit vectors; or of rag, counts of words
   token_NxT: Array  # int32 ids
   valid_NxT: Array  # bool: False for padding, and in empty places
   written: Array  # int32: chunks stored since the start
@@ -104,34 +104,36 @@ def add(
 
 
 def retrieve(
-  chunks: Chunks, query_E: Array, k: int
+  chunks: Chunks, score_N: Array, k: int
 ) -> tuple[Array, Array, Array]:
-  """The k chunks most like the query, the most similar first, as tokens.
+  """The k chunks that score highest, best first, as tokens.
 
   Args:
     chunks: which may be empty.
-    query_E: in the space of the embeddings.
+    score_N: of each place; those of empty places do not count.
     k: how many chunks.
 
   Returns:
-    Token ids [k, T]; scores [k], inner products with the embedding; and
-    whether there is such a chunk [k] (if not, its score is -1e30).
+    Token ids [k, T]; scores [k]; and whether there is such a chunk [k] (if
+    not, its score is -1e30).
 
   Raises:
     ValueError: k is not in 1 .. the chunks that there is room for.
   """
   room = len(chunks.token_NxT)
   require(1 <= k <= room, f"k={k} must lie in 1 .. {room}, the chunks kept")
-  score_1xk, at_1xk = _nearest(chunks, query_E[None], k)
-  token_kxT = chunks.token_NxT[at_1xk[0]]
-  return token_kxT, score_1xk[0], score_1xk[0] > _EMPTY / 2
+  score_k, at_k = _best(chunks, score_N, k)
+  return chunks.token_NxT[at_k], score_k, score_k > _EMPTY / 2
 
 
-def _nearest(chunks: Chunks, query_CxE: Array, k: int) -> tuple[Array, Array]:
-  """Scores and places [C, k] of the best chunks of each query, exactly."""
-  score_CxN = query_CxE @ chunks.embedding_NxE.T
-  stored_N = jnp.any(chunks.valid_NxT, axis=-1)
-  return jax.lax.top_k(jnp.where(stored_N, score_CxN, _EMPTY), k)
+def _best(chunks: Chunks, score_xN: Array, k: int) -> tuple[Array, Array]:
+  """Scores and places [..., k] of the chunks that score highest."""
+  return jax.lax.top_k(jnp.where(stored(chunks), score_xN, _EMPTY), k)
+
+
+def stored(chunks: Chunks) -> Array:
+  """Which places hold a chunk, [N] bool."""
+  return jnp.any(chunks.valid_NxT, axis=-1)
 
 
 def _writer(chunks: Chunks, valid_T: Array):
@@ -190,7 +192,8 @@ class ChunkStore(Memory):
   def read(self, state: State, hidden_CxD: Array) -> ResidualRead:
     """Softmax over null and all tokens of the best chunks."""
     top_k = min(self.config.top_k, len(state.key_NxTxHxK))
-    score_CxR, at_CxR = _nearest(state.chunks, self.embed(hidden_CxD), top_k)
+    score_CxN = self.embed(hidden_CxD) @ state.chunks.embedding_NxE.T
+    score_CxR, at_CxR = _best(state.chunks, score_CxN, top_k)
     hidden_CxD = self.norm(hidden_CxD)
     q_CxHxK = unit(self._heads(hidden_CxD, self.wq))
     score_CxHxRxT = jnp.einsum(

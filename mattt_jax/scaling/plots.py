@@ -3,11 +3,19 @@
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
+import numpy as np
+
+from mattt_jax.config import require
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+# What a row of `mattt evaluate` was measured with, besides task and length.
+_MEASURED_WITH = ("workdir", "config_hash", "seed", "step", "split", "inner",
+                  "memory")  # fmt: skip
 
 
 def lines(
@@ -45,6 +53,104 @@ def lines(
   axes.set(xlabel=x, ylabel=y, title=title)
   axes.grid(alpha=0.3)
   axes.legend(fontsize=8)
+  return _save(figure, path)
+
+
+def heat_map(
+  path: str | os.PathLike,
+  rows: Sequence[Mapping[str, Any]],
+  task: str,
+  title: str = "",
+) -> pathlib.Path:
+  """Draws recall by context length and by how far back the evidence lies;
+  returns the file. The start of the context is on top; cells without answers
+  are hatched.
+
+  Args:
+    path: the PNG to write.
+    rows: of `mattt evaluate`.
+    task: whose rows are drawn.
+    title: what is shown; default: the task.
+
+  Raises:
+    ValueError: as `by_depth`.
+  """
+  lengths, right_KxN = by_depth(rows, task)
+  figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+  axes.patch.set(facecolor="white", edgecolor="0.7", hatch="////")
+  edges = np.arange(len(lengths) + 1), np.linspace(0, 100, len(right_KxN) + 1)
+  cells = axes.pcolormesh(*edges, np.ma.masked_invalid(right_KxN), vmin=0,
+                          vmax=1)  # fmt: skip
+  axes.set_xticks(edges[0][:-1] + 0.5, [f"{n:,}" for n in lengths])
+  axes.set(
+    xlabel="context length (tokens)",
+    ylabel="evidence lies back (% of the context)",
+    title=title or task,
+  )
+  figure.colorbar(cells, label="answer tokens right")
+  return _save(figure, path)
+
+
+def by_depth(
+  rows: Sequence[Mapping[str, Any]], task: str
+) -> tuple[list[int], np.ndarray]:
+  """Answer tokens right by context length and relative distance.
+
+  Args:
+    rows: of `mattt evaluate`: `by_distance` of each context length.
+    task: whose rows count.
+
+  Returns:
+    The N lengths (tokens, ascending), and the share right [K, N] float64: row k
+    is of distances from k/K up to (k + 1)/K of the length, K the fewest buckets
+    of a row (a bucket counts where its middle lies); nan where there are none.
+
+  Raises:
+    ValueError: no such rows, rows that were not measured alike, or answers
+      without a distance.
+  """
+  names = sorted({str(row.get("task")) for row in rows})
+  rows = [row for row in rows if row.get("task") == task]
+  require(
+    bool(rows),
+    f"there is no row of task={task!r}: use one of "
+    f"{'; '.join(names) or '(no rows)'}",
+  )
+  for field in _MEASURED_WITH:
+    values = sorted({str(row.get(field)) for row in rows})
+    require(
+      len(values) == 1,
+      f"rows of task={task!r} differ in {field}: {', '.join(values)}; leave "
+      "those of one (`mattt evaluate --out` writes to a file of its own)",
+    )
+  rows = sorted(rows, key=lambda row: row["length"])
+  lengths = [row["length"] for row in rows]
+  require(
+    len(set(lengths)) == len(lengths),
+    f"rows of task={task!r} have a length twice: {lengths}; leave one of each",
+  )
+  buckets = [
+    [bucket for bucket in row["by_distance"] if bucket["from"] is not None]
+    for row in rows
+  ]
+  shape = min(map(len, buckets)), len(rows)
+  tokens_KxN, right_KxN = np.zeros(shape), np.zeros(shape)
+  for n, length in enumerate(lengths):
+    for bucket in filter(lambda bucket: bucket["tokens"], buckets[n]):
+      middle = (bucket["from"] + bucket["to"]) / 2
+      at = int(middle / length * len(tokens_KxN)), n
+      tokens_KxN[at] += bucket["tokens"]
+      right_KxN[at] += bucket["tokens"] * bucket["accuracy"]
+  require(
+    bool(tokens_KxN.any()),
+    f"no answer of task={task!r} has a distance to its evidence",
+  )
+  return lengths, np.divide(
+    right_KxN, tokens_KxN, out=np.full(shape, np.nan), where=tokens_KxN > 0
+  )
+
+
+def _save(figure, path: str | os.PathLike) -> pathlib.Path:
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   figure.savefig(path, dpi=150)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import threading
 from collections import Counter
 
 # Capitalised beside a name, but nobody's.
@@ -10,6 +11,9 @@ TITLES = frozenset(
 )
 _WORD = re.compile(r"[^\W\d_]+")
 _IDENTIFIER = re.compile(r"\w+")
+# In some Pythons (3.11.7 is one) parsers of several threads spoil each other's
+# count of depth (python/cpython#106905), and threads make the examples.
+_PARSING = threading.Lock()
 
 Mention = tuple[str, int, int]  # the name, its first character, after its last
 
@@ -56,13 +60,20 @@ def _amid(text: str, at: int) -> bool:
   return text[at - 2].islower() or text[at - 2] in ",;"
 
 
+def parse(text: str) -> ast.Module:
+  """The tree of a Python module, empty if it is no Python of this version; any
+  thread may ask."""
+  try:
+    with _PARSING:
+      return ast.parse(text)
+  except (SyntaxError, ValueError):  # the latter of null bytes
+    return ast.Module([], [])
+
+
 def module_names(text: str) -> set[str]:
   """What a Python module binds by import, def or class outside of functions
   and classes; nothing if it is no Python of this version."""
-  try:
-    queue: list[ast.AST] = [ast.parse(text)]
-  except (SyntaxError, ValueError):  # the latter of null bytes
-    return set()
+  queue: list[ast.AST] = [parse(text)]
   names = set()
   while queue:
     node = queue.pop()

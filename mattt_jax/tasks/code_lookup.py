@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from mattt_jax.config import require
-from mattt_jax.tasks import _cloze, _questions
+from mattt_jax.tasks import _cloze, _names, _questions
 
 _KINDS = ("imports", "arguments")
 baselines = _cloze.baselines
@@ -55,11 +55,7 @@ class Task(_questions.Task):
     if not document.name.endswith(".py"):
       return
     text = document.text.decode()
-    try:
-      tree = ast.parse(text)
-    except (SyntaxError, ValueError):  # the latter of null bytes
-      return
-    found = list(_facts(tree, text))
+    found = list(_facts(_names.parse(text), text))
     times = Counter(fact.ask for fact in found)
     for fact in found:
       if fact.name.strip() and self.config.kind in ("any", fact.kind):

@@ -10,12 +10,15 @@ import pytest
 from flax import nnx
 
 from mattt_jax import config, sharding
+from mattt_jax.data.bm25 import BM25
 from mattt_jax.model.transformer import Cache
+from mattt_jax.scaling import compare
 from mattt_jax.training import trainer
 from mattt_jax.training.build import build_learner
 
 VOCAB, CHUNK, WINDOW, LENGTH = 24, 4, 7, 32
 LOCAL = 8  # WINDOW in whole chunks
+BM25_ALONE = dict(baseline__retriever="bm25")
 
 
 def settings(**changes):
@@ -143,10 +146,12 @@ def fronts(learner, tokens):
   return out
 
 
-@pytest.mark.parametrize("embedding", ["token", "random"])
-def test_a_planted_chunk_is_found(embedding):
+@pytest.mark.parametrize(
+  "how", [dict(baseline__embedding="random"), {}, BM25_ALONE]
+)
+def test_a_planted_chunk_is_found(how):
   """The last tokens before a chunk occur, in another order, far back."""
-  learner = make(baseline__top_k=1, baseline__embedding=embedding)
+  learner = make(baseline__top_k=1, **how)
   tokens = np.random.default_rng(5).integers(0, 12, 64).astype(np.int32)
   planted = np.array([20, 21, 22, 23], np.int32)
   tokens[8:12] = planted  # chunk 2
@@ -172,9 +177,54 @@ def test_in_front_is_the_past_alone():
       assert chunk in far
 
 
-def test_no_loss_looks_ahead():
+@pytest.mark.parametrize("ngram, table_size", [(1, VOCAB), (2, 60_000)])
+def test_scores_are_those_of_bm25(ngram, table_size):
+  """Before each chunk, of the chunks that are far by then and of no other."""
+  learner = make(
+    **BM25_ALONE, baseline__ngram=ngram, baseline__table_size=table_size
+  )
+  tokens = np.random.default_rng(7).integers(0, 6, 64)  # that words repeat
+  tokens[20:24] = VOCAB - 1  # one word, several times
+  valid = np.ones(64, bool)
+  valid[[9, 30]] = valid[12:16] = False  # two tokens, and a whole chunk
+
+  def text(at, end):  # what has a word in it for every whole n-gram
+    return " ".join(
+      "x".join(map(str, tokens[i : i + ngram]))
+      for i in range(at, end - ngram + 1)
+      if valid[i : i + ngram].all()
+    )
+
+  keep, scores = (
+    nnx.jit(getattr(type(learner), f)) for f in ("keep", "scores")
+  )
+  past, matched = learner.init_past(64), 0
+  for at in range(0, 64, CHUNK):
+    found = scores(learner, past.far, past.token_W[-3:], past.valid_W[-3:])
+    starts = range(0, at - LOCAL, CHUNK)
+    starts = [s for s in starts if valid[s : s + CHUNK].any()]
+    assert not np.any(found[len(starts) :])
+    if starts:
+      expected = BM25([text(s, s + CHUNK) for s in starts]).scores(
+        text(at - 3, at)
+      )
+      np.testing.assert_allclose(found[: len(starts)], expected, rtol=1e-5)
+      matched += np.count_nonzero(expected)
+    chunk = slice(at, at + CHUNK)
+    past = keep(learner, past, tokens[chunk], valid[chunk])
+  assert matched > 5
+
+
+def test_words_of_one_column_are_one_word():
+  learner = make(**BM25_ALONE, baseline__table_size=5)
+  count = learner.embed(jnp.array([3, 8, 4, 23]), jnp.ones(4, bool))
+  np.testing.assert_array_equal(count, [0, 0, 0, 3, 1])
+
+
+@pytest.mark.parametrize("how", [{}, BM25_ALONE])
+def test_no_loss_looks_ahead(how):
   """Later tokens change no earlier loss: neither as text nor as a query."""
-  learner = make(baseline__top_k=2)
+  learner = make(baseline__top_k=2, **how)
   tokens, targets = text(3)
   base = np.ravel(read(learner, tokens, targets).loss_C)
   for at in range(0, LENGTH, 3):
@@ -226,6 +276,19 @@ def test_bytes_are_of_what_is_carried():
     assert size["cache"] == LOCAL * 5 + 4
     assert sum(size.values()) == size["memory"] + size["cache"]
   assert make(baseline__top_k=0).state_bytes(64)["memory"] == 0
+  words = make(**BM25_ALONE, baseline__table_size=50).state_bytes(64)
+  assert words["memory"] == 14 * (4 * 50 + CHUNK * 5) + 4  # of it, counts
+
+
+def test_flops_of_the_search():
+  """A product with D numbers of each chunk, or with its asked words."""
+  flops = [
+    compare.flops_per_token(settings(**how), make(**how)) * LENGTH
+    for how in ({}, BM25_ALONE)
+  ]
+  chunks = LENGTH // CHUNK
+  far = chunks - LOCAL // CHUNK
+  assert flops[0] - flops[1] == chunks * 2 * far * (8 - 3)
 
 
 def test_it_trains_and_is_evaluated(tmp_path):
@@ -237,7 +300,8 @@ def test_it_trains_and_is_evaluated(tmp_path):
   assert result["step"] == 2
   assert result["evaluation"]["lengths"][str(LENGTH)]["loss"] > 0
   assert json.loads((tmp_path / "config.json").read_text())["baseline"] == {
-    "name": "rag", "top_k": 2, "query_tokens": 3, "embedding": "token",
+    "name": "rag", "top_k": 2, "query_tokens": 3, "retriever": "embedding",
+    "embedding": "token", "ngram": 1, "table_size": 1024,
   }  # fmt: skip
 
 
@@ -253,6 +317,16 @@ def test_it_does_not_stream():
     (dict(baseline__query_tokens=0), "baseline.query_tokens=0 must be at l"),
     (dict(baseline__query_tokens=9), "query_tokens=9 must be <= 8, the local"),
     (dict(baseline__embedding="bert"), "baseline.embedding='bert' is not"),
+    (dict(baseline__retriever="bm52"), "baseline.retriever='bm52' is not"),
+    (dict(baseline__table_size=0), "baseline.table_size=0 must be at least 1"),
+    (dict(baseline__ngram=0), "baseline.ngram=0 must be at least 1"),
+    (dict(baseline__ngram=2), "ngram=2 does nothing with .*'embedding': use 1"),
+    (dict(**BM25_ALONE, baseline__embedding="random"), "'random' does nothing"),
+    (dict(**BM25_ALONE, baseline__ngram=4), "must be <= baseline.query_tokens"),
+    (
+      dict(**BM25_ALONE, baseline__ngram=5, baseline__query_tokens=5),
+      "baseline.ngram=5 must be <= chunk=4",
+    ),
     (dict(inner__enabled=True), "inner.enabled=True, but baseline rag"),
     (dict(model__attention="full"), "model.attention='full' leaves baseline"),
     (dict(model__suffix_mixer="gated_delta"), "suffix_mixer='gated_delta' doe"),

@@ -166,7 +166,9 @@ def test_chunks_come_back_as_tokens(capacity):
   query = memory.embed(jnp.asarray(ASKED[:1]))[0]
   score = np.array([np.asarray(query) @ embedding(memory, c) for c in kept])
   order = np.argsort(score)[::-1][:2]
-  token, found_score, found = chunk_store.retrieve(state.chunks, query, 2)
+  token, found_score, found = chunk_store.retrieve(
+    state.chunks, state.chunks.embedding_NxE @ query, 2
+  )
   np.testing.assert_array_equal(token, [kept[n].next_token_C for n in order])
   np.testing.assert_allclose(found_score, score[order], rtol=1e-4)
   assert found.all()
@@ -174,16 +176,16 @@ def test_chunks_come_back_as_tokens(capacity):
 
 def test_what_is_not_there_is_not_found():
   memory, chunks = make(), text(1)
-  query = memory.embed(jnp.asarray(ASKED[:1]))[0]
+  score = jnp.array([-2.0, 1.0, 0.0])
   state = memory.init_state(3 * CHUNK)
-  assert not chunk_store.retrieve(state.chunks, query, 3)[2].any()
+  assert not chunk_store.retrieve(state.chunks, score, 3)[2].any()
   state = write(memory, chunks, 3 * CHUNK)
-  token, _, found = chunk_store.retrieve(state.chunks, query, 3)
+  token, _, found = chunk_store.retrieve(state.chunks, score, 3)
   np.testing.assert_array_equal(found, [True, False, False])
   np.testing.assert_array_equal(token[0], chunks[0].next_token_C)
   for k in (0, 4):
     with pytest.raises(ValueError, match=rf"k={k} must lie in 1 \.\. 3"):
-      chunk_store.retrieve(state.chunks, query, k)
+      chunk_store.retrieve(state.chunks, score, k)
 
 
 def test_a_planted_chunk_is_found_as_initialised():
@@ -194,7 +196,8 @@ def test_a_planted_chunk_is_found_as_initialised():
   noise = np.random.default_rng(3).normal(size=(CHUNK, DIM))
   chunks[17] = chunks[17].replace(hidden_CxD=(topic + noise).astype(np.float32))
   query = memory.embed(jnp.asarray(topic)[None])[0]
-  token, *_ = chunk_store.retrieve(write(memory, chunks).chunks, query, 1)
+  stored = write(memory, chunks).chunks
+  token, *_ = chunk_store.retrieve(stored, stored.embedding_NxE @ query, 1)
   np.testing.assert_array_equal(token[0], chunks[17].next_token_C)
 
 

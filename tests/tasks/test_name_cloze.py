@@ -1,7 +1,10 @@
 """Name cloze on books that the test writes, whose names it knows."""
 
+import concurrent.futures
 import dataclasses
+import gc
 import re
+import time
 from collections import Counter
 
 import numpy as np
@@ -210,6 +213,20 @@ def test_names_are_found_by_rules():
 def test_names_of_a_module():
   assert _names.module_names(CODE) == MODULE
   assert _names.module_names("def f(:") == _names.module_names("\0") == set()
+
+
+def test_modules_are_parsed_by_threads():
+  """Also where collecting garbage lets another thread go on meanwhile."""
+  callbacks, threshold = gc.callbacks[:], gc.get_threshold()
+  gc.callbacks.append(lambda *_: time.sleep(1e-5))
+  gc.set_threshold(50)
+  try:
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+      found = list(pool.map(_names.module_names, [CODE * 5] * 8))
+  finally:
+    gc.callbacks[:] = callbacks
+    gc.set_threshold(*threshold)
+  assert found == [MODULE] * 8
   words = [n for n, _, _ in _names.mentions("a/b.py", CODE, 99)]
   counts = Counter(w for w in re.findall(r"\w+", CODE) if w in MODULE)
   assert Counter(words) == counts and counts["system"] == 3

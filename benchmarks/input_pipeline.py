@@ -1,0 +1,152 @@
+"""The input pipeline: does training wait for data, and how fast is it alone?
+
+    python benchmarks/input_pipeline.py --out=FILE.json
+
+Training: each experiment's `tiny` with system=swa, whose steps are the shortest
+that there are, so that this is the worst case. After compilation, each step
+being waited for: `wait_share`, the share of the time in which there is no batch
+and the device does nothing; and `more_cpu`, the share by which CPU-seconds
+exceed those of as many steps that all have the same batch: what making
+examples, and handing them from thread to thread, costs.
+
+Alone: every task at its default settings (8 sequences of 256 tokens; texts are
+the standard library's, as bytes), and every experiment at its full size:
+examples a second and CPU-milliseconds a batch when nothing else runs, after 100
+batches, whose seconds are `first_seconds` (texts are read, names found).
+
+About a minute on one core.
+"""
+
+import argparse
+import itertools
+import json
+import pathlib
+import time
+from collections.abc import Iterator
+
+import jax
+from flax import nnx
+from meta_step import machine
+from ml_collections import ConfigDict
+
+from mattt_jax import config as config_lib
+from mattt_jax import registry, sharding
+from mattt_jax.data import pipeline
+from mattt_jax.training import trainer
+from mattt_jax.training.build import build_learner
+from mattt_jax.training.optimizer import make_optimizer
+from mattt_jax.training.train_step import init_state, jit_train_step
+
+ENDLESS = 10**6  # outer steps, more than are taken
+FIRST = 100  # batches
+TURNS = 5  # with the pipeline and without, so that a slow minute meets both
+
+
+def training(name: str, steps: int) -> dict:
+  """One row: steps of an experiment's `tiny`."""
+  experiment = config_lib.from_config_dict(
+    registry.load_config(f"{name}:tiny,system=swa,steps={ENDLESS}")
+  )
+  task = trainer.make_task(experiment)
+  graphdef, params = nnx.split(build_learner(experiment, task.vocab_size))
+  mesh = sharding.make_mesh(1)
+  optimizer = make_optimizer(experiment.outer, ENDLESS)
+  state = init_state(params, optimizer, mesh)
+  step = jit_train_step(graphdef, optimizer, experiment, state, mesh)
+
+  def take(batches: Iterator[pipeline.Batch], number: int):
+    nonlocal state
+    waited, start, cpu = 0.0, time.perf_counter(), time.process_time()
+    for _ in range(number):
+      asked = time.perf_counter()
+      batch = next(batches)
+      waited += time.perf_counter() - asked
+      batch = sharding.put_batch(batch, mesh)
+      state, _ = step(state, batch, inner=False, memory=False)
+      jax.block_until_ready(state)
+    wall = time.perf_counter() - start
+    return waited, wall, time.process_time() - cpu
+
+  batches = pipeline.train_batches(task, experiment)
+  again = itertools.repeat(next(batches))
+  take(batches, 5)  # compiles
+  waited = wall = cpu = cpu_again = 0.0
+  for _ in range(TURNS):
+    seconds = take(batches, steps // TURNS)
+    waited, wall, cpu = waited + seconds[0], wall + seconds[1], cpu + seconds[2]
+    cpu_again += take(again, steps // TURNS)[2]
+  return {
+    "of": f"{name}:tiny",
+    "size": f"{experiment.batch_size}x{experiment.length}",
+    "milliseconds_per_step": 1e3 * wall / (steps // TURNS * TURNS),
+    "wait_share": waited / wall,
+    "more_cpu": cpu / cpu_again - 1,
+  }
+
+
+def alone(name: str, config: ConfigDict, seconds: float) -> dict:
+  """One row: the batches of some settings, for so many seconds."""
+  config.train.steps = ENDLESS
+  experiment = config_lib.from_config_dict(config)
+  start = time.perf_counter()
+  batches = pipeline.train_batches(trainer.make_task(experiment), experiment)
+  for _ in range(FIRST):
+    next(batches)
+  first = time.perf_counter() - start
+  number, start, cpu = 0, time.perf_counter(), time.process_time()
+  while time.perf_counter() < start + seconds:
+    next(batches)
+    number += 1
+  wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+  size = experiment.batch_size
+  return {
+    "of": name,
+    "size": f"{size}x{experiment.length}",
+    "examples_per_second": number * size / wall,
+    "cpu_milliseconds_per_batch": 1e3 * cpu / number,
+    "first_seconds": first,
+  }
+
+
+def table(rows: list[dict]) -> str:
+  """The rows, all of one kind, under their names."""
+  cells = [list(rows[0])] + [
+    [x if isinstance(x, str) else f"{x:.4g}" for x in row.values()]
+    for row in rows
+  ]
+  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+  return "\n".join("  ".join(map(str.rjust, line, widths)) for line in cells)
+
+
+def main() -> None:
+  """Parses the command line, measures, prints, writes."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--steps", type=int, default=100)
+  parser.add_argument("--seconds", type=float, default=1.0)
+  parser.add_argument("--out", type=pathlib.Path)
+  args = parser.parse_args()
+  if args.steps < TURNS or args.seconds <= 0:
+    parser.error(f"--steps must be at least {TURNS}, --seconds above 0")
+  names = sorted(registry.experiments())
+  trained = [training(name, args.steps) for name in names]
+  rows = [
+    alone(name, config_lib.template(name), args.seconds)
+    for name in registry.names(config_lib.TASKS)
+  ]
+  for name in names:
+    full = f"{name} (full size)"
+    try:
+      rows.append(alone(full, registry.load_config(name), args.seconds))
+    except ValueError as error:  # texts that are not prepared
+      print(f"{full} is left out: {error}\n")
+  report = {"machine": machine(), "training": trained, "alone": rows}
+  print(table(trained), table(rows), sep="\n\n")
+  if args.out:
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  main()

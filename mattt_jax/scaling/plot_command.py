@@ -1,0 +1,54 @@
+"""The command `mattt plot`: figures from the rows of `mattt evaluate`."""
+
+import json
+from typing import Any
+
+from absl import flags
+
+from mattt_jax.main import Command, UsageError, required
+
+
+def _define(values: flags.FlagValues) -> None:
+  for name, about in (
+    ("rows", "the JSONL that `mattt evaluate` wrote"),
+    ("task", "whose rows are drawn, as --tasks of `mattt evaluate` had it"),
+    ("out", "the new PNG"),
+  ):
+    flags.DEFINE_string(name, None, about, flag_values=values)
+
+
+def _plot(values: flags.FlagValues, kind: str) -> None:
+  if kind != "heatmap":
+    raise UsageError(f"unknown kind {kind!r}: use heatmap")
+  path = required(values, "rows", "runs/recall/evaluate.jsonl")
+  task = required(values, "task", "associative_recall")
+  out = required(values, "out", "heatmap.png")
+  from mattt_jax.scaling import plots  # matplotlib is slow to import
+
+  print(f"Written to {plots.heat_map(out, _rows(path), task)}")
+
+
+def _rows(path: str) -> list[dict[str, Any]]:
+  rows = []
+  with open(path) as file:
+    for number, line in enumerate(file, 1):
+      try:
+        row = json.loads(line)
+      except ValueError as error:
+        raise ValueError(f"{path}, line {number}: {error}") from error
+      if not isinstance(row, dict) or "by_distance" not in row:
+        raise ValueError(
+          f"{path}, line {number}: no row of `mattt evaluate` (by_distance)"
+        )
+      rows.append(row)
+  return rows
+
+
+PLOT = Command(
+  about="Draws recall by context length and depth (heatmap).",
+  example="heatmap --rows=runs/recall/evaluate.jsonl "
+  "--task=associative_recall --out=heatmap.png",
+  run=_plot,
+  define=_define,
+  words=("KIND",),
+)
