@@ -41,7 +41,7 @@ comma := ,
 list = $(subst $() ,$(comma),$(strip $(1)))
 EVERY := $(call list,swa_associative swa_neural swa_slots swa_chunk_store \
 	sliding_window sliding_window_equal_bytes full_attention gated_delta_net \
-	titans infini_attention memorizing_transformer rag ttt_nn perk \
+	titans infini_attention memorizing_transformer rag rag_bm25 ttt_nn perk \
 	dynamic_evaluation ttt_e2e ttt_e2e_first_order ttt_memory)
 HOW := $(call list,joint default memory_first memory_sometimes read_loss \
 	inner_without_memory surprise rate_from_memory residual \

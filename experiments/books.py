@@ -16,10 +16,12 @@ source, to see that it runs), `books` (the directory; its tokenizer is beside
 it), `seed`, `steps` and `system`, as in `recall.py`.
 """
 
+import pathlib
+
 from ml_collections import ConfigDict
 
 from mattt_jax import systems
-from mattt_jax.config import parse_arg, template
+from mattt_jax.config import parse_arg, require, template
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -48,6 +50,12 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.update(steps=4, log_every=1, checkpoint_every=2)
     config.eval.update(lengths=(64, 128), sequences=2)
   else:
+    require(
+      pathlib.Path(f"{args.books}.json").is_file(),
+      f"books={args.books}: there is no tokenizer {args.books}.json. Make it: "
+      f"mattt prepare books {args.books} && mattt tokenizer train --vocab=1024 "
+      f"--source=directory:{args.books} --out={args.books}.json",
+    )
     config.task.source = f"directory:{args.books}"
     config.task.tokenizer = f"{args.books}.json"
   config.train.steps = args.steps or config.train.steps

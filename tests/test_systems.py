@@ -4,17 +4,35 @@ import pytest
 
 from mattt_jax import config as config_lib
 from mattt_jax import registry, systems
+from mattt_jax.data import tokenizer
 from mattt_jax.registry import load_config
 
 SYSTEMS = systems.names()
 
 
+@pytest.fixture(scope="module")
+def books(tmp_path_factory):
+  """What `experiments/books.py` reads, in small: documents, a tokenizer."""
+  root = tmp_path_factory.mktemp("data") / "books"
+  root.mkdir()
+  for name in ("a", "b", "c"):
+    (root / f"{name}.txt").write_text(f"The book {name}. " * 20)
+  tokenizer.train_file(f"directory:{root}", 260, root.with_suffix(".json"))
+  return root
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 @pytest.mark.parametrize("experiment", sorted(registry.experiments()))
 @pytest.mark.parametrize("size", ["tiny", ""])
-def test_settings_fit(experiment, name, size):
-  arg = ",".join(filter(None, [size, f"system={name}"]))
+def test_settings_fit(experiment, name, size, books):
+  data = f"books={books}" if experiment == "books" else ""
+  arg = ",".join(filter(None, [size, f"system={name}", data]))
   config_lib.from_config_dict(load_config(f"{experiment}:{arg}"))
+
+
+def test_books_must_be_prepared():
+  with pytest.raises(ValueError, match="mattt prepare books elsewhere && "):
+    load_config("books:books=elsewhere")
 
 
 def test_each_has_one_line_about_it():
