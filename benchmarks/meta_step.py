@@ -1,10 +1,13 @@
 """One outer step (meta loss and its gradient): time and memory, as JSON.
 
     python benchmarks/meta_step.py --sizes=4x1024,1x4096 --out=FILE.json
+    python benchmarks/meta_step.py --ways=reverse:1,mixed:1,mixed:2,first:1
 
-A size is sequences x tokens. The model is fixed: float32, 256-token vocabulary,
-width 128, 4 heads, MLPs of 352, 6 blocks of which 2 hold fast weights, chunk
-128, window 256, no external memory (1.51 M parameters).
+A size is sequences x tokens; a way is how inner gradients are differentiated
+(`inner.differentiation`, or "first" order) and `inner.remat_levels`. The model
+is fixed: float32, 256-token vocabulary, width 128, 4 heads, MLPs of 352, 6
+blocks of which 2 hold fast weights, chunk 128, window 256, no external memory
+(1.51 M parameters).
 
 Each row holds the median over --repeats runs of the wall seconds and of the
 CPU seconds of the whole process (all threads), the seconds to trace and
@@ -13,6 +16,7 @@ peak.
 """
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -43,10 +47,24 @@ MODEL = ModelConfig(
 )
 
 
-def measure(sequences: int, length: int, repeats: int) -> dict:
+WAYS = ("mixed", "reverse", "first")
+
+
+def settings(way: str, levels: int) -> InnerConfig:
+  """Of the inner loop."""
+  if way == "first":
+    return InnerConfig(second_order=False, remat_levels=levels)
+  return InnerConfig(differentiation=way, remat_levels=levels)
+
+
+def measure(
+  sequences: int, length: int, repeats: int, way: str, levels: int
+) -> dict:
   """One row: `sequences` of `length` tokens."""
   model = Transformer(MODEL, VOCAB, none.Config(), CHUNK, nnx.Rngs(0))
-  graphdef, params = nnx.split(make_learner(model, InnerConfig(), CHUNK))
+  graphdef, params = nnx.split(
+    make_learner(model, settings(way, levels), CHUNK)
+  )
   rng = np.random.default_rng(0)
   tokens = rng.integers(0, VOCAB, (sequences, length + 1), dtype=np.int32)
   ones = jnp.ones((sequences, length), jnp.float32)
@@ -79,6 +97,8 @@ def measure(sequences: int, length: int, repeats: int) -> dict:
   tokens_read = sequences * length
   return {
     "size": f"{sequences}x{length}",
+    "way": way,
+    "remat_levels": levels,
     "sequences": sequences,
     "length_tokens": length,
     "cpu_seconds": statistics.median(cpu),
@@ -108,6 +128,10 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--sizes", default="4x1024,1x2048,1x4096,1x16384")
+  default = InnerConfig()
+  parser.add_argument(
+    "--ways", default=f"{default.differentiation}:{default.remat_levels}"
+  )
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--out", type=pathlib.Path)
   args = parser.parse_args()
@@ -120,9 +144,15 @@ def main() -> None:
       f"--sizes={args.sizes}: expected SEQUENCESxTOKENS,... with TOKENS a "
       f"multiple of {CHUNK}, like 4x1024,1x4096"
     )
+  ways = [way.partition(":")[::2] for way in args.ways.split(",")]
+  if any(way not in WAYS or not levels.isdecimal() for way, levels in ways):
+    parser.error(
+      f"--ways={args.ways}: expected WAY:LEVELS,... with WAY one of "
+      f"{', '.join(WAYS)}, like mixed:2"
+    )
   rows = []
-  for sequences, length in sizes:
-    rows.append(measure(sequences, length, args.repeats))
+  for (sequences, length), (way, levels) in itertools.product(sizes, ways):
+    rows.append(measure(sequences, length, args.repeats, way, int(levels)))
     print(json.dumps(rows[-1]), flush=True)
   if args.out:
     args.out.parent.mkdir(parents=True, exist_ok=True)
