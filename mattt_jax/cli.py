@@ -5,7 +5,6 @@ import difflib
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -17,8 +16,6 @@ from mattt_jax import registry, systems
 from mattt_jax.data import prepare, sources, tokenizer
 from mattt_jax.main import Command, UsageError, launch
 from mattt_jax.scaling.plot_command import PLOT
-
-_COLUMNS = ("loss", "other_loss", "answer_accuracy", "answer_exact_match")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,6 +83,10 @@ def _define_evaluate(values: flags.FlagValues) -> None:
     "has none of; default: WORKDIR/evaluate.jsonl",
     flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_string(
+    "answers", "forced", "how answers are scored: forced (token by token), "
+    "choice (among candidates, by loss), written; a,b", flag_values=values,
+  )  # fmt: skip
 
 
 def _evaluate(values: flags.FlagValues) -> None:
@@ -131,8 +132,9 @@ def _evaluate(values: flags.FlagValues) -> None:
     inner=values.inner,
     memory=values.memory,
     step=step,
+    kinds=values.answers.split(","),
   )
-  print(evaluation_table(rows))
+  print(suite.table(rows))
   print(f"Rows are in {out}")
 
 
@@ -161,27 +163,6 @@ def _parse_numbers(flag: str, text: str | None) -> tuple[int, ...]:
     raise UsageError(
       f"--{flag}={text!r} must be whole numbers, as --{flag}=256,512"
     ) from None
-
-
-def evaluation_table(rows: Sequence[dict[str, Any]]) -> str:
-  """The main numbers of an evaluation, a line for each row."""
-  first = rows[0]
-  parts = [
-    f"{part} {'on' if first[name] else 'off'}"
-    for name, part in (("inner", "inner loop"), ("memory", "memory"))
-  ]
-  lines = [f"{first['split']} split, step {first['step']}, {', '.join(parts)}"]
-  width = max(len("task"), *(len(row["task"]) for row in rows))
-  head = [f"{'task':<{width}}", " length", "sequences", *_COLUMNS, "seconds"]
-  lines += ["  ".join(head)]
-  for row in rows:
-    cells = [f"{row['task']:<{width}}", f"{row['length']:>7}"]
-    cells += [f"{row['sequences']:>9}"]
-    for name in _COLUMNS:
-      value = row[name]
-      cells.append(f"{'-' if value is None else f'{value:.4f}':>{len(name)}}")
-    lines.append("  ".join([*cells, f"{row['seconds']:>7.1f}"]))
-  return "\n".join(lines)
 
 
 def _define_compare(values: flags.FlagValues) -> None:

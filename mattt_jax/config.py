@@ -260,10 +260,12 @@ class EvalConfig:
   segment: int = 4096
   inner: bool = True  # False: read with the inner loop off
   memory: bool = True  # False: read with the memory off
+  choices: int = 8  # answers of a multiple choice at most, with the right one
 
   def __post_init__(self):
     for field in ("sequences", "batch_size", "position_buckets"):
       require_at_least(f"eval.{field}", getattr(self, field), 1)
+    require_at_least("eval.choices", self.choices, 2)
     require_at_least("eval.segment", self.segment, 0)
 
 

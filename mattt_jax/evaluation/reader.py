@@ -13,9 +13,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mattt_jax import sharding
 from mattt_jax.config import Experiment
+from mattt_jax.ttt.context_state import ContextState
 from mattt_jax.ttt.meta_loss import SequenceOutput, read_batch, read_on
 
-_READ = ("tokens", "targets", "inner_weight", "relevant")
+READ = ("tokens", "targets", "inner_weight", "relevant")
 _OF_TOKENS = ("loss_BxL", "correct_BxL", "chunk_loss_Bxn", "read_loss_BxL",
               "has_read_loss_BxL")  # fmt: skip
 _STATIC = ("graphdef", "inner", "memory")
@@ -74,7 +75,7 @@ def segments(
 ) -> Iterator[SequenceOutput]:
   """`read`, a segment at a time, as soon as it is read."""
   size, length = batch["tokens"].shape
-  arrays = {k: batch[k] for k in _READ if k in batch}
+  arrays = {k: batch[k] for k in READ if k in batch}
   parts = {"inner": inner, "memory": memory}
   segment = length
   if nnx.merge(graphdef, params).streams:
@@ -90,6 +91,36 @@ def segments(
     )
     state, out = _read_on(graphdef, params, state, placed, scale, **parts)
     yield jax.device_get(out)
+
+
+def states(
+  graphdef: nnx.GraphDef,
+  params: Any,
+  batch: Mapping[str, np.ndarray],
+  context_length: int,
+  scale: Any = 1.0,
+  *,
+  inner: bool,
+  memory: bool,
+) -> Iterator[ContextState]:
+  """The states [B, ...] of B sequences before each chunk, while they are read.
+
+  A state is gone once the next one is asked for. The arguments are those of
+  `read`; `context_length` may be more than is read here.
+  """
+  chunk, (size, length) = (
+    nnx.merge(graphdef, params).chunk, batch["tokens"].shape
+  )  # fmt: skip
+  mesh = sharding.make_mesh(1)
+  state = _start(graphdef, params, size, context_length, mesh)
+  for start in range(0, length, chunk):
+    yield state
+    placed = sharding.put_batch(
+      {k: batch[k][:, start : start + chunk] for k in READ}, mesh
+    )
+    state, _ = _read_on(
+      graphdef, params, state, placed, scale, inner=inner, memory=memory
+    )
 
 
 def _joined(parts: list):

@@ -17,9 +17,14 @@ from tqdm import tqdm
 
 from mattt_jax import config as config_lib
 from mattt_jax import registry
-from mattt_jax.config import Experiment, require
+from mattt_jax.config import Experiment, require, require_choice
+from mattt_jax.evaluation import answers
 from mattt_jax.evaluation.evaluator import evaluate
 from mattt_jax.ttt.inner_loop import Learner
+
+_COLUMNS = ("loss", "other_loss", "answer_accuracy", "answer_exact_match",
+            "choice_accuracy", "choice_chance", "written_exact_match",
+            "written_f1")  # fmt: skip
 
 
 def task_experiment(
@@ -71,6 +76,7 @@ def run(
   inner: bool | None = None,
   memory: bool | None = None,
   step: int | None = None,
+  kinds: Sequence[str] = ("forced",),
 ) -> list[dict[str, Any]]:
   """Evaluates what `out` has no row of yet; all is checked before.
 
@@ -85,16 +91,24 @@ def run(
     inner: whether the fast weights learn while reading; None: `eval.inner`.
     memory: whether the memory is used; None: `eval.memory`.
     step: as in `evaluate`.
+    kinds: how answers are scored, of `answers.KINDS`.
 
   Returns:
     The rows asked for, in the order of tasks, then lengths: `about`, `task`,
-    `length`, `split`, `inner`, `memory`, the summary of `Totals`, `seconds`
+    `length`, `split`, `inner`, `memory`, `scoring` (the `kinds`), the summary
+    of `Totals` (if "forced"), that of `answers.measure` (if others), `seconds`
     (compilation included) and `state_bytes`.
 
   Raises:
-    ValueError: an unknown task or field, sizes that do not fit, or a vocabulary
-      that the model does not have.
+    ValueError: an unknown task or field, sizes that do not fit, a vocabulary
+      that the model does not have, or answers that cannot be scored so.
   """
+  for kind in kinds:
+    require_choice("answers", kind, answers.KINDS)
+  kinds = [kind for kind in answers.KINDS if kind in kinds]
+  others = [kind for kind in kinds if kind != "forced"]
+  require(bool(kinds), "answers is empty: use forced")
+  done = [json.loads(x) for x in out.open()] if out.exists() else []
   planned = []
   for text in texts:
     experiment = task_experiment(trained, text, lengths)
@@ -107,32 +121,52 @@ def run(
       f"task {text!r} has {task.vocab_size} tokens, the model "
       f"{learner.model.vocab_size}: train a model for it, or change its sizes",
     )
-    planned += [(text, experiment, task, length) for length in lengths]
-  done = [json.loads(x) for x in out.open()] if out.exists() else []
+    if others:
+      answers.require_questions(text, task, learner, others)
+    eval_ = experiment.eval
+    for length in lengths:
+      key = dict(about) | {
+        "task": text,
+        "length": length,
+        "split": split,
+        "inner": (eval_.inner if inner is None else inner)
+        and trained.inner.enabled,
+        "memory": (eval_.memory if memory is None else memory)
+        and trained.memory.read is not None,
+        "asked_sequences": eval_.sequences,
+        "scoring": ",".join(kinds),
+      }
+      # Rows of before there were others do not say it.
+      found = ({"scoring": "forced"} | row for row in done)
+      row = next((r for r in found if key.items() <= r.items()), None)
+      asked = (
+        others
+        and row is None
+        and answers.collect(text, task, experiment, split, length, others)
+      )
+      planned.append((experiment, task, asked, key, row))
   rows = []
   bar = tqdm(planned, unit="evaluation", disable=None)
-  for text, experiment, task, length in bar:
-    bar.set_description(f"{text} {length}")
-    eval_ = experiment.eval
-    key = dict(about) | {
-      "task": text,
-      "length": length,
-      "split": split,
-      "inner": (eval_.inner if inner is None else inner)
-      and trained.inner.enabled,
-      "memory": (eval_.memory if memory is None else memory)
-      and trained.memory.read is not None,
-      "asked_sequences": eval_.sequences,
-    }
-    row = next((r for r in done if key.items() <= r.items()), None)
+  for experiment, task, asked, key, row in bar:
+    length = key["length"]
+    bar.set_description(f"{key['task']} {length}")
     if row is None:
       started = time.perf_counter()
-      result = evaluate(
-        experiment, learner, task, split, (length,), inner,
-        memory=memory, step=step,
-      )  # fmt: skip
+      result: dict[str, Any] = {}
+      if "forced" in kinds:
+        result = evaluate(
+          experiment, learner, task, split, (length,), inner,
+          memory=memory, step=step,
+        )["lengths"][str(length)]  # fmt: skip
+      if asked:
+        more = answers.measure(
+          experiment, learner, task, split, length, asked, others,
+          inner=key["inner"], memory=key["memory"], step=step,
+        )  # fmt: skip
+        intervals = result.get("intervals", {}) | more["intervals"]
+        result |= more | {"intervals": intervals}
       row = key | {
-        **result["lengths"][str(length)],
+        **result,
         "seconds": time.perf_counter() - started,
         "state_bytes": learner.state_bytes(length),
       }
@@ -143,3 +177,25 @@ def run(
       row = json.loads(text)  # as it will be read back
     rows.append(row)
   return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+  """The main numbers of an evaluation, a line for each row."""
+  first = rows[0]
+  parts = [
+    f"{part} {'on' if first[name] else 'off'}"
+    for name, part in (("inner", "inner loop"), ("memory", "memory"))
+  ]
+  lines = [f"{first['split']} split, step {first['step']}, {', '.join(parts)}"]
+  width = max(len("task"), *(len(row["task"]) for row in rows))
+  columns = [name for name in _COLUMNS if any(name in row for row in rows)]
+  head = [f"{'task':<{width}}", " length", "sequences", *columns, "seconds"]
+  lines += ["  ".join(head)]
+  for row in rows:
+    cells = [f"{row['task']:<{width}}", f"{row['length']:>7}"]
+    cells += [f"{row['sequences']:>9}"]
+    for name in columns:
+      value = row.get(name)
+      cells.append(f"{'-' if value is None else f'{value:.4f}':>{len(name)}}")
+    lines.append("  ".join([*cells, f"{row['seconds']:>7.1f}"]))
+  return "\n".join(lines)

@@ -30,26 +30,41 @@ class Session:
   """One text being read; `probs_V` is p(next token) once a token was read."""
 
   def __init__(
-    self, learner: Learner, context_length: int, *, inner: bool = True
+    self,
+    learner: Learner,
+    context_length: int,
+    *,
+    inner: bool = True,
+    memory: bool = True,
+    rate_scale: float = 1.0,
+    state: ContextState | None = None,
   ):
-    """Starts an empty session.
+    """Starts an empty session, or one that reads on.
 
     Args:
       learner: model and inner optimiser; not changed.
       context_length: tokens that will be read at most, for memories and
         caches that grow with the context.
       inner: whether the fast weights learn.
+      memory: whether the memory is read and written.
+      rate_scale: multiplies the inner learning rate.
+      state: after whole chunks, made for `context_length` tokens with
+        `streaming=True`; default: before the first token.
     """
     require_at_least("context_length", context_length, 1)
     self.chunk = learner.chunk
     self.context_length = context_length
     self.probs_V: Array | None = None
     self._graphdef, self._params = nnx.split(learner)
-    self._inner = inner
+    self._parts = {"inner": inner, "memory": memory}
+    self._scale = rate_scale
     self._vocab_size = learner.model.vocab_size
     # After the last whole chunk that was learned, and the tokens since.
-    self.state: ContextState = learner.init_state(context_length)
-    self._fast = self.state.fast  # what the pending tokens are read with
+    self.state: ContextState = state or learner.init_state(context_length)
+    # what the pending tokens are read with
+    self._fast = self.state.fast
+    if inner and state is not None:
+      self._fast = _reading(self._graphdef, self._params, state, rate_scale)
     self._pending: list[int] = []
     self._cache = self.state.cache  # with the pending tokens
 
@@ -104,21 +119,27 @@ class Session:
   def _step(self, token: int) -> None:
     self.probs_V, self._cache = _read_token(
       self._graphdef, self._params, self.state, self._fast, self._cache, token,
-      len(self._pending),
+      len(self._pending), memory=self._parts["memory"],
     )  # fmt: skip
     self._pending.append(token)
 
   def _learn(self, tokens: list[int], targets: list[int]) -> None:
     self.state, self._fast = _read_chunks(
       self._graphdef, self._params, self.state, np.asarray(tokens, np.int32),
-      np.asarray(targets, np.int32), inner=self._inner,
+      np.asarray(targets, np.int32), self._scale, **self._parts,
     )  # fmt: skip
     self._pending, self._cache = [], self.state.cache
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def _reading(graphdef, params, state: ContextState, scale):
+  """The fast weights that the next tokens are read with."""
+  return reading_weights(nnx.merge(graphdef, params), state, scale)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="memory")
 def _read_token(
-  graphdef, params, state: ContextState, fast, cache, token, pending
+  graphdef, params, state: ContextState, fast, cache, token, pending, *, memory
 ):
   """p(next token) [V] after `token`, the `pending`-th of the current chunk."""
   learner = nnx.merge(graphdef, params)
@@ -126,18 +147,24 @@ def _read_token(
   model = nnx.merge(model_def, fast, slow)
   position = state.position + pending
   x_1xD, cache = model.read_prefix(jnp.asarray([token]), cache, position)
-  forward = model.forward(x_1xD, cache, state.memory, position)
+  kept = state.memory if memory else None
+  forward = model.forward(x_1xD, cache, kept, position)
   cache = dataclasses.replace(cache, suffix=forward.cache)
   return model.next_token_probs(forward)[0], cache
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="inner")
-def _read_chunks(graphdef, params, state, tokens_L, targets_L, *, inner):
+@functools.partial(
+  jax.jit, static_argnums=0, static_argnames=("inner", "memory")
+)
+def _read_chunks(
+  graphdef, params, state, tokens_L, targets_L, scale, *, inner, memory
+):
   """The state after whole chunks, and what the next tokens are read with."""
   learner = nnx.merge(graphdef, params)
   weight_L = jnp.ones(tokens_L.shape, jnp.float32)
   state, _ = read_sequence(
-    learner, state, tokens_L, targets_L, weight_L, inner=inner
-  )
-  fast = reading_weights(learner, state)[0] if inner else state.fast
+    learner, state, tokens_L, targets_L, weight_L,
+    inner=inner, memory=memory, rate_scale=scale,
+  )  # fmt: skip
+  fast = reading_weights(learner, state, scale)[0] if inner else state.fast
   return state, fast

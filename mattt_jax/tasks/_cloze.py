@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mattt_jax.config import require, require_at_least
-from mattt_jax.tasks import _documents, _texts
+from mattt_jax.tasks import _documents, _texts, base
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
+  from mattt_jax.data.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,54 @@ class Cloze:
   right: int  # which of them it is
   mentions: np.ndarray  # [mentions so far] int64, which name each is, in order
   before: str  # what its first token says before it (a space, or nothing)
+
+  def question(
+    self, tokenizer: "Tokenizer", most: int, end: str = ""
+  ) -> base.Question:
+    """To choose from `most` names: the right one, the others met last.
+
+    `end` follows a name, so that no name is the beginning of another one; ""
+    where the text just goes on. What guesses, guesses among these names.
+    """
+    last = dict.fromkeys(self.mentions[::-1].tolist())
+    kept = [self.right, *(k for k in last if k != self.right)][:most]
+    encode, ends = tokenizer.encode, [tokenizer.encode(end)] if end else []
+    written = tuple(
+      np.concatenate([encode(self.before + self.names[k]), *ends]) for k in kept
+    )
+    mentions = self.mentions[np.isin(self.mentions, kept)]
+    return base.Question(
+      at=self.at,
+      choices=written,
+      references=(self.names[self.right].strip(),),
+      room=len(written[0]),
+      end=end,
+      guesses={
+        "majority": majority(mentions) == self.right,
+        "nearest_mention": nearest_mention(mentions) == self.right,
+      },
+    )
+
+
+class Task(_texts.Task):
+  """Documents in which names are asked for."""
+
+  line_end = ""  # after an answer
+
+  def choices(self, split: str, index: int, length: int) -> list[Cloze]:
+    """The answers of example `index`, by number, and what to choose from."""
+    raise NotImplementedError
+
+  def questions(
+    self, split: str, index: int, length: int, most: int
+  ) -> list[base.Question]:
+    """The answers of example `index`, each among `most` names.
+
+    Raises:
+      ValueError: as `choices`.
+    """
+    found = self.choices(split, index, length)
+    return [c.question(self.tokenizer, most, self.line_end) for c in found]
 
 
 def majority(mentions: np.ndarray) -> int:

@@ -100,7 +100,7 @@ class _Read(NamedTuple):
   questions: list[Question]
 
 
-class Task(_texts.Task):
+class Task(_cloze.Task):
   """Documents and their facts; a task says what these are and what to ask.
 
   Raises:

@@ -1,11 +1,14 @@
 """What a task gives: examples, each a function of (split, index) alone."""
 
-from typing import TYPE_CHECKING, Protocol, TypedDict
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
+  from mattt_jax.data.tokenizer import Tokenizer
 
 SPLITS = ("train", "tune", "test")
 
@@ -81,4 +84,37 @@ class Task(Protocol):
   def train_length(self, length: int, step: int) -> int:
     """Tokens of a training sequence at outer step `step` (a curriculum may
     start shorter than `length`); a multiple of the chunk.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """A question that an example asks, and what is known about its answer."""
+
+  at: int  # which target the first token of the answer is
+  choices: tuple[np.ndarray, ...]  # tokens of each, the right one first; or ()
+  references: tuple[str, ...]  # every right answer, as text
+  room: int  # tokens that a written answer may have
+  end: str = ""  # text that ends a written answer before that; "": none does
+  # Of rules that guess without a model, by name, whether they are right.
+  guesses: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+
+
+@runtime_checkable
+class QuestionTask(Task, Protocol):
+  """A task whose answers can also be chosen or written."""
+
+  tokenizer: "Tokenizer"
+
+  def questions(
+    self, split: str, index: int, length: int, most: int
+  ) -> list[Question]:
+    """What `example(split, index, length)` asks, in order.
+
+    Args:
+      split: as of `example`.
+      index: as of `example`.
+      length: as of `example`.
+      most: choices of a question, at least 2; which ones depends on the
+        arguments alone.
     """

@@ -15,9 +15,15 @@ The answer is the first one of the question's (`question` gives all of them),
 with the end of its line. data/qa_sets.py says how a source is split: no
 paragraph of a held-out question is read in training, nor any of training later.
 Questions that do not fit into a length are left out there.
+
+In a multiple choice the wrong answers are drawn from those of the split's other
+questions that ask with the same word (who, how many; none: yes or no); of all
+of them where these have no other answer.
 """
 
 import dataclasses
+import functools
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -29,6 +35,9 @@ from mattt_jax.tasks import _documents, _texts, base
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
+
+_MARGIN = 8  # tokens that a written answer may have above the longest right one
+_ASKS = re.compile(r"\b(how \w+|wh(?:at|en|ere|ich|o|om|ose|y))\b", re.I)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +95,7 @@ class Task:
     self._paragraphs, questions = qa_sets.load(config.source)
     self._parts = qa_sets.split(questions, len(self._paragraphs), config.source)
     self._tokens: dict[int, np.ndarray] = {}  # of paragraphs, once needed
+    self._answers = functools.cache(self._answers_by_kind)
     self._sizes = {}
     for split, part in self._parts.items():
       most = max(len(set(q["evidence"])) for q in part.questions)
@@ -172,6 +182,48 @@ class Task:
       self.config, seq.astype(np.int32), answer, distance, relevant
     )
 
+  def questions(
+    self, split: str, index: int, length: int, most: int
+  ) -> list[base.Question]:
+    """The question of example `index`, with `most` answers to choose from.
+
+    Raises:
+      ValueError: as `question`.
+    """
+    question, rng = self._question(split, index, length)
+    asked, answer_at = self._asked(question)
+    _, _, before = self._said(question["answers"][0])
+    right = question["answers"]
+    same = {text.casefold() for text in right}
+    others = [
+      [
+        text
+        for text in self._answers(split)[kind]
+        if text.casefold() not in same
+      ]
+      for kind in (_kind(question), None)
+    ]
+    drawn = rng.permutation(others[0] or others[1])[: most - 1].tolist()
+    encode = self.tokenizer.encode
+    return [
+      base.Question(
+        at=length - len(asked) + answer_at,
+        choices=tuple(encode(f"{before}{a}\n") for a in (right[0], *drawn)),
+        references=tuple(right),
+        room=max(len(encode(f" {a}\n")) for a in right) + _MARGIN,
+        end="\n",
+      )
+    ]
+
+  def _answers_by_kind(self, split: str) -> dict[str | None, list[str]]:
+    """The different answers to the questions of each kind; None: to all."""
+    found: dict[str | None, dict[str, str]] = {None: {}}
+    for question in self._parts[split].questions:
+      text = question["answers"][0]
+      for kind in (_kind(question), None):
+        found.setdefault(kind, {}).setdefault(text.casefold(), text)
+    return {kind: list(texts.values()) for kind, texts in found.items()}
+
   def _question(self, split: str, index: int, length: int):
     """A question, and the random numbers of its example."""
     rng = base.example_rng(self.seed, split, index)
@@ -196,11 +248,18 @@ class Task:
   def _asked(self, question: qa_sets.Row) -> tuple[np.ndarray, int]:
     """The tokens of the question and its answer, and where the answer starts:
     with the token that its first character is in."""
-    encode = self.tokenizer.encode
-    before = encode(f"Question: {question['question']}\nAnswer:")
-    said = f" {question['answers'][0]}\n"
-    start = tokenizer.token_at(self.tokenizer.starts(said), 1)
-    return np.concatenate([before, encode(said)]), len(before) + int(start)
+    ask = f"Question: {question['question']}\nAnswer:"
+    before = self.tokenizer.encode(ask)
+    said, start, _ = self._said(question["answers"][0])
+    return np.concatenate([before, said]), len(before) + start
+
+  def _said(self, answer: str) -> tuple[np.ndarray, int, str]:
+    """The tokens of an answer's line; which of them has its first character,
+    and what that one says before it (a space, or nothing)."""
+    said = f" {answer}\n"
+    starts = self.tokenizer.starts(said)
+    first = int(tokenizer.token_at(starts, 1))
+    return self.tokenizer.encode(said), first, said[starts[first] : 1]
 
   def _paragraph(self, number: int) -> np.ndarray:
     if number not in self._tokens:
@@ -229,3 +288,9 @@ class Task:
       found.append(piece)
       room -= len(piece)
     return found[::-1]
+
+
+def _kind(question: qa_sets.Row) -> str:
+  """The word that a question asks with, in lower case; "" if none."""
+  asks = _ASKS.search(question["question"])
+  return asks.group().lower() if asks else ""

@@ -15,7 +15,8 @@ ways to say it the first is asked for. Its distance is that of the first place
 in the context where it stands, and where it does not, of the beginning: a set
 does not say what the evidence is, which may then be all of it.
 
-`choices` gives the sequences of a multiple choice, to be decided by loss.
+A multiple choice is among the set's own choices. A written answer has at most
+as many tokens as the longest right one: nothing here ends it.
 """
 
 import dataclasses
@@ -97,14 +98,6 @@ class Config:
         raise ValueError(text) from None
 
 
-@dataclasses.dataclass(frozen=True)
-class Choices:
-  """An example of each candidate, in the same context, and which is right."""
-
-  examples: tuple[base.Example, ...]
-  correct: int
-
-
 class Task:
   """Records, read once and held in memory, or made from (split, index) alone.
 
@@ -184,40 +177,7 @@ class Task:
         `cut=False`, the context.
     """
     record = self.record(split, index, length)
-    return self._example(record, record.answers, length)
-
-  def choices(self, split: str, index: int, length: int) -> Choices:
-    """What `example` gives, with each of the candidates as the answer.
-
-    Raises:
-      ValueError: as `example`, or the record has no choices.
-    """
-    record = self.record(split, index, length)
-    require(
-      bool(record.choices),
-      f"record {record.id!r} of task.source={self.config.source!r} has no "
-      "choices: use a set of multiple choice (quality, stories)",
-    )
-    return Choices(
-      tuple(self._example(record, (c,), length) for c in record.choices),
-      record.choices.index(record.answers[0]),
-    )
-
-  def _example(self, record, answers, length: int) -> base.Example:
-    rest = self._rest(record, answers)
-    # All candidates leave the same room for the context.
-    longest = max(
-      (self._count(self._rest(record, (c,))) for c in record.choices),
-      default=self._count(rest),
-    )
-    room = length + 1 - longest
-    require(
-      room > 0,
-      f"length={length} is too short for the {longest} tokens of the question "
-      f"and the answer of record {record.id!r}: use at least {longest}",
-    )
-    context, head = self._cut(record, room)
-
+    context, head, rest = self._parts(record, length)
     parts = [context, *(tokens for tokens, _ in rest)]
     seq = np.zeros(length + 1, np.int32)
     used = sum(map(len, parts))
@@ -229,7 +189,7 @@ class Task:
     for tokens, number in rest:
       if number >= 0:
         span = slice(at, at + len(tokens))
-        start, end = self._find(context, head, answers[number])
+        start, end = self._find(context, head, record.answers[number])
         answer[span], distance[span] = number, at - start
         relevant[start:end] = True
       at += len(tokens)
@@ -237,6 +197,55 @@ class Task:
     for key in ("inner_weight", "outer_weight"):
       made[key][used - 1 :] = 0
     return made
+
+  def questions(
+    self, split: str, index: int, length: int, most: int
+  ) -> list[base.Question]:
+    """What the record of example `index` asks, each with the answers before it
+    in place; of its choices, if it has any, the first.
+
+    Raises:
+      ValueError: as `example`.
+    """
+    record = self.record(split, index, length)
+    context, _, rest = self._parts(record, length)
+    at, found = len(context), []
+    for tokens, number in rest:
+      if number >= 0:
+        space = " " * record.leads[number].endswith(" ")
+        right = (
+          record.answers
+          if len(record.leads) == 1
+          else (record.answers[number],)
+        )
+        choices = dict.fromkeys((right[0], *record.choices))
+        encoded = [self._encode(space + text) for text in choices]
+        found.append(
+          base.Question(
+            at=at - 1,
+            choices=tuple(encoded[:most]) if record.choices else (),
+            references=right,
+            room=max(len(self._encode(space + text)) for text in right),
+          )
+        )
+      at += len(tokens)
+    return found
+
+  def _parts(self, record, length: int):
+    """The context, where its middle is missing, and what `_rest` gives."""
+    rest = self._rest(record, record.answers)
+    # All candidates leave the same room for the context.
+    longest = max(
+      (self._count(self._rest(record, (c,))) for c in record.choices),
+      default=self._count(rest),
+    )
+    room = length + 1 - longest
+    require(
+      room > 0,
+      f"length={length} is too short for the {longest} tokens of the question "
+      f"and the answer of record {record.id!r}: use at least {longest}",
+    )
+    return *self._cut(record, room), rest
 
   def _rest(self, record, answers) -> list[tuple[np.ndarray, int]]:
     """Tokens of what follows the context, and which answer they are, or -1."""

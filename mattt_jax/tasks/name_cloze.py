@@ -11,7 +11,7 @@ Training reads windows at random places; the held-out documents are cut into
 windows of `length` tokens (the first of each document, then the second, ...),
 each read by itself: what it did not mention has not been met.
 
-For models too small to write a name, `Task.choices` gives the names to choose
+For models too small to write a name, `Task.questions` gives the names to choose
 from by their loss, and `baselines` what guessing without reading scores.
 """
 
@@ -42,7 +42,7 @@ class Config(_cloze.Config):
     )
 
 
-class Task(_texts.Task):
+class Task(_cloze.Task):
   """Windows of documents; the tune and test windows do not overlap."""
 
   config: Config

@@ -100,3 +100,18 @@ def test_bad_input_is_found_before_anything_is_read(
   with pytest.raises(ValueError, match=error):
     run(learner, out, [NAME, *texts], lengths)
   assert not out.exists()
+
+
+def test_table():
+  row = {
+    "split": "test", "step": 3, "inner": False, "memory": True, "length": 64,
+    "task": "mqar:num_pairs=4", "sequences": 4, "loss": 1.25, "seconds": 2.0,
+    "other_loss": None, "answer_accuracy": 0.5, "answer_exact_match": 0.0,
+  }  # fmt: skip
+  title, header, cells = suite.table([row]).splitlines()
+  assert title == "test split, step 3, inner loop off, memory on"
+  assert dict(zip(header.split(), cells.split(), strict=True)) == {
+    "task": "mqar:num_pairs=4", "length": "64", "sequences": "4",
+    "loss": "1.2500", "other_loss": "-", "answer_accuracy": "0.5000",
+    "answer_exact_match": "0.0000", "seconds": "2.0",
+  }  # fmt: skip

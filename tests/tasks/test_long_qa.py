@@ -172,27 +172,33 @@ def test_held_out_records_come_once(babilong):
 @pytest.mark.parametrize("length", [192, 1024])
 def test_choices(length):
   task = Task(Config(), SEED)
-  right = set()
   for index in range(task.size("tune", length)):
     record = task.record("tune", index, length)
-    found = task.choices("tune", index, length)
-    assert len(found.examples) == len(record.choices) == 3
-    right.add(found.correct)
-    contexts = set()
-    for example, choice in zip(found.examples, record.choices, strict=True):
-      ((answer, at),) = answers(example).items()
-      assert answer == f" {choice}" and at + len(answer) == used(example)
-      contexts.add(text(whole(example)[:at]))
-    assert len(contexts) == 1  # so that their losses compare
     example = task.example("tune", index, length)
-    for key, array in found.examples[found.correct].items():
-      np.testing.assert_array_equal(array, example[key], key)
-  assert len(right) > 1
+    (asked,) = task.questions("tune", index, length, 8)
+    ((answer, at),) = answers(example).items()
+    assert asked.at == at - 1 and text(asked.choices[0]) == answer
+    said = [text(choice) for choice in asked.choices]
+    assert sorted(said) == sorted(f" {choice}" for choice in record.choices)
+    # The longest would fit into the length as well.
+    assert at + max(map(len, said)) <= length + 1
+    assert asked.references == record.answers and asked.room == len(answer)
+    (fewer,) = task.questions("tune", index, length, 2)
+    assert [text(choice) for choice in fewer.choices] == said[:2]
 
 
 def test_no_choices(babilong):
-  with pytest.raises(ValueError, match="has no choices: use a set of multiple"):
-    Task(Config(source=babilong), SEED).choices("test", 0, 1024)
+  (asked,) = Task(Config(source=babilong), SEED).questions("test", 0, 1024, 8)
+  assert asked.choices == () and asked.room == len(f" {asked.references[0]}")
+
+
+def test_questions_of_several_answers():
+  task = Task(Config(source="ruler:niah_multivalue"), SEED)
+  record = task.record("test", 0, 4096)
+  example = task.example("test", 0, 4096)
+  asked = task.questions("test", 0, 4096, 8)
+  assert [q.references for q in asked] == [(a,) for a in record.answers]
+  assert [q.at + 1 for q in asked] == list(answers(example).values())
 
 
 @pytest.mark.parametrize("kind", ruler_text.KINDS)
