@@ -183,46 +183,53 @@ def test_scores(monkeypatch):
 
   def question(at):
     choices, _, guess, _ = by_hand[at]
-    return Question(at, choices, ("Anna", "Bo"), 3, guesses={"rule": guess})
+    room = 20 if at == 4 else 3
+    return Question(at, choices, ("Anna", "Bo"), room, guesses={"rule": guess})
 
   asked = [[question(0), question(1), question(9)], [], [question(4)]]
   asked += [[question(6), question(2)]]
   experiment = tiny.experiment()
   contexts, shapes = set(), set()
 
+  def check(state, tokens_L, question):
+    (index,) = set(tokens_L.tolist())
+    assert question in asked[index]
+    assert state.tolist() == [question.at // CHUNK, index % 2]
+
   def states(graphdef, params, batch, context_length, *_, **__):
     contexts.add(context_length)
-    return itertools.repeat(None)
+    for number in itertools.count():  # a state says which it is
+      yield np.array([[number, 0], [number, 1]])
 
   def losses(graphdef, params, state, example, question, shape, *_, **__):
     shapes.add(shape)
+    check(state, example["tokens"], question)
     return np.array(by_hand[question.at][1])
 
+  def write(learner, state, tokens_L, question, *_, **__):
+    check(state, tokens_L, question)
+    return by_hand[question.at][3]
+
+  monkeypatch.setattr(answers, "write", write)
   monkeypatch.setattr(reader, "states", states)
   monkeypatch.setattr(answers, "choice_losses", losses)
-  monkeypatch.setattr(answers, "write", lambda *a, **_: by_hand[a[3].at][3])
   learner = build.build_learner(experiment, VOCAB)
   task = types.SimpleNamespace(
     tokenizer=LETTERS,
     size=lambda *_: None,
-    example=lambda *_: {
-      "tokens": np.zeros(LENGTH, np.int32),
+    example=lambda split, index, length: {
+      "tokens": np.full(length, index, np.int32),
       "targets": np.zeros(LENGTH, np.int32),
       "inner_weight": np.ones(LENGTH, np.float32),
       "relevant": np.zeros(LENGTH, bool),
     },
   )
-
-  def empty(length):
-    return task.example()
-
-  monkeypatch.setattr(answers.pipeline, "empty_example", empty)
   row = answers.measure(
     experiment, learner, task, "tune", LENGTH, asked, ("choice", "written"),
     inner=False, memory=False,
   )  # fmt: skip
   assert shapes == {(3, 16)}  # 4 tokens from 6 on end in the next chunk
-  assert contexts == {LENGTH + 16}
+  assert contexts == {LENGTH + 24}  # room for 20, and one more
   intervals = row.pop("intervals")
   assert row == pytest.approx({
     "sequences": 4,

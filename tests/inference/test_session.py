@@ -85,6 +85,43 @@ def test_replay_token_by_token():
   assert_equals_one_pass(make_learner(none.Config(), replay=1), seed=1)
 
 
+@pytest.mark.parametrize(
+  "coordination, parts",
+  [
+    ({}, dict(inner=False, memory=False)),
+    ({"replay": 1}, dict(rate_scale=0.3)),
+  ],
+)
+def test_reading_on_from_a_state(coordination, parts):
+  learner = make_learner(MEMORIES["pointer"], **coordination)
+  length, middle = 16, 8  # a replay needs two chunks to choose from
+  tokens = np.random.default_rng(3).integers(0, VOCAB, length + 1)
+  inputs, targets = jnp.asarray(tokens[:-1]), jnp.asarray(tokens[1:])
+
+  @jax.jit
+  def read():
+    ones, start = jnp.ones((length,)), learner.init_state(length)
+    a, b = slice(middle), slice(middle, None)
+    state, _ = read_sequence(learner, start, inputs[a], targets[a], ones[a])
+    _, out = read_sequence(
+      learner, state, inputs[b], targets[b], ones[b], **parts
+    )
+    return state, out.loss_C.reshape(-1)
+
+  state, expected = read()
+  session = Session(learner, length, state=state, **parts)
+  found = [
+    -np.log(session.read([a])[b])
+    for a, b in zip(tokens[middle:-1], tokens[middle + 1 :], strict=True)
+  ]
+  np.testing.assert_allclose(found, expected, atol=2e-5)
+  assert session.position == length
+  if not parts.get("memory", True):
+    jax.tree.map(
+      np.testing.assert_array_equal, session.state.memory, state.memory
+    )
+
+
 def test_prefill_equals_reading_and_generation_goes_on():
   learner = make_learner(MEMORIES["pointer"])
   tokens = np.random.default_rng(2).integers(0, VOCAB, 10)

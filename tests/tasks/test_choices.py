@@ -5,8 +5,8 @@ import pytest
 
 from mattt_jax import config as config_lib
 from mattt_jax import registry
-from mattt_jax.data import qa_sets
-from mattt_jax.tasks import documents_qa
+from mattt_jax.data import qa_sets, tokenizer
+from mattt_jax.tasks import documents_qa, name_cloze
 from mattt_jax.tasks.base import SPLITS, QuestionTask
 
 NAMES = [
@@ -78,3 +78,22 @@ def test_kinds():
     ("Somehow?", ""),
   ):
     assert documents_qa._kind({"question": text}) == kind
+
+
+@pytest.mark.parametrize(
+  "right, most, names, majority, nearest",
+  [
+    (2, 4, "cbda", False, False),  # a was met most, b last
+    (0, 4, "abdc", True, False),
+    (2, 3, "cbd", False, False),  # of these, b was met most
+    (1, 2, "bd", True, True),
+  ],
+)
+def test_names_met_last(right, most, names, majority, nearest):
+  mentions = np.array([0, 0, 0, 1, 2, 3, 1])
+  cloze = name_cloze.Cloze(9, tuple("abcd"), right, mentions, " ")
+  question = cloze.question(tokenizer.Bytes(), most)
+  assert [bytes(c).decode() for c in question.choices] == [
+    f" {n}" for n in names
+  ]
+  assert question.guesses == {"majority": majority, "nearest_mention": nearest}
