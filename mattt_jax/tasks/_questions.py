@@ -20,7 +20,7 @@ import numpy as np
 
 from mattt_jax.config import require, require_at_least
 from mattt_jax.data import sources, tokenizer
-from mattt_jax.tasks import _cloze, _documents, _texts, base
+from mattt_jax.tasks import _cloze, _documents, base
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
