@@ -66,13 +66,15 @@ class Cloze:
   def question(
     self, tokenizer: "Tokenizer", most: int, end: str = ""
   ) -> base.Question:
-    """To choose from `most` names: the right one, the others met last.
+    """To choose from `most` names: the right one, others drawn (seeded).
 
-    `end` follows a name, so that no name is the beginning of another one; ""
-    where the text just goes on. What guesses, guesses among these names.
+    Drawn, as what was met last could be told from the right one by how far back
+    it is. `end` follows a name, so that no name is the beginning of another
+    one; "" where the text just goes on. What guesses, guesses among these.
     """
-    last = dict.fromkeys(self.mentions[::-1].tolist())
-    kept = [self.right, *(k for k in last if k != self.right)][:most]
+    others = np.setdiff1d(self.mentions, [self.right])
+    drawn = np.random.default_rng(self.at).permutation(others)
+    kept = [self.right, *drawn.tolist()][:most]
     encode, ends = tokenizer.encode, [tokenizer.encode(end)] if end else []
     written = tuple(
       np.concatenate([encode(self.before + self.names[k]), *ends]) for k in kept

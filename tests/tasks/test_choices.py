@@ -1,5 +1,7 @@
 """What a question asks for is what its example says."""
 
+import collections
+
 import numpy as np
 import pytest
 
@@ -81,20 +83,37 @@ def test_kinds():
     assert documents_qa._kind({"question": text}) == kind
 
 
-@pytest.mark.parametrize(
-  "right, most, names, majority, nearest",
-  [
-    (2, 4, "cbda", False, False),  # a was met most, b last
-    (0, 4, "abdc", True, False),
-    (2, 3, "cbd", False, False),  # of these, b was met most
-    (1, 2, "bd", True, True),
-  ],
-)
-def test_names_met_last(right, most, names, majority, nearest):
-  mentions = np.array([0, 0, 0, 1, 2, 3, 1])
-  cloze = _cloze.Cloze(9, tuple("abcd"), right, mentions, " ")
+MENTIONS = np.array([0, 0, 0, 1, 2, 3, 1])  # a was met most, b last
+
+
+def name_question(right, most, at=9):
+  cloze = _cloze.Cloze(at, tuple("abcd"), right, MENTIONS, " ")
   question = cloze.question(tokenizer.Bytes(), most)
-  assert [bytes(c).decode() for c in question.choices] == [
-    f" {n}" for n in names
-  ]
-  assert question.guesses == {"majority": majority, "nearest_mention": nearest}
+  names = [bytes(c).decode() for c in question.choices]
+  assert all(name[0] == " " for name in names)
+  return "".join(name[1] for name in names), question.guesses
+
+
+@pytest.mark.parametrize("right", range(4))
+def test_all_names(right):
+  names, guesses = name_question(right, 9)
+  assert names[0] == "abcd"[right] and sorted(names) == list("abcd")
+  assert guesses == {"majority": right == 0, "nearest_mention": right == 1}
+
+
+@pytest.mark.parametrize("most", [2, 3])
+def test_wrong_names_are_drawn(most):
+  """Neither the nearest nor the farthest: all of them, as often."""
+  drawn = collections.Counter()
+  for at in range(300):
+    names, guesses = name_question(2, most, at)
+    assert names == name_question(2, most, at)[0]
+    assert names[0] == "c" and len(set(names)) == len(names) == most
+    wrong = [k for k in range(4) if "abcd"[k] in names[1:]]
+    # c was met once: it is no majority but of c and d, and c came first.
+    assert guesses["majority"] == (wrong == [3])
+    # Only b and d were met after c.
+    assert guesses["nearest_mention"] == (not {1, 3} & set(wrong))
+    drawn.update(names[1:])
+  share = (most - 1) / 3
+  assert all(abs(drawn[k] / 300 - share) < 0.1 for k in "abd")
