@@ -9,10 +9,13 @@ import ast
 import dataclasses
 import json
 import pathlib
+import resource
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 from tqdm import tqdm
 
 from mattt_jax import config as config_lib
@@ -97,7 +100,7 @@ def run(
     The rows asked for, in the order of tasks, then lengths: `about`, `task`,
     `length`, `split`, `inner`, `memory`, `scoring` (the `kinds`), the summary
     of `Totals` (if "forced"), that of `answers.measure` (if others), `seconds`
-    (compilation included) and `state_bytes`.
+    (compilation included), `state_bytes` and `peak_bytes`.
 
   Raises:
     ValueError: an unknown task or field, sizes that do not fit, a vocabulary
@@ -169,6 +172,7 @@ def run(
         **result,
         "seconds": time.perf_counter() - started,
         "state_bytes": learner.state_bytes(length),
+        "peak_bytes": peak_bytes(),
       }
       out.parent.mkdir(parents=True, exist_ok=True)
       text = json.dumps(row)
@@ -177,6 +181,16 @@ def run(
       row = json.loads(text)  # as it will be read back
     rows.append(row)
   return rows
+
+
+def peak_bytes() -> int:
+  """The most memory held so far: of the first device, or, where the backend
+  does not count it (CPU), of this process."""
+  stats = jax.local_devices()[0].memory_stats()
+  if stats and "peak_bytes_in_use" in stats:
+    return stats["peak_bytes_in_use"]
+  kilobytes = 1 if sys.platform == "darwin" else 1024
+  return kilobytes * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

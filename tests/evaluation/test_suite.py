@@ -1,7 +1,10 @@
 """Several tasks and lengths of one learner: rows, resumption, bad input."""
 
 import json
+import os
+import pathlib
 
+import numpy as np
 import pytest
 import tiny
 
@@ -29,6 +32,18 @@ def run(learner, out, texts=(NAME, MORE), lengths=(32, 64), **changes):
   )  # fmt: skip
 
 
+def test_peak_memory():
+  """At least what is resident now, and it stays when that is given back."""
+  pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+  resident = pages * os.sysconf("SC_PAGE_SIZE")
+  before = suite.peak_bytes()
+  assert resident <= 1.1 * before
+  large = np.ones(before // 8, np.float64)  # as much again
+  assert suite.peak_bytes() > 1.2 * before
+  del large
+  assert suite.peak_bytes() > 1.2 * before
+
+
 def test_a_row_for_each_task_and_length(learner, tmp_path, monkeypatch):
   out = tmp_path / "rows.jsonl"
   rows = run(learner, out, lengths=(64, 128))
@@ -38,6 +53,7 @@ def test_a_row_for_each_task_and_length(learner, tmp_path, monkeypatch):
   ]  # fmt: skip
   assert [r["answers"] for r in rows] == [6, 6, 3, 3]
   assert rows[1]["state_bytes"] == learner.state_bytes(128)
+  assert rows[1]["peak_bytes"] <= rows[3]["peak_bytes"]
   expected = evaluate(
     EXPERIMENT, learner, trainer.make_task(EXPERIMENT), "tune", (128,)
   )["lengths"]["128"]
