@@ -23,31 +23,37 @@ V5E = topology.parse("v5e:2x2")
 
 @pytest.fixture(scope="module")
 def experiment():
-  """Inner loop off in half of the 14 steps; evaluated in segments, too."""
-  return tiny.experiment(eval__lengths=(32, 64), eval__segment=32)
+  """Inner loop off in half of the 14 steps."""
+  return tiny.experiment(eval__lengths=(32, 64))
 
 
 @pytest.fixture(scope="module")
-def steps(experiment):
-  return planner._Steps(experiment, CPUS, None)
+def remembering():
+  """With a memory that grows with the length."""
+  return tiny.experiment("episodic", eval__segment=32)
 
 
 @pytest.fixture(scope="module")
-def real(experiment):
+def steps(remembering):
+  return planner._Steps(remembering, CPUS, None)
+
+
+@pytest.fixture(scope="module")
+def real(remembering):
   """Graphdef, parameters, and a state and a batch as the trainer has them."""
-  task = trainer.make_task(experiment)
-  graphdef, params = nnx.split(build_learner(experiment, task.vocab_size))
-  optimizer = make_optimizer(experiment.outer, experiment.train.steps)
+  task = trainer.make_task(remembering)
+  graphdef, params = nnx.split(build_learner(remembering, task.vocab_size))
+  optimizer = make_optimizer(remembering.outer, remembering.train.steps)
   mesh = sharding.make_mesh(2)
   state = init_state(params, optimizer, mesh)
-  step = jit_train_step(graphdef, optimizer, experiment, state, mesh)
+  step = jit_train_step(graphdef, optimizer, remembering, state, mesh)
   return graphdef, state, step, mesh, task
 
 
-def test_the_train_step_is_that_of_the_trainer(experiment, steps, real):
+def test_the_train_step_is_that_of_the_trainer(remembering, steps, real):
   _, state, step, mesh, task = real
   batch = sharding.put_batch(
-    next(pipeline.train_batches(task, experiment)), mesh
+    next(pipeline.train_batches(task, remembering)), mesh
   )
   parts = {"inner": True, "memory": True}
   wanted = step.lower(state, batch, **parts).as_text()
@@ -59,7 +65,7 @@ def test_the_evaluation_step_is_that_of_the_reader(
   steps, real, length, streamed
 ):
   graphdef, state, _, mesh, task = real
-  parts = {"inner": True, "memory": False}
+  parts = {"inner": True, "memory": True}
   batch = next(pipeline.eval_batches(task, "tune", length, 2, 2))
   placed = sharding.put_batch({k: batch[k][:, :32] for k in reader.READ}, mesh)
   if streamed:
