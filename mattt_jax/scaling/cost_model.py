@@ -84,7 +84,7 @@ def step_cost(
   graphdef, params = build.abstract_learner(experiment, vocab_size)
   batch = build.abstract_batch(sequences, length)
   runs = _train_products(experiment, vocab_size, batch, parts)
-  once = _train_products(_without_remat(experiment), vocab_size, batch, parts)
+  once = _train_products(_once(experiment), vocab_size, batch, parts)
 
   def read(params, batch):
     return read_batch(nnx.merge(graphdef, params), batch, **parts).loss_BxL
@@ -125,18 +125,14 @@ def _train_products(
   return products(step, state, batch)
 
 
-def _without_remat(experiment: Experiment) -> Experiment:
-  """The experiment with all its settings of rematerialisation off."""
-
-  def off(section):
-    names = [f.name for f in dataclasses.fields(section)]
-    return dataclasses.replace(
-      section,
-      **{n: type(getattr(section, n))(0) for n in names if n[:5] == "remat"},
-    )
-
-  return dataclasses.replace(
-    experiment, model=off(experiment.model), inner=off(experiment.inner)
+def _once(experiment: Experiment) -> Experiment:
+  """The experiment, differentiated so that nothing is computed again: what its
+  model costs whatever saves memory. Reverse mode over all stored results."""
+  replace = dataclasses.replace
+  return replace(
+    experiment,
+    model=replace(experiment.model, remat_prefix=False),
+    inner=replace(experiment.inner, remat_levels=0, differentiation="reverse"),
   )
 
 
