@@ -15,6 +15,7 @@ from mattt_jax import main as main_lib
 from mattt_jax import registry, systems
 from mattt_jax.data import prepare, sources, tokenizer
 from mattt_jax.main import Command, UsageError, launch
+from mattt_jax.scaling.plan_command import PLAN
 from mattt_jax.scaling.plot_command import PLOT
 
 
@@ -294,6 +295,7 @@ COMMANDS = {
     run=_compare,
     define=_define_compare,
   ),
+  "plan": PLAN,
   "plot": PLOT,
   "prepare": Command(
     about=f"Fetches real texts into a directory: {', '.join(prepare.NAMES)}.",

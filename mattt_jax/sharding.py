@@ -7,11 +7,12 @@ that one rule places all three.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mattt_jax.config import require
@@ -21,22 +22,36 @@ DATA = "data"  # the mesh axis over which the sequences of a batch are split
 Rules = Iterable[tuple[str, PartitionSpec]]
 
 
-def make_mesh(data: int | None = None) -> Mesh:
+def make_mesh(
+  data: int | None = None, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
   """Makes a mesh of `data` devices (default: all) on the axis "data".
 
+  Args:
+    data: number of devices.
+    devices: to choose them from; default: those of this machine.
+
   Raises:
-    ValueError: `data` is not a number of devices that this machine has.
+    ValueError: `data` is not a number of devices that there are.
   """
-  devices = jax.devices()
+  devices = jax.devices() if devices is None else devices
   count = len(devices) if data is None else data
   require(
     1 <= count <= len(devices),
     f"data={data} devices were asked for, but {len(devices)} are here: "
     f"use 1 .. {len(devices)}",
   )
-  return jax.make_mesh(
-    (count,), (DATA,), axis_types=(AxisType.Auto,), devices=devices[:count]
+  devices = devices[:count]
+  slices = len({getattr(device, "slice_index", 0) for device in devices})
+  if slices == 1:
+    return jax.make_mesh(
+      (count,), (DATA,), axis_types=(AxisType.Auto,), devices=devices
+    )
+  # Neighbours on the axis are neighbours in a slice.
+  ordered = mesh_utils.create_hybrid_device_mesh(
+    (count // slices,), (slices,), devices
   )
+  return Mesh(ordered, (DATA,), axis_types=(AxisType.Auto,))
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -89,6 +104,25 @@ def check_batch(field: str, batch_size: int, mesh: Mesh) -> None:
   )
 
 
+def abstract(tree: Any, placement: Any) -> Any:
+  """Arrays (or shapes) as shapes, placed: what a program is compiled for.
+
+  `placement` is one sharding, or a tree of them.
+  """
+  if isinstance(placement, NamedSharding):
+    placement = jax.tree.map(lambda _: placement, tree)
+  return jax.tree.map(
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    tree,
+    placement,
+  )
+
+
+def split_batch(mesh: Mesh) -> NamedSharding:
+  """B, the first axis, is split over "data"."""
+  return NamedSharding(mesh, PartitionSpec(DATA))
+
+
 def put_batch(
   batch: Mapping[str, np.ndarray], mesh: Mesh
 ) -> dict[str, jax.Array]:
@@ -96,7 +130,7 @@ def put_batch(
 
   Each process passes the sequences that its own devices hold.
   """
-  split = NamedSharding(mesh, PartitionSpec(DATA))
+  split = split_batch(mesh)
   return {
     name: jax.make_array_from_process_local_data(split, np.asarray(array))
     for name, array in batch.items()

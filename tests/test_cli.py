@@ -241,6 +241,25 @@ def test_evaluate_errors(capsys, argv, message):
   assert message in err
 
 
+@pytest.mark.parametrize(
+  "argv, message",
+  [
+    ((), "--config is missing"),
+    ((CONFIG,), "--topology is missing: add --topology=v5e:4x4"),
+    ((CONFIG, "--topology=v9:2x2"), "unknown chip 'v9': expected one of v4,"),
+    ((CONFIG, "--topology=cpu:2", "--mfu=0"), "--mfu=0.0 must lie in (0, 1]"),
+    ((CONFIG, "--topology=cpu:2", "--search=x"), "'x' must be batch or length"),
+    ((CONFIG, "--topology=cpu:2", "--memory=0"), "--memory=0.0 must be > 0"),
+    ((CONFIG, "--topology=cpu:3"), "batch_size=2 must be divisible by the 3"),
+  ],
+)
+def test_plan_errors(capsys, monkeypatch, argv, message):
+  monkeypatch.chdir(ROOT)
+  code, _, err = run(capsys, "plan", *argv)
+  assert code == 2
+  assert message in err
+
+
 def test_lengths():
   assert cli.parse_lengths("256,4x,64x", 512) == (256, 2048, 32768)
   assert cli.parse_lengths("", 512) == ()

@@ -1,5 +1,7 @@
 """Placement by path, and the sizes that a mesh accepts."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -51,3 +53,17 @@ def test_batch_size_must_be_divisible_by_the_devices():
 def test_mesh_of_devices_that_are_not_here(data):
   with pytest.raises(ValueError, match=f"data={data} .* use 1 .. 8"):
     sharding.make_mesh(data)
+
+
+def test_neighbours_on_the_axis_are_neighbours_in_a_slice():
+  class Device(types.SimpleNamespace):
+    __hash__ = object.__hash__
+
+  devices = [
+    Device(id=i, slice_index=i % 2, platform="cpu", device_kind="cpu",
+           process_index=0)
+    for i in range(8)
+  ]  # fmt: skip
+  mesh = sharding.make_mesh(devices=devices)
+  assert mesh.shape == {"data": 8}
+  assert [d.slice_index for d in mesh.devices] == [0] * 4 + [1] * 4

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from mattt_jax import sharding
 from mattt_jax.config import Experiment
@@ -77,9 +77,7 @@ def segments(
   size, length = batch["tokens"].shape
   arrays = {k: batch[k] for k in READ if k in batch}
   parts = {"inner": inner, "memory": memory}
-  segment = length
-  if nnx.merge(graphdef, params).streams:
-    segment = segment_size(length, experiment.chunk, experiment.eval.segment)
+  segment = _segment(experiment, graphdef, params, length)
   if segment == length:
     placed = sharding.put_batch(arrays, mesh)
     yield jax.device_get(_read(graphdef, params, placed, scale, **parts))
@@ -123,6 +121,40 @@ def states(
     )
 
 
+def lower(
+  experiment: Experiment,
+  graphdef: nnx.GraphDef,
+  params: Any,
+  batch: Mapping[str, jax.ShapeDtypeStruct],
+  mesh: Mesh,
+  *,
+  inner: bool,
+  memory: bool,
+) -> jax.stages.Lowered:
+  """The program that `segments` runs (for all but a shorter last segment),
+  lowered for the shapes `params`, which say where they lie, and `batch`."""
+  size, length = batch["tokens"].shape
+  segment = _segment(experiment, graphdef, params, length)
+  split = sharding.split_batch(mesh)
+  arrays = {
+    k: jax.ShapeDtypeStruct((size, segment), batch[k].dtype, sharding=split)
+    for k in READ
+  }
+  parts = {"inner": inner, "memory": memory}
+  if segment == length:
+    return _read.lower(graphdef, params, arrays, 1.0, **parts)
+  state = jax.eval_shape(_starter(graphdef, size, length), params)
+  state = sharding.abstract(state, split)
+  return _read_on.lower(graphdef, params, state, arrays, 1.0, **parts)
+
+
+def _segment(experiment, graphdef, params, length: int) -> int:
+  """Tokens of a segment of `length` tokens."""
+  if not nnx.merge(graphdef, params).streams:
+    return length
+  return segment_size(length, experiment.chunk, experiment.eval.segment)
+
+
 def _joined(parts: list):
   return None if parts[0] is None else np.concatenate(parts, axis=1)
 
@@ -155,12 +187,15 @@ def _read_on(graphdef, params, state, batch, scale, *, inner, memory):
 
 def _start(graphdef, params, size: int, length: int, mesh: Mesh):
   """The state of `size` sequences of `length` tokens before their first."""
+  start = _starter(graphdef, size, length)
+  return jax.jit(start, out_shardings=sharding.split_batch(mesh))(params)
 
+
+def _starter(graphdef, size: int, length: int):
   def start(params):
     state = nnx.merge(graphdef, params).init_state(length)
     return jax.tree.map(
       lambda x: jnp.broadcast_to(x, (size, *jnp.shape(x))), state
     )
 
-  split = NamedSharding(mesh, PartitionSpec(sharding.DATA))
-  return jax.jit(start, out_shardings=split)(params)
+  return start

@@ -1,20 +1,149 @@
-"""FLOPs of a JAX program, counted in its jaxpr.
+"""What a system costs: FLOPs and bytes of a step, parameters, state.
 
-XLA's own cost analysis counts the body of a loop once; here a `scan` counts as
-often as it runs. A multiplication and an addition are two FLOPs.
+Counted in the jaxpr of the programs that run. XLA's own cost analysis counts
+the body of a loop once; here a `scan` counts as often as it runs. A
+multiplication and an addition are two FLOPs.
 """
 
+import dataclasses
 import math
 from typing import Any
 
 import jax
+from flax import nnx
 from jax.extend import core
 from jax.interpreters import partial_eval
 
+from mattt_jax import sharding
+from mattt_jax.config import Experiment
+from mattt_jax.training import build, metrics
+from mattt_jax.training.optimizer import make_optimizer
+from mattt_jax.training.train_step import abstract_state, train_step
+from mattt_jax.ttt.meta_loss import read_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Products:
+  """Matrix products (and triangular solves) of a program."""
+
+  flops: float = 0.0
+  # What they read and write, if nothing stays on the chip between them.
+  bytes: float = 0.0
+
+  def __add__(self, other: "Products") -> "Products":
+    return Products(self.flops + other.flops, self.bytes + other.bytes)
+
+  def times(self, number: int) -> "Products":
+    """This program, `number` times."""
+    return Products(number * self.flops, number * self.bytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepCost:
+  """What one outer step of training costs on all devices together, and what
+  the system carries.
+
+  FLOPs are those of matrix products. Reading is the forward pass, with inner
+  steps and memory; the model's FLOPs are the whole step's, if nothing were
+  computed twice; the hardware's those of the program that runs.
+  """
+
+  tokens: int
+  parameters: dict[str, int]  # by kind
+  state_bytes: dict[str, int]  # of one sequence of this length, by part
+  read_flops: float
+  model_flops: float
+  hardware_flops: float
+  product_bytes: float  # `Products.bytes` of the program that runs
+
+
+def step_cost(
+  experiment: Experiment,
+  vocab_size: int,
+  *,
+  sequences: int | None = None,
+  length: int | None = None,
+  inner: bool = True,
+  memory: bool = True,
+) -> StepCost:
+  """The cost of one outer step of `experiment`; nothing is computed.
+
+  Args:
+    experiment: its model, chunk and memory; `dataclasses.replace` gives other
+      windows and chunks.
+    vocab_size: of the task.
+    sequences: of a batch; default: `experiment.batch_size`.
+    length: tokens of a sequence; default: `experiment.length`.
+    inner: False for a step without the inner loop.
+    memory: False for a step without the memory.
+  """
+  sequences = sequences or experiment.batch_size
+  length = length or experiment.length
+  inner = inner and experiment.inner.enabled
+  parts = {"inner": inner, "memory": memory}
+  graphdef, params = build.abstract_learner(experiment, vocab_size)
+  batch = build.abstract_batch(sequences, length)
+  runs = _train_products(experiment, vocab_size, batch, parts)
+  once = _train_products(_once(experiment), vocab_size, batch, parts)
+
+  def read(params, batch):
+    return read_batch(nnx.merge(graphdef, params), batch, **parts).loss_BxL
+
+  return StepCost(
+    tokens=sequences * length,
+    parameters=metrics.parameter_counts(params),
+    state_bytes=state_bytes(graphdef, params, length),
+    read_flops=matmul_flops(read, params, batch),
+    model_flops=once.flops,
+    hardware_flops=runs.flops,
+    product_bytes=runs.bytes,
+  )
+
+
+def state_bytes(graphdef, params: Any, length: int) -> dict[str, int]:
+  """`Learner.state_bytes` of a learner of which there are only shapes."""
+  found = {}
+
+  def ask(params):
+    found.update(nnx.merge(graphdef, params).state_bytes(length))
+
+  jax.eval_shape(ask, params)
+  return found
+
+
+def _train_products(
+  experiment: Experiment, vocab_size: int, batch, parts: dict[str, bool]
+) -> Products:
+  graphdef, params = build.abstract_learner(experiment, vocab_size)
+  optimizer = make_optimizer(experiment.outer, experiment.train.steps)
+  # Where arrays lie does not change what is computed.
+  state = abstract_state(params, optimizer, sharding.make_mesh(1))
+
+  def step(state, batch):
+    return train_step(graphdef, optimizer, experiment, state, batch, **parts)
+
+  return products(step, state, batch)
+
+
+def _once(experiment: Experiment) -> Experiment:
+  """The experiment, differentiated so that nothing is computed again: what its
+  model costs whatever saves memory. Reverse mode over all stored results."""
+  replace = dataclasses.replace
+  return replace(
+    experiment,
+    model=replace(experiment.model, remat_prefix=False),
+    inner=replace(experiment.inner, remat_levels=0, differentiation="reverse"),
+  )
+
 
 def matmul_flops(fn, *args: Any) -> float:
-  """FLOPs of the matrix products (and triangular solves) of `fn(*args)`;
-  arguments may be abstract.
+  """`products(fn, *args).flops`."""
+  return products(fn, *args).flops
+
+
+def products(fn, *args: Any) -> Products:
+  """The matrix products (and triangular solves) of `fn(*args)`; arguments may
+  be abstract.
 
   Elementwise work, sorting and gathers are not counted, nor is what no result
   needs (a compiler leaves it out).
@@ -28,15 +157,16 @@ def matmul_flops(fn, *args: Any) -> float:
   return _count(needed)
 
 
-def _count(jaxpr: core.Jaxpr) -> float:
-  total = 0.0
+def _count(jaxpr: core.Jaxpr) -> Products:
+  total = Products()
   for equation in jaxpr.eqns:
     name = equation.primitive.name
-    if name == "dot_general":
-      total += _dot_general(equation)
-      continue
-    if name == "triangular_solve":
-      total += _triangular_solve(equation)
+    if name in _FLOPS:
+      arrays: list[Any] = [
+        x.aval for x in (*equation.invars, *equation.outvars)
+      ]
+      moved = sum(x.size * x.dtype.itemsize for x in arrays)
+      total += Products(_FLOPS[name](equation), moved)
       continue
     if name == "while":
       raise ValueError(
@@ -45,10 +175,10 @@ def _count(jaxpr: core.Jaxpr) -> float:
       )
     inner = [_count(sub) for sub in _jaxprs(equation.params)]
     if name == "cond":  # the dearest branch
-      total += max(inner)
+      total += max(inner, key=lambda branch: branch.flops)
     else:
       times = equation.params["length"] if name == "scan" else 1
-      total += times * sum(inner)
+      total += sum(inner, Products()).times(times)
   return total
 
 
@@ -72,3 +202,6 @@ def _triangular_solve(equation) -> float:
   # n^2 for each right-hand side: half of a product, the rest being zeros.
   matrix, right = (x.aval for x in equation.invars)
   return float(matrix.shape[-1] * math.prod(right.shape))
+
+
+_FLOPS = {"dot_general": _dot_general, "triangular_solve": _triangular_solve}

@@ -1,9 +1,12 @@
-"""From settings to a learner with initial parameters."""
+"""From settings to a learner with initial parameters, or to its shapes."""
+
+from typing import Any
 
 import jax
 from flax import nnx
 
 from mattt_jax.config import Experiment
+from mattt_jax.data import pipeline
 from mattt_jax.model import fast_weights
 from mattt_jax.model.transformer import Transformer
 from mattt_jax.ttt.inner_loop import Learner, make_learner
@@ -16,6 +19,27 @@ def build_learner(experiment: Experiment, vocab_size: int) -> Learner:
     ValueError: as `build_recurrence`.
   """
   return experiment.baseline.make(experiment, vocab_size)
+
+
+def abstract_learner(
+  experiment: Experiment, vocab_size: int
+) -> tuple[nnx.GraphDef, Any]:
+  """`nnx.split(build_learner(...))` with shapes for parameters: nothing is
+  computed or allocated."""
+  return nnx.split(
+    nnx.eval_shape(lambda: build_learner(experiment, vocab_size))
+  )
+
+
+def abstract_batch(
+  sequences: int, length: int
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """The shapes of a batch of the pipeline, [B, L]."""
+  batch = pipeline.stack([pipeline.empty_example(length)])
+  return {
+    name: jax.ShapeDtypeStruct((sequences, length), x.dtype)
+    for name, x in batch.items()
+  }
 
 
 def build_recurrence(experiment: Experiment, vocab_size: int) -> Learner:

@@ -126,7 +126,7 @@ def parameter_counts(params: nnx.State) -> dict[str, int]:
       kind = "memory"
     else:
       kind = "slow"
-    counts[kind] += variable[...].size
+    counts[kind] += variable.get_value().size  # or a shape
   return counts
 
 

@@ -32,8 +32,20 @@ def init_state(
   params: Any, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
   """Makes the state of step 0 on `mesh`; takes over the arrays of `params`."""
-  state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+  state = _first(params, optimizer)
   return jax.device_put(state, sharding.shardings(mesh, state))
+
+
+def abstract_state(
+  params: Any, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """The shapes of `init_state`, and where they lie; `params` may be shapes."""
+  state = jax.eval_shape(lambda params: _first(params, optimizer), params)
+  return sharding.abstract(state, sharding.shardings(mesh, state))
+
+
+def _first(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
 def train_step(

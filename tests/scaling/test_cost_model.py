@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mattt_jax.scaling.cost_model import matmul_flops
+from mattt_jax.scaling.cost_model import matmul_flops, products
 
 X = jax.ShapeDtypeStruct((3, 4), jnp.float32)
 W = jax.ShapeDtypeStruct((4, 4), jnp.float32)
@@ -69,3 +69,11 @@ def test_a_while_loop_is_refused():
 
   with pytest.raises(ValueError, match="while loop.*lax.scan"):
     matmul_flops(loop, X, W)
+
+
+def test_bytes_of_operands_and_results_times_the_loop():
+  def loop(x, w):
+    return jax.lax.scan(lambda x, _: (jnp.tanh(x @ w), None), x, length=7)[0]
+
+  found = products(loop, X, W)
+  assert (found.flops, found.bytes) == (7 * ONCE, 7 * 4 * (12 + 16 + 12))
