@@ -26,6 +26,17 @@ def test_tiny_takes_one_step(name, tmp_path):
   assert trainer.train(experiment, tmp_path / "run", mesh=mesh) == result
 
 
+@pytest.mark.parametrize("size", ["tiny", ""])
+@pytest.mark.parametrize("task", registry.names(config_lib.TASKS))
+def test_any_task(task, size):
+  arg = ",".join(filter(None, [size, f"task={task}"]))
+  experiment = config_lib.from_config_dict(load_config(f"any_task:{arg}"))
+  made = trainer.make_task(experiment)
+  for _, length in experiment.lengths:
+    example = made.example("test", 0, length)
+    assert example["tokens"].shape == (length,)
+
+
 @pytest.mark.parametrize("system", systems.names())
 def test_every_system_builds(system):
   experiment = config_lib.from_config_dict(
