@@ -8,7 +8,6 @@ Per sequence (no batch axis): `vmap` it. Shapes: L tokens, C chunk, n chunks.
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from jax import Array
 from mattt_jax.config import CoordinationConfig, InnerConfig, require_chunked
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
-from mattt_jax.ttt import differentiation, replay
+from mattt_jax.ttt import differentiation, remat, replay
 from mattt_jax.ttt.context_state import ChunkModel, ContextState
 from mattt_jax.ttt.coordination import Coordination
 from mattt_jax.ttt.inner_optimizer import InnerOptimizer
@@ -116,7 +115,7 @@ class Learner(nnx.Module):
     """Reads a sequence from an empty state, [n, ...]."""
     require_chunked(self.chunk, len(tokens_L))
     levels = self.inner.config.remat_levels
-    *outer, _ = split_evenly(len(tokens_L) // self.chunk, max(1, levels))
+    *outer, _ = remat.split_evenly(len(tokens_L) // self.chunk, max(1, levels))
     state = self.init_state(len(tokens_L), streaming=bool(outer))
 
     def read(state, arrays):
@@ -125,7 +124,7 @@ class Learner(nnx.Module):
       )
 
     for number in reversed(outer):
-      read = in_parts(read, number)
+      read = remat.in_parts(read, number)
     return read(state, (tokens_L, targets_L, weight_L, relevant_L))[1]
 
   def state_bytes(self, context_length: int) -> dict[str, int]:
@@ -157,29 +156,6 @@ def make_learner(
 def in_chunks(tree, chunk: int):
   """Arrays [L, ...] as [n, C, ...], C the chunk."""
   return jax.tree.map(lambda x: x.reshape(-1, chunk, *x.shape[1:]), tree)
-
-
-def in_parts(read, number: int):
-  """`read(state, arrays)` of `number` equal parts, one after the other; of each
-  only the state before it is kept for the backward pass."""
-
-  def read_parts(state, arrays):
-    parts = jax.tree.map(lambda x: x.reshape(number, -1, *x.shape[1:]), arrays)
-    body = jax.checkpoint(read, prevent_cse=False)
-    state, out = jax.lax.scan(body, state, parts)
-    return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
-
-  return read_parts
-
-
-def split_evenly(number: int, factors: int) -> tuple[int, ...]:
-  """So many factors of `number`, each close to its root: (8, 4) of 32, 2."""
-  if factors == 1:
-    return (number,)
-  root = number ** (1 / factors)
-  divisors = [k for k in range(1, number + 1) if number % k == 0]
-  last = min(divisors, key=lambda k: abs(math.log(k / root)))
-  return (*split_evenly(number // last, factors - 1), last)
 
 
 def weighted_mean(loss: Array, weight: Array) -> Array:

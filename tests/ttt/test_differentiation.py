@@ -10,7 +10,8 @@ import small
 from flax import nnx
 
 from mattt_jax.ttt import differentiation
-from mattt_jax.ttt.inner_loop import Learner, split_evenly
+from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.remat import split_evenly
 
 CHUNKS = 8
 

@@ -1,0 +1,33 @@
+"""Which states the outer backward pass keeps, the rest being recomputed.
+
+Levels of checkpoints over the chunks of a sequence: with two, the states before
+segments of about sqrt(n) of n chunks, and, while a segment is gone through
+backwards, those before its chunks (1604.06174).
+"""
+
+import math
+
+import jax
+
+
+def in_parts(read, number: int):
+  """`read(state, arrays)` of `number` equal parts, one after the other; of each
+  only the state before it is kept for the backward pass."""
+
+  def read_parts(state, arrays):
+    parts = jax.tree.map(lambda x: x.reshape(number, -1, *x.shape[1:]), arrays)
+    body = jax.checkpoint(read, prevent_cse=False)
+    state, out = jax.lax.scan(body, state, parts)
+    return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+
+  return read_parts
+
+
+def split_evenly(number: int, factors: int) -> tuple[int, ...]:
+  """So many factors of `number`, each close to its root: (8, 4) of 32, 2."""
+  if factors == 1:
+    return (number,)
+  root = number ** (1 / factors)
+  divisors = [k for k in range(1, number + 1) if number % k == 0]
+  last = min(divisors, key=lambda k: abs(math.log(k / root)))
+  return (*split_evenly(number // last, factors - 1), last)
