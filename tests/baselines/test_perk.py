@@ -160,7 +160,7 @@ def test_an_unrolled_loop_by_hand(unroll, questions, suffix):
   stop_gradient on what the first K - T steps add."""
   learner = make(
     baseline__unroll=unroll, baseline__question_chunks=questions,
-    inner__remat=unroll == 1, model__num_suffix=suffix,
+    inner__remat_levels=int(unroll == 1), model__num_suffix=suffix,
     baseline__layers=("*/attention/wq", "*/mlp/w1", "embedding"),
   )  # fmt: skip
   arrays = text()

@@ -35,7 +35,7 @@ def make(memory="none", read=None, attention="window", **changes):
   return small.learner(
     memory, read, length=LENGTH, model__attention=attention,
     model__tie_embeddings=False, model__remat_prefix=False,
-    inner__learning_rate=0.1, inner__learn_rate=True, inner__remat=False,
+    inner__learning_rate=0.1, inner__learn_rate=True, inner__remat_levels=0,
     **changes,
   )  # fmt: skip
 
