@@ -9,8 +9,6 @@ carry from chunk to chunk. What it says of its memory, which it does not have,
 is the sigmoid of c_t's first number.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +27,7 @@ class Cache:
   suffix: None = None
 
 
-@dataclasses.dataclass
+@struct.dataclass
 class Forward:
   loss_CxV: jax.Array
   memory_use_C: jax.Array
