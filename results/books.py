@@ -125,7 +125,8 @@ def report(rows: Sequence[dict]) -> list[str]:
     "seen more than 256 tokens ago, beyond what attention reaches (253; full "
     "attention: everything). Names: those last mentioned more than 256 tokens "
     "ago, their loss a token and how often all of their tokens are right; "
-    f"without reading: {guessed}. Seconds include compilation.",
+    f"without reading: {guessed}. Seconds include compilation. A single "
+    "number is of seed 1 alone.",
   ]
 
 
