@@ -14,6 +14,12 @@ cloze as well.
 Arguments: `tiny` (a few steps of a small model on the standard library's own
 source, to see that it runs), `books` (the directory; its tokenizer is beside
 it), `seed`, `steps` and `system`, as in `recall.py`.
+
+    mattt sweep --experiment=books --out=runs/books-sweep
+
+trains three systems on three seeds, and full attention on one: 10 runs.
+Expected: results/books.md. That the window alone read the book as well as TTT,
+what repeats from far back included, would refute that TTT carries text.
 """
 
 import pathlib
@@ -22,12 +28,28 @@ from ml_collections import ConfigDict
 
 from mattt_jax import systems
 from mattt_jax.config import parse_arg, require, template
+from mattt_jax.scaling.sweep import chain, param, product
+
+_ARGS = dict(tiny=False, books="data/books", system="ttt_memory", seed=0,
+             steps=0)  # fmt: skip
+
+
+def sweep(arg: str = "") -> list[dict]:
+  """Three systems on three seeds, full attention on one; `tiny`: two runs."""
+  if parse_arg(arg, **_ARGS).tiny:
+    return param("system", ["sliding_window", "ttt_memory"])
+  return chain(
+    product(
+      param("system", ["ttt_memory", "ttt_e2e", "sliding_window"]),
+      param("seed", [1, 2, 3]),
+    ),
+    [{"system": "full_attention", "seed": 1}],
+  )
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
-  args = parse_arg(arg, tiny=False, books="data/books", system="ttt_memory",
-                   seed=0, steps=0)  # fmt: skip
+  args = parse_arg(arg, **_ARGS)
 
   config = template("language_modeling")
   config.seed = args.seed

@@ -17,6 +17,7 @@ from mattt_jax.data import prepare, sources, tokenizer
 from mattt_jax.main import Command, UsageError, launch
 from mattt_jax.scaling.plan_command import PLAN
 from mattt_jax.scaling.plot_command import PLOT
+from mattt_jax.scaling.sweep_command import SWEEP
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,7 +97,7 @@ def _evaluate(values: flags.FlagValues) -> None:
   main_lib.keep_compiled_programs()
   given = values.config and config_lib.from_config_dict(values.config)
   from mattt_jax.evaluation import suite
-  from mattt_jax.scaling.collect import config_hash
+  from mattt_jax.scaling.sweep import config_hash
   from mattt_jax.training import checkpoint, trainer
 
   trained = given or config_lib.from_config_dict(
@@ -295,6 +296,7 @@ COMMANDS = {
     run=_compare,
     define=_define_compare,
   ),
+  "sweep": SWEEP,
   "plan": PLAN,
   "plot": PLOT,
   "prepare": Command(

@@ -28,7 +28,8 @@ class UsageError(ValueError):
 @dataclasses.dataclass(frozen=True)
 class Command:
   """One thing to ask for: `define` adds its flags, `run` gets their values,
-  then the words that stand for themselves, one for each of `words`."""
+  then the words that stand for themselves, one for each of `words`; an integer
+  that it returns is the exit code."""
 
   about: str
   example: str  # arguments
@@ -68,7 +69,7 @@ def launch(command: Command, program: str, argv: Sequence[str]) -> int:
     flags.FLAGS.mark_as_parsed()  # grain's workers ask for absl's own flags
     if debug:
       logging.set_verbosity(logging.INFO)
-    command.run(values, *words)
+    code = command.run(values, *words)
   except (flags.Error, ValueError, OSError, RuntimeError) as error:
     if debug:
       raise
@@ -80,7 +81,7 @@ def launch(command: Command, program: str, argv: Sequence[str]) -> int:
   except KeyboardInterrupt:
     print(f"{program}: interrupted", file=sys.stderr)
     return 130
-  return 0
+  return code if isinstance(code, int) else 0
 
 
 def define_workdir(values: flags.FlagValues) -> None:

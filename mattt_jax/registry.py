@@ -61,6 +61,18 @@ def load_config(text: str) -> "ConfigDict":
   Raises:
     ValueError: no such experiment, or an argument it does not know.
   """
+  module, _, arg = load_experiment(text)
+  return module.get_config(*([] if arg is None else [arg]))
+
+
+def load_experiment(text: str) -> tuple[ModuleType, str, str | None]:
+  """The module of "FILE:ARG" or "NAME:ARG", FILE or NAME, and ARG.
+
+  ARG is None if there is no colon.
+
+  Raises:
+    ValueError: no such file or experiment, or it has no `get_config`.
+  """
   name, colon, arg = text.partition(":")
   path = pathlib.Path(name)
   if not path.is_file():
@@ -71,7 +83,7 @@ def load_config(text: str) -> "ConfigDict":
         f"config={text}: no file {name!r}, and no experiment of that name"
         + suggest(short, known)
       )
-    path = known[short]
+    path, name = known[short], short
   spec = importlib.util.spec_from_file_location(f"_{path.stem}", path)
   if spec is None or spec.loader is None:
     raise ValueError(f"config={text}: {path} is not a Python file")
@@ -79,7 +91,7 @@ def load_config(text: str) -> "ConfigDict":
   spec.loader.exec_module(module)
   if not hasattr(module, "get_config"):
     raise ValueError(f"config={text}: {path} has no function get_config(arg)")
-  return module.get_config(*([arg] if colon else []))
+  return module, name, arg if colon else None
 
 
 def summary(path: pathlib.Path) -> str:

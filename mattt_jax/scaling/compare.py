@@ -23,6 +23,7 @@ from mattt_jax.data import pipeline
 from mattt_jax.evaluation.evaluator import evaluate
 from mattt_jax.registry import load_config
 from mattt_jax.scaling import collect, cost_model, tables
+from mattt_jax.scaling.sweep import config_hash
 from mattt_jax.training import trainer
 from mattt_jax.ttt.inner_loop import Learner
 from mattt_jax.ttt.meta_loss import read_batch
@@ -118,7 +119,7 @@ def _measure(
   workdir = out.joinpath(*filter(None, parts))
   done = workdir / "compare.json"
   config = config_lib.to_dict(experiment)
-  digest = collect.config_hash(config)
+  digest = config_hash(config)
   if done.exists():
     row = json.loads(done.read_text())
     if row["config_hash"] == digest:

@@ -1,8 +1,10 @@
 """Finished runs become rows; plots are written."""
 
 import json
+import sys
 
 import pytest
+from pyarrow import parquet
 
 from mattt_jax.scaling import collect, plots
 
@@ -25,12 +27,6 @@ def test_a_row_for_each_finished_run(tmp_path):
   assert rows[0]["config_hash"] != rows[1]["config_hash"]
 
 
-def test_the_hash_depends_on_values_not_on_order():
-  a = collect.config_hash({"x": 1, "y": {"z": 2}})
-  assert a == collect.config_hash({"y": {"z": 2}, "x": 1})
-  assert a != collect.config_hash({"y": {"z": 3}, "x": 1})
-
-
 def test_nothing_to_collect_is_an_error(tmp_path):
   with pytest.raises(ValueError, match="holds no finished run"):
     collect.collect(tmp_path)
@@ -44,3 +40,38 @@ def test_plot_is_a_png_with_every_series(tmp_path):
     bands={"a": [(1, 3), (2, 4)]},
   )  # fmt: skip
   assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_parquet_holds_rows_that_differ(tmp_path):
+  rows = [
+    {"run": "a", "n": 1, "x": {"y": 0.5, "z": None}, "l": [1, 2], "m": 3},
+    {"run": "b", "n": 2.5, "x": {"w": True}, "l": [], "m": "three"},
+  ]
+  path = tmp_path / "deep" / "rows.parquet"
+  collect.write(rows, path)
+  assert parquet.read_table(path).to_pydict() == {
+    "run": ["a", "b"],
+    "n": [1.0, 2.5],
+    "x.y": [0.5, None],
+    "x.z": [None, None],
+    "l": ["[1, 2]", "[]"],
+    "m": ["3", '"three"'],
+    "x.w": [None, True],
+  }
+  assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "pyarrow", None)
+  monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+  with pytest.raises(ValueError, match=r"pip install 'mattt-jax\[parquet\]'"):
+    collect.write([{"a": 1}], tmp_path / "rows.parquet")
+  assert not list(tmp_path.glob("*.parquet"))
+
+
+def test_what_a_sweep_set_is_in_the_row(tmp_path):
+  make_run(tmp_path, "a", 1)
+  note = {"settings": {"system": "swa"}, "error": ""}
+  (tmp_path / "a" / collect.SWEEP_FILE).write_text(json.dumps(note))
+  [row] = collect.collect(tmp_path)
+  assert row["settings"] == {"system": "swa"}

@@ -1,0 +1,90 @@
+"""The command `mattt sweep`: its flags."""
+
+import fcntl
+import pathlib
+
+from absl import flags
+
+from mattt_jax import main as main_lib
+from mattt_jax.main import Command, UsageError
+from mattt_jax.scaling import collect, sweep, sweep_runner, sweep_state
+
+ROWS_FILE = "results.jsonl"
+PARQUET_FILE = "results.parquet"
+
+
+def define(values: flags.FlagValues) -> None:
+  """Adds the flags of `mattt sweep`."""
+  for name, about in (
+    ("experiment", "FILE:ARG or NAME:ARG; its sweep(ARG) says what to run"),
+    ("out", "directory of the runs: a new one, or that of the same sweep"),
+  ):
+    flags.DEFINE_string(name, None, about, flag_values=values)
+  for name, default, about in (
+    ("workers", 1, "processes at a time"),
+    ("index", 0, "do only this share of the runs, from 0 on"),
+    ("of", 1, "number of shares"),
+  ):
+    flags.DEFINE_integer(name, default, about, flag_values=values)
+  for name, about in (
+    ("dry-run", "print the commands of the runs that are not finished"),
+    ("status", "print a table of the runs and where they stand"),
+    ("parquet", f"also write {PARQUET_FILE}"),
+    ("together", "every host of a slice calls this; they do each run together"),
+  ):
+    flags.DEFINE_bool(name, False, about, flag_values=values)
+
+
+def run(values: flags.FlagValues) -> int:
+  """Does the runs, prints their commands, or says where they stand."""
+  text = main_lib.required(values, "experiment", "recall:tiny")
+  out = pathlib.Path(main_lib.required(values, "out", "runs/sweep"))
+  if out.exists() and not out.is_dir():
+    raise UsageError(f"--out={out} is a file: name a directory")
+  if values.parquet:
+    collect.require_parquet()
+  every = sweep.runs(text)
+  mine = sweep.share(every, values.index, values.of)
+  if values.status:
+    print(sweep_state.table(every, out))
+    return 0
+  if values["dry-run"].value:
+    for one in mine:
+      done = sweep_state.is_finished(out / one.hash)
+      print("# finished: " * done + sweep.command(one, out / one.hash))
+    return 0
+  doing = sweep_runner.SweepRunner(
+    mine,
+    out,
+    workers=values.workers,
+    together=values.together,
+    report=lambda line: print(line, flush=True),
+  )
+  code = doing()
+  rows = write_rows(every, out, values.parquet)
+  print(f"{rows} of {len(every)} runs finished; rows are in {out / ROWS_FILE}")
+  if doing.failed:
+    print(f"{len(doing.failed)} failed: {', '.join(sorted(doing.failed))}")
+  return code
+
+
+def write_rows(
+  every: list[sweep.Run], out: pathlib.Path, parquet: bool = False
+) -> int:
+  """Collects the finished runs; returns how many there are."""
+  with (out / "results.lock").open("w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)  # another may end at the same time
+    done = [out / one.hash for one in every]
+    rows = collect.rows(out, filter(sweep_state.is_finished, done))
+    collect.write(rows, out / ROWS_FILE)
+    if parquet:
+      collect.write(rows, out / PARQUET_FILE)
+  return len(rows)
+
+
+SWEEP = Command(
+  about="Does the runs of an experiment's sweep, each once.",
+  example="--experiment=recall:tiny --out=runs/sweep --workers=2",
+  run=run,
+  define=define,
+)

@@ -1,0 +1,155 @@
+"""Where the runs of a sweep stand, and who holds them.
+
+A run's directory is OUT/<hash of its settings>. Whoever does the run holds an
+exclusive lock (flock) on `sweep.lock` there. The training process inherits it:
+it is held for as long as anything of the run is alive, and released by the
+operating system when all of it is dead.
+"""
+
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import socket
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+from mattt_jax.scaling import collect
+from mattt_jax.scaling.sweep import Run, config_hash
+
+LOCK_FILE = "sweep.lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+  """`name`: finished, running, failed, broken (off) or waiting."""
+
+  name: str
+  detail: str = ""
+  step: int | None = None  # of the last row of its metrics
+
+
+def state(run: Run, out: pathlib.Path) -> State:
+  """Where a run stands; only looks."""
+  workdir = out / run.hash
+  step = _last_step(workdir / "metrics.jsonl")
+  if is_finished(workdir):
+    return State("finished", step=step)
+  holder = lock_holder(workdir)
+  if holder is not None:
+    return State("running", holder, step)
+  note = read_note(workdir)
+  if note.get("error"):
+    return State("failed", note["error"], step)
+  return State("broken" if note or step is not None else "waiting", step=step)
+
+
+def table(runs: Sequence[Run], out: pathlib.Path) -> str:
+  """A line for each run, then how many there are in each state."""
+  states = [state(run, out) for run in runs]
+  width = max(len(run.label) for run in runs)
+  lines = []
+  for run, at in zip(runs, states, strict=True):
+    steps = run.tree.get("train", {}).get("steps", "?")
+    done = "" if at.step is None else f"{at.step}/{steps}"
+    first = at.detail.splitlines()[0] if at.detail else ""
+    lines.append(
+      f"{run.hash}  {at.name:<8}  {done:>13}  {run.label:<{width}}  {first}"
+    )
+  names = [at.name for at in states]
+  counts = [
+    f"{names.count(name)} {name}"
+    for name in ("finished", "running", "failed", "broken", "waiting")
+    if name in names
+  ]
+  return "\n".join(
+    [*map(str.rstrip, lines), f"{len(runs)} runs: {', '.join(counts)}"]
+  )
+
+
+def is_finished(workdir: pathlib.Path) -> bool:
+  """Whether the run in `workdir` has come to its end."""
+  return bool(_read_json(workdir / collect.RESULT_FILE))
+
+
+def wrong_result(run: Run, workdir: pathlib.Path) -> str:
+  """What is wrong with a run that says it is finished; "" if nothing is."""
+  if not is_finished(workdir):
+    return f"exit code 0, but {workdir / collect.RESULT_FILE} is not there"
+  there = config_hash(_read_json(workdir / "config.json"))
+  if there != run.hash:
+    return f"{workdir / 'config.json'} has other settings (hash {there})"
+  return ""
+
+
+def read_note(workdir: pathlib.Path) -> dict[str, Any]:
+  """What `write_note` wrote last; {} if nothing."""
+  return _read_json(workdir / collect.SWEEP_FILE)
+
+
+def write_note(
+  run: Run, workdir: pathlib.Path, more: Mapping[str, Any]
+) -> None:
+  """Writes down what the sweep set, and what went wrong."""
+  content = {"settings": run.settings, "arguments": run.arguments, **more}
+  path = workdir / collect.SWEEP_FILE
+  partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+  partial.write_text(json.dumps(content, indent=2) + "\n")
+  os.replace(partial, path)
+
+
+def try_lock(workdir: pathlib.Path) -> IO[str] | None:
+  """The locked file, or None if somebody else holds it; never waits.
+
+  The file stays when the lock is released: whoever deleted it could delete
+  the one that another has just locked.
+  """
+  file = (workdir / LOCK_FILE).open("a+")
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    file.close()
+    return None
+  file.truncate(0)
+  file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+  file.flush()
+  return file
+
+
+def lock_holder(workdir: pathlib.Path) -> str | None:
+  """Who holds the lock of `workdir`; None if nobody does."""
+  try:
+    with (workdir / LOCK_FILE).open() as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+      except BlockingIOError:
+        return file.read().strip()
+  except FileNotFoundError:
+    pass
+  return None
+
+
+def _last_step(path: pathlib.Path) -> int | None:
+  """The step of the last whole row of a metrics.jsonl."""
+  try:
+    with path.open("rb") as file:
+      file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
+      lines = file.read().splitlines()
+  except FileNotFoundError:
+    return None
+  for line in reversed(lines):
+    try:
+      return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+      continue  # cut off by a kill, or still being written
+  return None
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Its object; {} if it is not there or not whole."""
+  try:
+    value = json.loads(path.read_text())
+  except (FileNotFoundError, NotADirectoryError, ValueError):
+    return {}
+  return value if isinstance(value, dict) else {}
