@@ -2,10 +2,10 @@ r"""The 2x2: test-time training on or off, external memory on or off.
 
     mattt sweep --experiment=ablation --out=runs/ablation --workers=2
 
-Four systems on each of three tasks, three seeds each: 36 runs, of 1 to 5 minutes
-on one core. `hard` recalls more than these fast weights hold, `rule` applies a
-rule to a recalled item, `plain` is what TTT alone can do (see `recall.py`,
-`rule.py`, whose settings these are).
+Four systems on each of three tasks, three seeds each: 36 runs, of 1 to 5
+minutes on one core. `hard` recalls more than these fast weights hold, `rule`
+applies a rule to a recalled item, `plain` is what TTT alone can do (see
+`recall.py` and `rule.py`, whose settings these are).
 
 Expected (answers right at the training length, means over seeds 1, 2, 3, in
 results/hard.md, rule.md, recall.md):
@@ -15,11 +15,11 @@ results/hard.md, rule.md, recall.md):
     hard      -      0.02    1.00   1.00    the memory is needed
     rule     0.12    0.12    0.12   1.00    both are needed (chance 1/8)
 
-Refuted if TTT alone answers `hard`, if one part alone answers `rule`, or if both
-together are worse than the better part anywhere.
+Refuted if TTT alone answers `hard`, if one part alone answers `rule`, or if
+both together are worse than the better part anywhere.
 
-Arguments: `task` (hard, rule or plain), `inner` and `memory` (the 2x2; `kind` is
-which memory), `tiny`, `seed` and `steps` as in `recall.py`.
+Arguments: `task` (hard, rule or plain), `inner` and `memory` (the 2x2; `kind`
+is which memory), `tiny`, `seed` and `steps` as in `recall.py`.
 """
 
 from ml_collections import ConfigDict
