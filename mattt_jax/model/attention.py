@@ -12,7 +12,9 @@ from flax import struct
 from jax import Array
 
 _MASKED = -1e30  # finite: -inf would give nan in second derivatives
-_BLOCK = 64  # queries of a block, at most
+# Queries of a block, for short and for long windows: on a CPU, 64 of them keep
+# the scores in its cache (benchmarks/meta_step.py shows it).
+_BLOCKS = (64, 512)
 
 
 @struct.dataclass
@@ -61,60 +63,73 @@ def attend(
 
   Token i sees itself and the `window` - 1 before it (None: all before it).
   `position` is the absolute position of the first query; keys before position
-  0 are empty cache slots. With a window the cost is O(L (W + b)) time and
-  memory: queries are cut in blocks, and a block only meets the keys in reach.
+  0 are empty cache slots.
+
+  One block of queries after another meets the keys in its reach: with a window
+  that is O(L (W + b)) time. Scores, in float32, exist for one block only; a
+  backward pass computes them again. All of it can be differentiated any number
+  of times.
   """
   length = q_HxLxK.shape[1]
   past = k_HxSxK.shape[1] - length
-  block = _BLOCK if window is None else min(window, _BLOCK)
-  if window is None or length <= block:
-    if window is not None and past >= window:
-      cut = past - (window - 1)
-      k_HxSxK, v_HxSxK = k_HxSxK[:, cut:], v_HxSxK[:, cut:]
-      past = window - 1
-    return _attend_blocks(
-      q_HxLxK[:, None],
-      k_HxSxK[:, None],
-      v_HxSxK[:, None],
-      past,
-      position,
-      window,
-    )[:, 0]
-
+  block = min(length, _block_size(window))
   n = math.ceil(length / block)
-  reach = math.ceil((window - 1) / block)  # key blocks before a query block
+  reach = past  # keys before the first query of a block that it may see
+  if window is not None:
+    reach = math.ceil((window - 1) / block) * block
+  back = (0, n * block - length)
+  q_nxHxbxK = _padded(q_HxLxK, back).reshape(-1, n, block, q_HxLxK.shape[-1])
+  q_nxHxbxK = q_nxHxbxK.swapaxes(0, 1)
+  kv = [
+    _padded(x[:, max(0, past - reach) :], (max(0, reach - past), back[1]))
+    for x in (k_HxSxK, v_HxSxK)
+  ]
 
-  def key_blocks(x_HxSxK):
-    """[H, n, (reach + 1) b, K]: what each block of queries may see."""
-    if past > reach * block:
-      x_HxSxK = x_HxSxK[:, past - reach * block :]
-    front = max(0, reach * block - past)
-    x = jnp.pad(x_HxSxK, ((0, 0), (front, n * block - length), (0, 0)))
-    x = x.reshape(x.shape[0], n + reach, block, x.shape[-1])
-    return jnp.concatenate([x[:, j : j + n] for j in range(reach + 1)], axis=2)
+  def read(i, q_HxbxK):
+    start = i * block
+    keys, first = kv, position - past
+    if window is not None:
+      keys = [
+        jax.lax.dynamic_slice_in_dim(x, start, reach + block, 1) for x in kv
+      ]
+      first = position + start - reach
+    return _attend_block(q_HxbxK, *keys, position + start, first, window)
 
-  q = jnp.pad(q_HxLxK, ((0, 0), (0, n * block - length), (0, 0)))
-  q = q.reshape(q.shape[0], n, block, q.shape[-1])
-  out = _attend_blocks(
-    q, key_blocks(k_HxSxK), key_blocks(v_HxSxK), reach * block, position, window
+  if n == 1:
+    return read(0, q_nxHxbxK[0])
+  read = jax.checkpoint(read, prevent_cse=False)
+  _, out_nxHxbxK = jax.lax.scan(
+    lambda _, x: (None, read(*x)), None, (jnp.arange(n), q_nxHxbxK)
   )
+  out = out_nxHxbxK.swapaxes(0, 1)
   return out.reshape(out.shape[0], n * block, -1)[:, :length]
 
 
-def _attend_blocks(q_HxnxbxK, k_HxnxsxK, v_HxnxsxK, past, position, window):
-  """Attention within each block; its first query is key number `past`."""
-  _, n, b, dim = q_HxnxbxK.shape
-  s = k_HxnxsxK.shape[2]
-  dtype = jnp.promote_types(q_HxnxbxK.dtype, jnp.float32)
+def _block_size(window: int | None) -> int:
+  """Queries of a block: few, to see few keys outside of the window."""
+  return (
+    _BLOCKS[-1]
+    if window is None
+    else min(window, max(_BLOCKS[0], min(window // 16, _BLOCKS[-1])))
+  )
+
+
+def _padded(x_HxLxK: Array, by: tuple[int, int]) -> Array:
+  return jnp.pad(x_HxLxK, ((0, 0), by, (0, 0)))
+
+
+def _attend_block(q_HxbxK, k_HxsxK, v_HxsxK, position, key_position, window):
+  """Attention of b queries from `position` on over s keys, the first of which
+  is at `key_position`."""
+  dtype = jnp.promote_types(q_HxbxK.dtype, jnp.float32)
   scores = jnp.einsum(
-    "hnqk,hnsk->hnqs", q_HxnxbxK, k_HxnxsxK, preferred_element_type=dtype
+    "hqk,hsk->hqs", q_HxbxK, k_HxsxK, preferred_element_type=dtype
   )
-  back = past + jnp.arange(b)[:, None] - jnp.arange(s)[None, :]
-  seen = back >= 0 if window is None else (back >= 0) & (back < window)
-  key_position = (
-    position - past + jnp.arange(n)[:, None] * b + jnp.arange(s)[None, :]
-  )
-  seen = seen[None] & (key_position >= 0)[:, None, :]
-  scores = jnp.where(seen, scores / math.sqrt(dim), _MASKED)
-  weights = jax.nn.softmax(scores, axis=-1).astype(v_HxnxsxK.dtype)
-  return jnp.einsum("hnqs,hnsk->hnqk", weights, v_HxnxsxK)
+  key_s = key_position + jnp.arange(k_HxsxK.shape[1])
+  back_bxs = (position + jnp.arange(q_HxbxK.shape[1]))[:, None] - key_s
+  seen_bxs = (back_bxs >= 0) & (key_s >= 0)
+  if window is not None:
+    seen_bxs &= back_bxs < window
+  scores = jnp.where(seen_bxs, scores / math.sqrt(q_HxbxK.shape[-1]), _MASKED)
+  weights = jax.nn.softmax(scores, axis=-1).astype(v_HxsxK.dtype)
+  return jnp.einsum("hqs,hsk->hqk", weights, v_HxsxK)

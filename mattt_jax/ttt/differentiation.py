@@ -8,8 +8,9 @@ g, <u, g> is the directional derivative of L along u, so that
 
 which is one forward-mode derivative of one ordinary gradient: exact, and it
 keeps only what that gradient itself does (2505.00793). It computes the gradient
-anew, which costs nothing extra where the chunk is recomputed anyway; without
-that (`inner.remat_levels=0`) reverse over reverse has fewer operations.
+anew, so the first one, which the update was made of, is saved for the backward
+pass (`remat.chunk`) rather than computed a third time. Where chunks are not
+recomputed (`inner.remat_levels=0`) reverse over reverse has fewer operations.
 """
 
 from collections.abc import Callable
@@ -17,8 +18,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from mattt_jax.config import require_choice
+from mattt_jax.ttt.remat import SAVED
 
 MODES = ("mixed", "reverse")
 
@@ -79,7 +82,8 @@ def value_and_grad(
     return at_bar, [next(left) if _inexact(x) else None for x in consts]
 
   gradient.defvjp(forward, backward)
-  return gradient(at, closed.consts)
+  out, grads = gradient(at, closed.consts)
+  return out, checkpoint_name(grads, SAVED)
 
 
 def _inexact(x) -> bool:

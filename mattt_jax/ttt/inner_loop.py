@@ -371,7 +371,7 @@ def read_sequence(
     )  # fmt: skip
 
   if learner.inner.config.remat_levels:
-    body = jax.checkpoint(body, prevent_cse=False)
+    body = remat.chunk(body)
   # The prefix cache does not change from chunk to chunk: keep it out.
   prefix, cache = cache.prefix, dataclasses.replace(cache, prefix=None)
   state, outputs = jax.lax.scan(

@@ -9,6 +9,16 @@ import math
 
 import jax
 
+# The name of what a chunk's backward pass finds saved (checkpoint_name).
+SAVED = "inner_gradient"
+
+
+def chunk(body):
+  """`body(state, chunk)`, of which the state before it and what is named
+  `SAVED` are kept for the backward pass."""
+  policy = jax.checkpoint_policies.save_only_these_names(SAVED)
+  return jax.checkpoint(body, prevent_cse=False, policy=policy)
+
 
 def in_parts(read, number: int):
   """`read(state, arrays)` of `number` equal parts, one after the other; of each

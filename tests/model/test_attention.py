@@ -1,5 +1,7 @@
 """Blocked attention against a dense one, its reach, and what it costs."""
 
+import functools
+
 import jax
 import jax.extend
 import jax.numpy as jnp
@@ -37,7 +39,8 @@ def dense(q, k, v, position, window):
   return out
 
 
-# (L, P, position, window); blocks are of min(window, 64) queries.
+# (L, P, position, window); blocks are of 64 queries, or as many as the window
+# holds (a longer window's are larger).
 SHAPES = [
   (13, 0, 0, 5),
   (12, 4, 4, 4),  # whole blocks
@@ -50,6 +53,8 @@ SHAPES = [
   (5, 0, 0, 1),
   (150, 0, 0, 100),  # a window that is no multiple of the block
   (70, 130, 131, 129),
+  (150, 1500, 1600, 1300),  # blocks of 81
+  (600, 0, 0, None),  # two blocks
   (9, 0, 0, None),
   (9, 4, 4, None),
   (4, 20, 3, None),  # the cache of a context that has just begun
@@ -128,21 +133,27 @@ def largest_array(jaxpr):
   return largest
 
 
-def test_a_window_costs_length_times_window():
-  window, heads, dim = 64, 1, 8
+def test_no_scores_of_all_pairs_exist_at_once():
+  """Nor keys repeated for each block: O(L) with and without a window."""
+  heads, dim = 1, 8
 
-  def size(length, window):
+  def size(attend, length):
     x = jnp.zeros((heads, length, dim))
 
     def loss(q, k, v):
-      return jnp.sum(attention.attend(q, k, v, 0, window) ** 2)
+      return jnp.sum(attend(q, k, v) ** 2)
 
     grad = jax.grad(loss, argnums=(0, 1, 2))
     return largest_array(jax.make_jaxpr(grad)(x, x, x).jaxpr)
 
-  assert size(2048, window) <= 2048 * 2 * window * heads
-  assert size(4096, window) == 2 * size(2048, window)
-  assert size(2048, None) >= 2048**2  # what the test would otherwise find
+  def whole(q, k, v):
+    scores = jnp.einsum("hqd,hkd->hqk", q, k)
+    return jnp.einsum("hqk,hkd->hqd", jax.nn.softmax(scores), v)
+
+  assert size(whole, 2048) >= 2048**2  # what the test would otherwise find
+  for window, most in ((64, 64 * 128), (None, 512 * 4096)):
+    at = functools.partial(attention.attend, position=0, window=window)
+    assert size(at, 4096) <= max(most, (4096 + 64) * dim) * heads
 
 
 @pytest.mark.parametrize("start", [0, 11])
