@@ -58,6 +58,9 @@ class ModelConfig:
   post_norm: bool = True
   dtype: str = "float32"  # of matrix products; norms, softmax, loss are float32
   remat_prefix: bool = True
+  # Entries of the vocabulary that the head scores at once (a larger vocabulary
+  # is scored in blocks, whose logits are not stored); 0: all.
+  vocab_block: int = 8192
 
   def __post_init__(self):
     for field in ("dim", "num_layers", "num_heads", "mlp_dim", "window"):
@@ -80,6 +83,7 @@ class ModelConfig:
     for field in ("rope_theta", "norm_eps", "init_std"):
       require_positive(f"model.{field}", getattr(self, field))
     require_at_least("model.embedding_std", self.embedding_std, 0.0)
+    require_at_least("model.vocab_block", self.vocab_block, 0)
     require_choice("model.attention", self.attention, ("window", "full"))
     require_choice(
       "model.suffix_mixer", self.suffix_mixer, ("attention", "gated_delta")

@@ -183,7 +183,7 @@ class Perk(WholeReader):
     """L: what an inner step descends. The hidden states that w looks at are
     constants to every gradient; w's own parameters get the meta-gradient."""
     read = functools.partial(_read, self.adapted())
-    loss_gxC, forward = jax.vmap(read)(tokens_gxC, targets_gxC)
+    loss_gxC, _, forward = jax.vmap(read)(tokens_gxC, targets_gxC)
     if self.config.weigh_tokens:
       hidden_gxCxD = jax.lax.stop_gradient(forward.final_CxD)
       score_gxCx1 = self.token_weight(hidden_gxCxD)
@@ -275,20 +275,17 @@ class Perk(WholeReader):
       found = {"first_loss": loss_K[0], "last_loss": loss_K[-1]}
     question_read = _read(learner.adapted(), tokens_L[at:], targets_L[at:])
 
-    def joined(of):
-      """[n, C] of what `of(loss, forward)` says of a read's tokens."""
-      parts = [jnp.ravel(of(*read)) for read in (context_read, question_read)]
-      return jnp.concatenate(parts).reshape(-1, c)
-
-    loss_nxC = joined(lambda loss, _: loss)
-    likely_nxC = joined(lambda _, f: jnp.argmax(f.logits_CxV, -1))
-    _, targets_nxC, weight_nxC = chunks
+    loss_nxC, correct_nxC = (
+      jnp.concatenate([jnp.ravel(a), b]).reshape(-1, c)
+      for a, b in zip(context_read[:2], question_read[:2], strict=True)
+    )
+    _, _, weight_nxC = chunks
     return ChunkOutput(
       loss_C=loss_nxC,
-      correct_C=likely_nxC == targets_nxC,
+      correct_C=correct_nxC,
       inner_loss=jax.vmap(weighted_mean)(loss_nxC, weight_nxC),
       inner_grad_norm=jnp.broadcast_to(norm, len(loss_nxC)),
-      diagnostics=self.model.diagnostics(question_read[1]) | found,
+      diagnostics=self.model.diagnostics(question_read[2]) | found,
     )
 
   def state_bytes(self, context_length: int) -> dict[str, int]:
@@ -312,12 +309,13 @@ class Perk(WholeReader):
 
 
 def _read(model, tokens_C: Array, targets_C: Array):
-  """(loss_C, forward) of tokens read from position 0, without a past."""
+  """(loss_C, correct_C, forward) of tokens read from position 0, without a
+  past."""
   cache = model.init_cache(len(tokens_C), False)
   cache = dataclasses.replace(cache, suffix=None)
   x_CxD, cache = model.read_prefix(tokens_C, cache, 0)
   forward = model.forward(x_CxD, cache, None, 0)
-  return model.token_loss(forward, targets_C), forward
+  return *model.score(forward, targets_C), forward
 
 
 def _matrices(model, globs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:

@@ -283,12 +283,12 @@ class RAG(WholeReader):
     x_SxD, cache = self.model.read_prefix(token_S, Cache(None, None), -missing)
     forward = self.model.forward(x_SxD, cache, None, -missing)
     forward = dataclasses.replace(
-      forward, logits_CxV=forward.logits_CxV[len(front) :]
+      forward, final_CxD=forward.final_CxD[len(front) :]
     )
-    loss_C = self.model.token_loss(forward, target_C)
+    loss_C, correct_C = self.model.score(forward, target_C)
     return ChunkOutput(
       loss_C=loss_C,
-      correct_C=jnp.argmax(forward.logits_CxV, axis=-1) == target_C,
+      correct_C=correct_C,
       inner_loss=weighted_mean(loss_C, weight_C),
       inner_grad_norm=jnp.zeros(()),
       diagnostics=self.model.diagnostics(forward),

@@ -133,14 +133,13 @@ class TTTNN(WholeReader):
       fast = self._learn(stored, rate_scale) if inner else fast_0
       model = nnx.merge(graphdef, fast, slow)
       forward = model.forward(chunk.x_CxD, cache, None, position)
-      loss_C = model.token_loss(forward, chunk.target_C)
-      likely_C = jnp.argmax(model.next_token_probs(forward), -1)
+      loss_C, correct_C = model.score(forward, chunk.target_C)
       drift = optax.tree.norm(
         jax.lax.stop_gradient(jax.tree.map(jnp.subtract, fast, fast_0))
       )
       output = ChunkOutput(
         loss_C=loss_C,
-        correct_C=likely_C == chunk.target_C,
+        correct_C=correct_C,
         inner_loss=weighted_mean(loss_C, chunk.weight_C),
         inner_grad_norm=jnp.zeros(()),
         diagnostics={**model.diagnostics(forward), "drift": drift},

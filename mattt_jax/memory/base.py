@@ -83,8 +83,9 @@ class Pairs:
   value_CxD: Array  # embedding of the token that followed (`BaseConfig.value`)
   next_token_C: Array  # int32, its id
   surprise_C: Array  # its loss before anything was learned, no gradient
-  # Norm of that loss's gradient at the final hidden state, no gradient.
-  gradient_C: Array
+  # Norm of that loss's gradient at the final hidden state, no gradient; None
+  # unless the memory's `score` is of it.
+  gradient_C: Array | None
   relevant_C: Array  # bool: the task says that it will be asked for (an oracle)
   valid_C: Array  # bool: False for padding, which is never stored
 

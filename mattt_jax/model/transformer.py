@@ -25,7 +25,7 @@ from mattt_jax.memory.base import (
   PointerRead,
   ResidualRead,
 )
-from mattt_jax.model import attention, fast_weights, linear_attention
+from mattt_jax.model import attention, fast_weights, head, linear_attention
 from mattt_jax.model.block import Block
 from mattt_jax.model.layers import (
   make_norm,
@@ -64,7 +64,7 @@ class MemoryState:
 class Forward:
   """A chunk read with the weights and memory from before it."""
 
-  logits_CxV: Array
+  final_CxD: Array  # what the head sees
   pointer: PointerRead | None
   # Of the suffix blocks, stacked: what was read, and its share of the residual
   # stream |read| / |x + read|. None without a residual memory.
@@ -74,7 +74,6 @@ class Forward:
   cache: attention.KVCache | linear_attention.DeltaCache | None
   address_CxD: Array  # the prefix output: stable addresses
   hidden_SxCxD: Array | None  # hidden state at the memory's place
-  final_CxD: Array  # what the head saw
 
 
 class Transformer(nnx.Module):
@@ -93,6 +92,7 @@ class Transformer(nnx.Module):
     self.vocab_size = vocab_size
     self.memory_read = memory.read
     self.memory_value = getattr(memory, "value", None)
+    self.memory_score = getattr(memory, "score", None)
     self.feeds = getattr(memory, "feed", False)
 
     def suffix_block(rngs):
@@ -205,17 +205,15 @@ class Transformer(nnx.Module):
         (cache.suffix, memory.blocks if memory is not None else None),
         unroll=min(self.config.num_suffix, _UNROLL),
       )
-    h_CxD, logits_CxV = self._logits(x_CxD)
     hidden_SxCxD, reads, read_share_SxC = asked or (None, None, None)
     return Forward(
-      logits_CxV=logits_CxV,
+      final_CxD=self.final_norm(x_CxD),
       pointer=pointer,
       reads=reads,
       read_share_SxC=read_share_SxC,
       cache=kv,
       address_CxD=address_CxD,
       hidden_SxCxD=hidden_SxCxD,
-      final_CxD=h_CxD,
     )
 
   def _head(self) -> Array:
@@ -223,12 +221,9 @@ class Transformer(nnx.Module):
       return self.embedding[...].T
     return self.head[...]
 
-  def _logits(self, x_CxD: Array) -> tuple[Array, Array]:
-    """What the head sees, and its logits in float32 (or wider)."""
-    h_CxD = self.final_norm(x_CxD)
-    logits_CxV = h_CxD @ self._head().astype(h_CxD.dtype)
-    dtype = jnp.promote_types(logits_CxV.dtype, jnp.float32)
-    return h_CxD, logits_CxV.astype(dtype)
+  def _scores(self, h_CxD: Array, targets_C: Array, asked_CxJ=None):
+    block = self.config.vocab_block
+    return head.scores(h_CxD, self._head(), targets_C, block, asked_CxJ)
 
   def _expected_embedding(self, read: PointerRead) -> Array:
     """sum_j w_j E[token_j]: what was recalled, as if it had been read."""
@@ -255,16 +250,29 @@ class Transformer(nnx.Module):
       ),
     )
 
-  def token_loss(self, forward: Forward, targets_C: Array) -> Array:
-    """-log p(target) of each token, [C]; p is mixed with the pointer's."""
-    log_prob_C = _log_prob(forward.logits_CxV, targets_C)
-    if forward.pointer is None:
-      return -log_prob_C
+  def score(self, forward: Forward, targets_C: Array) -> tuple[Array, Array]:
+    """-log p(target) of each token, [C], and whether no other one is more
+    likely, [C]; p is mixed with the pointer's."""
     p = forward.pointer
-    own_Cx1 = (p.log_null_C + log_prob_C)[:, None]
-    return -jax.nn.logsumexp(
+    if p is None:
+      own = self._scores(forward.final_CxD, targets_C)
+      return -own.log_prob_C, own.likely_C == targets_C
+    own = self._scores(forward.final_CxD, targets_C, p.token_CxJ)
+    own_Cx1 = (p.log_null_C + own.log_prob_C)[:, None]
+    loss_C = -jax.nn.logsumexp(
       jnp.concatenate([own_Cx1, _hits(p, targets_C)], axis=-1), axis=-1
     )
+    # The likeliest token is one that was recalled or the model's own.
+    log_share_C = p.log_null_C - own.log_total_C
+    recalled_CxJ = head.total_of_each(
+      p.token_CxJ, jnp.exp(p.log_prob_CxJ), self.vocab_size
+    ) + jnp.exp(log_share_C[:, None] + own.asked_CxJ)
+    own_Cx1 = jnp.exp(log_share_C + own.best_C)[:, None]
+    prob = jnp.concatenate([own_Cx1, recalled_CxJ], axis=-1)
+    token = jnp.concatenate([own.likely_C[:, None], p.token_CxJ], axis=-1)
+    top = prob == jnp.max(prob, axis=-1, keepdims=True)
+    likely_C = jnp.min(jnp.where(top, token, self.vocab_size), axis=-1)
+    return loss_C, likely_C == targets_C
 
   def read_loss(self, forward: Forward, targets_C: Array):
     """The memory's own next-token loss, and which tokens have one: (C, C).
@@ -283,7 +291,7 @@ class Transformer(nnx.Module):
     if forward.reads is not None:
       added_CxD = jnp.sum(forward.reads.output_CxD, axis=0)
       some_C = jnp.any(added_CxD != 0, axis=-1)
-      loss_C = -_log_prob(self._logits(added_CxD)[1], targets_C)
+      loss_C = -self._scores(self.final_norm(added_CxD), targets_C).log_prob_C
       return jnp.where(some_C, loss_C, 0.0), some_C
     return jnp.zeros(targets_C.shape), jnp.zeros(targets_C.shape, bool)
 
@@ -294,7 +302,7 @@ class Transformer(nnx.Module):
     if forward.reads is not None:
       gate_SxC = jnp.abs(forward.reads.gate_C)
       return jnp.mean(gate_SxC * (1 - forward.reads.null_C), axis=0)
-    return jnp.zeros(forward.logits_CxV.shape[:1])
+    return jnp.zeros(len(forward.final_CxD))
 
   def diagnostics(self, forward: Forward) -> dict[str, Array]:
     """Means over the chunk, in [0, 1], that show a memory which is not used.
@@ -314,9 +322,13 @@ class Transformer(nnx.Module):
     found = {"null_mass": null, "gate": gate, "memory_share": share}
     return jax.lax.stop_gradient(found)
 
+  def logits(self, forward: Forward) -> Array:
+    """The model's own, without the pointer, [C, V]."""
+    return head.logits(forward.final_CxD, self._head())
+
   def next_token_probs(self, forward: Forward) -> Array:
     """p(next token), [C, V], the pointer's share included."""
-    probs_CxV = jax.nn.softmax(forward.logits_CxV)
+    probs_CxV = jax.nn.softmax(self.logits(forward))
     if forward.pointer is None:
       return probs_CxV
     p = forward.pointer
@@ -341,7 +353,9 @@ class Transformer(nnx.Module):
       return memory
     # Embeddings start at init_std; values should not.
     next_CxD = rms_normalize(self.embedding[...][targets_C], 1e-6)
-    gradient_C = self._gradient_norm(forward, targets_C)
+    gradient_C = None
+    if self.memory_score == "gradient":
+      gradient_C = self._gradient_norm(forward, targets_C)
 
     def pairs(hidden_CxD):
       value_CxD = hidden_CxD if self.memory_value == "hidden" else next_CxD
@@ -369,18 +383,13 @@ class Transformer(nnx.Module):
     return dataclasses.replace(memory, blocks=blocks)
 
   def _gradient_norm(self, forward: Forward, targets_C: Array) -> Array:
-    """|d loss / d final hidden| of the model's own prediction, [C]:
-    |(p - onehot(target)) head'|."""
-    error_CxV = jax.nn.softmax(forward.logits_CxV) - jax.nn.one_hot(
-      targets_C, self.vocab_size
-    )
-    return jax.lax.stop_gradient(vector_norm(error_CxV @ self._head().T))
+    """|d loss / d final hidden| of the model's own prediction, [C]."""
 
+    def loss(h_CxD):
+      return -jnp.sum(self._scores(h_CxD, targets_C).log_prob_C)
 
-def _log_prob(logits_CxV: Array, targets_C: Array) -> Array:
-  """log p(target) of each token, [C]."""
-  picked_Cx1 = jnp.take_along_axis(logits_CxV, targets_C[:, None], axis=-1)
-  return picked_Cx1[:, 0] - jax.nn.logsumexp(logits_CxV, axis=-1)
+    gradient_CxD = jax.grad(loss)(jax.lax.stop_gradient(forward.final_CxD))
+    return jax.lax.stop_gradient(vector_norm(gradient_CxD))
 
 
 def _hits(read: PointerRead, targets_C: Array) -> Array:

@@ -37,15 +37,14 @@ class ChunkModel(Protocol):
   def forward(self, x_CxD, cache, memory, position) -> Any:
     """`memory` None: as if there were none."""
 
-  def token_loss(self, forward, targets_C) -> Array: ...
+  def score(self, forward, targets_C) -> tuple[Array, Array]:
+    """(loss of each token, whether it was the most likely one), each [C]."""
 
   def read_loss(self, forward, targets_C) -> tuple[Array, Array]: ...
 
   def memory_use(self, forward) -> Array: ...
 
   def diagnostics(self, forward) -> dict[str, Array]: ...
-
-  def next_token_probs(self, forward) -> Array: ...
 
   def write(
     self, memory, forward, targets_C, surprise_C, relevant_C, valid_C

@@ -213,7 +213,7 @@ def replay_chunks(learner: Learner, weights, chunks, rate_scale: Array | float):
     def loss_fn(fast):
       model = nnx.merge(graphdef, fast, slow)
       forward = model.forward(x_CxD, cache, None, 0)
-      loss_C = model.token_loss(forward, target_C)
+      loss_C, _ = model.score(forward, target_C)
       return weighted_mean(loss_C, weight_C), (None, 1.0)
 
     weights, *_ = inner_step(
@@ -271,16 +271,16 @@ def read_chunk(
 
     def read(memory):
       forward = model.forward(chunk.x_CxD, state.cache, memory, state.position)
-      return forward, model.token_loss(forward, chunk.target_C)
+      return forward, *model.score(forward, chunk.target_C)
 
-    forward, loss_C = read(kept)
+    forward, loss_C, correct_C = read(kept)
     learned_C = loss_C
     if config.inner_loss == "without_memory" and kept is not None:
-      learned_C = read(None)[1]
+      _, learned_C, _ = read(None)
     weight_C = coordination.token_weight(chunk.weight_C, loss_C)
     rate = coordination.rate(model.memory_use(forward))
     loss = weighted_mean(learned_C, weight_C)
-    return loss, ((loss_C, forward), rate)
+    return loss, ((loss_C, correct_C, forward), rate)
 
   weights = state.fast, state.inner_opt
   grad_norm = jnp.zeros(())
@@ -290,11 +290,12 @@ def read_chunk(
     read_with = reading_weights(learner, state, rate_scale, some)
     if config.replay_keep:
       weights = read_with
-    weights, loss, (loss_C, forward), grad_norm = inner_step(
+    weights, loss, read, grad_norm = inner_step(
       learner, inner_loss, read_with[0], weights, chunk.weight_C, rate_scale
     )
   else:
-    loss, ((loss_C, forward), _) = inner_loss(state.fast)
+    loss, (read, _) = inner_loss(state.fast)
+  loss_C, correct_C, forward = read
 
   model = learner.model
   read_loss_C = has_read_loss_C = None
@@ -302,7 +303,7 @@ def read_chunk(
     read_loss_C, has_read_loss_C = model.read_loss(forward, chunk.target_C)
   output = ChunkOutput(
     loss_C=loss_C,
-    correct_C=jnp.argmax(model.next_token_probs(forward), -1) == chunk.target_C,
+    correct_C=correct_C,
     inner_loss=loss,
     inner_grad_norm=grad_norm,
     diagnostics=model.diagnostics(forward),

@@ -113,7 +113,7 @@ def by_hand(
     # A cache of another size: what it holds before position 0 is empty.
     x, _ = model.read_prefix(tokens, model.init_cache(1, False), 0)
     forward = model.forward(x, model.init_cache(7, False), None, 0)
-    log_prob = jax.nn.log_softmax(forward.logits_CxV)
+    log_prob = jax.nn.log_softmax(model.logits(forward))
     return -log_prob[np.arange(len(tokens)), targets], forward.final_CxD
 
   names_of_model = [

@@ -66,7 +66,7 @@ def _read(graphdef, params, tokens, targets, weight):
 def _logits(graphdef, params, tokens):
   model = nnx.merge(graphdef, params)
   x, cache = model.read_prefix(tokens, Cache(None, None), 0)
-  return model.forward(x, cache, None, 0).logits_CxV
+  return model.logits(model.forward(x, cache, None, 0))
 
 
 def unit(x):

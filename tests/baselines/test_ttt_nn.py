@@ -71,7 +71,7 @@ def by_hand(learner, tokens, targets, weight, optimizer, reset, kept=CHUNKS):
   def all_losses(fast, x, targets):
     cache = dataclasses.replace(model.init_cache(LENGTH, False), suffix=None)
     made = nnx.merge(graphdef, fast, slow)
-    return made.token_loss(made.forward(x, cache, None, 0), targets)
+    return made.score(made.forward(x, cache, None, 0), targets)[0]
 
   def mean_loss(fast, x, targets, weight):
     loss = all_losses(fast, x, targets)

@@ -63,8 +63,9 @@ class Quadratic(nnx.Module):
     loss_CxV = jnp.broadcast_to(loss_C[:, None], (len(x_CxD), VOCAB))
     return Forward(loss_CxV, jax.nn.sigmoid(x_CxD[:, 0]))
 
-  def token_loss(self, forward, targets_C):
-    return forward.loss_CxV[:, 0]
+  def score(self, forward, targets_C):
+    # All entries are as likely: the first is the likeliest.
+    return forward.loss_CxV[:, 0], targets_C == 0
 
   def read_loss(self, forward, targets_C):
     return jnp.zeros(targets_C.shape), jnp.zeros(targets_C.shape, bool)
@@ -74,9 +75,6 @@ class Quadratic(nnx.Module):
 
   def diagnostics(self, forward):
     return {}
-
-  def next_token_probs(self, forward):
-    return jnp.ones_like(forward.loss_CxV) / VOCAB
 
   def write(self, memory, forward, targets_C, surprise_C, relevant_C, valid_C):
     return memory
