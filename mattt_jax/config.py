@@ -124,6 +124,10 @@ class InnerConfig:
   # segments of about sqrt(n), then their chunks; 3: a third level, and so on.
   # States kept grow like n^(1/levels); each level costs one forward pass.
   remat_levels: int = 1
+  offload: bool = False  # the states kept for that lie in the host's memory
+  # The meta-gradient goes back through the inner steps of so many chunks at
+  # most; 0: all of them (truncated unrolling).
+  unroll: int = 0
   max_drift: float = 0.0  # cap on the norm of W_i - W_0 over all; 0: none
 
   def __post_init__(self):
@@ -136,7 +140,7 @@ class InnerConfig:
     for field in ("learning_rate", "warmup_init", "clip_norm", "weight_decay",
                   "max_drift"):  # fmt: skip
       require_at_least(f"inner.{field}", getattr(self, field), 0.0)
-    for field in ("warmup_steps", "remat_levels"):
+    for field in ("warmup_steps", "remat_levels", "unroll"):
       require_at_least(f"inner.{field}", getattr(self, field), 0)
     for field in ("momentum", "b1", "b2"):
       require_share(f"inner.{field}", getattr(self, field))

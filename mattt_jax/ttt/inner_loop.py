@@ -124,7 +124,7 @@ class Learner(nnx.Module):
       )
 
     for number in reversed(outer):
-      read = remat.in_parts(read, number)
+      read = remat.in_parts(read, number, self.inner.config.offload)
     return read(state, (tokens_L, targets_L, weight_L, relevant_L))[1]
 
   def state_bytes(self, context_length: int) -> dict[str, int]:
@@ -224,6 +224,27 @@ def replay_chunks(learner: Learner, weights, chunks, rate_scale: Array | float):
   return jax.lax.scan(step, weights, chunks)[0]
 
 
+def truncated(learner: Learner, state: ContextState) -> ContextState:
+  """The same numbers; every `inner.unroll` chunks the gradient of the steps
+  before stops, but for W_0, which the fast weights are still moved from."""
+  unroll = learner.inner.config.unroll
+  if not unroll:
+    return state
+  _, fast_0, _ = fast_weights.split(learner.model)
+  cut = state.position // learner.chunk % unroll == 0
+
+  def start(w_0, w):
+    return jnp.where(cut, w_0 + jax.lax.stop_gradient(w - w_0), w)
+
+  return dataclasses.replace(
+    state,
+    fast=jax.tree.map(start, fast_0, state.fast),
+    inner_opt=jax.tree.map(
+      lambda x: jnp.where(cut, jax.lax.stop_gradient(x), x), state.inner_opt
+    ),
+  )
+
+
 def reading_weights(
   learner: Learner,
   state: ContextState,
@@ -282,6 +303,8 @@ def read_chunk(
     loss = weighted_mean(learned_C, weight_C)
     return loss, ((loss_C, correct_C, forward), rate)
 
+  if inner:
+    state = truncated(learner, state)
   weights = state.fast, state.inner_opt
   grad_norm = jnp.zeros(())
   if inner:
@@ -372,7 +395,7 @@ def read_sequence(
     )  # fmt: skip
 
   if learner.inner.config.remat_levels:
-    body = remat.chunk(body)
+    body = remat.chunk(body, learner.inner.config.offload)
   # The prefix cache does not change from chunk to chunk: keep it out.
   prefix, cache = cache.prefix, dataclasses.replace(cache, prefix=None)
   state, outputs = jax.lax.scan(

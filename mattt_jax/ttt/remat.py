@@ -8,29 +8,50 @@ backwards, those before its chunks (1604.06174).
 import math
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 # The name of what a chunk's backward pass finds saved (checkpoint_name).
 SAVED = "inner_gradient"
+_STATE = "state"
 
 
-def chunk(body):
+def chunk(body, offload: bool = False):
   """`body(state, chunk)`, of which the state before it and what is named
-  `SAVED` are kept for the backward pass."""
-  policy = jax.checkpoint_policies.save_only_these_names(SAVED)
-  return jax.checkpoint(body, prevent_cse=False, policy=policy)
+  `SAVED` are kept for the backward pass; `offload`: the state in the memory of
+  the host."""
+  return _kept(body, offload, SAVED)
 
 
-def in_parts(read, number: int):
+def in_parts(read, number: int, offload: bool = False):
   """`read(state, arrays)` of `number` equal parts, one after the other; of each
   only the state before it is kept for the backward pass."""
+  body = _kept(read, offload)
 
   def read_parts(state, arrays):
     parts = jax.tree.map(lambda x: x.reshape(number, -1, *x.shape[1:]), arrays)
-    body = jax.checkpoint(read, prevent_cse=False)
     state, out = jax.lax.scan(body, state, parts)
     return state, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
 
   return read_parts
+
+
+def _kept(body, offload: bool, *saved: str):
+  policies = jax.checkpoint_policies
+  if not offload:
+    policy = policies.save_only_these_names(*saved)
+    return jax.checkpoint(body, prevent_cse=False, policy=policy)
+
+  def named(state, x):
+    # What follows starts from the named copy: the argument is not kept.
+    return body(jax.tree.map(lambda s: checkpoint_name(s, _STATE), state), x)
+
+  policy = policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=list(saved),
+    names_which_can_be_offloaded=[_STATE],
+    offload_src="device",
+    offload_dst="pinned_host",
+  )
+  return jax.checkpoint(named, prevent_cse=False, policy=policy)
 
 
 def split_evenly(number: int, factors: int) -> tuple[int, ...]:

@@ -241,13 +241,16 @@ def meta_gradient(learner, tokens, weight):
   }
 
 
-def matrix_meta_gradient(learner, tokens, weight, order):
-  """d / d a_0 by the chain rule: each step's Jacobian is I - eta A."""
+def matrix_meta_gradient(learner, tokens, weight, order, unroll=0):
+  """d / d a_0 by the chain rule: each step's Jacobian is I - eta A, and I where
+  the unrolling is cut."""
   eta, fast = 0.3, start(learner)["a"]
   curvature = np.asarray(learner.model.curvature[...])
   jacobian = np.eye(3) - (eta * curvature if order == 2 else 0.0)
   chain, total = np.eye(3), np.zeros(3)
   for i in range(0, len(tokens), CHUNK):
+    if unroll and i // CHUNK % unroll == 0:
+      chain = np.eye(3)
     state = {"a": fast, "b": np.zeros(3)}
     part = slice(i, i + CHUNK)
     outer = quadratic.gradients(
@@ -274,6 +277,61 @@ def test_meta_gradient_by_the_chain_rule(order, remat_levels):
     matrix_meta_gradient(learner, tokens, weight, order),
     **CLOSE,
   )
+
+
+@pytest.mark.parametrize("unroll", [1, 2, 3, CHUNKS])
+@pytest.mark.parametrize("remat_levels", [0, 2])
+def test_truncated_meta_gradient_by_the_chain_rule(unroll, remat_levels):
+  tokens, weight = text()
+  learner = quadratic.learner(unroll=unroll, remat_levels=remat_levels)
+  found = meta_gradient(learner, tokens, weight)["model/a"]
+  np.testing.assert_allclose(
+    found, matrix_meta_gradient(learner, tokens, weight, 2, unroll), **CLOSE
+  )
+  whole = matrix_meta_gradient(learner, tokens, weight, 2)
+  assert np.allclose(found, whole, rtol=1e-10) == (unroll == CHUNKS)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_truncation_changes_no_forward_number(optimizer):
+  tokens, weight = text()
+  (state, out), (cut_state, cut_out) = (
+    read(quadratic.learner(optimizer=optimizer, unroll=n), tokens, weight)
+    for n in (0, 1)
+  )
+  for a, b in zip(
+    jax.tree.leaves((state, out)),
+    jax.tree.leaves((cut_state, cut_out)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(a, b, **CLOSE)
+
+
+@pytest.mark.parametrize("remat_levels", [1, 2])
+def test_offloaded_states_give_the_same_meta_gradient(remat_levels):
+  """What lies in the host's memory, the program says itself."""
+  tokens, weight = text()
+
+  def gradient(offload):
+    graphdef, state = nnx.split(
+      quadratic.learner(offload=offload, remat_levels=remat_levels)
+    )
+
+    def loss(state):
+      return meta_loss(nnx.merge(graphdef, state), batch_of(tokens, weight))[0]
+
+    grad = jax.grad(loss)
+    return jax.device_get(jax.jit(grad)(state)), str(
+      jax.make_jaxpr(grad)(state)
+    )
+
+  (kept, program), (offloaded, its_program) = map(gradient, (False, True))
+  for a, b in zip(
+    jax.tree.leaves(kept), jax.tree.leaves(offloaded), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  assert "f64<host>" in its_program
+  assert "<host>" not in program
 
 
 @pytest.mark.parametrize(
