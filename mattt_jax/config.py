@@ -242,7 +242,7 @@ class TrainConfig:
   eval_every: int = 0  # 0: only after the last step
   checkpoint_every: int = 100
   keep_checkpoints: int = 2
-  prefetch: int = 8  # examples prepared ahead of the device
+  prefetch: int = 8  # batches made ahead, and placed on the devices
   # Each step draws its length (tokens) from these, so that the fast weights
   # meet several numbers of chunks; (): the task's length at that step.
   random_lengths: tuple[int, ...] = ()

@@ -36,10 +36,14 @@ def test_rule_that_matches_nothing_is_an_error():
 
 def test_batch_is_split_over_sequences():
   mesh = sharding.make_mesh(8)
-  tokens = np.arange(32).reshape(16, 2)
-  out = sharding.put_batch({"tokens": tokens}, mesh)["tokens"]
-  assert {s.data.shape for s in out.addressable_shards} == {(2, 2)}
-  np.testing.assert_array_equal(out, tokens)
+  tokens = np.arange(32, dtype=np.int32).reshape(16, 2)
+  batch = {"tokens": tokens, "relevant": tokens[:, 0] > 3}
+  out = sharding.put_batch(batch, mesh)
+  assert out.keys() == batch.keys()
+  for key, rows in (("tokens", (2, 2)), ("relevant", (2,))):
+    assert {s.data.shape for s in out[key].addressable_shards} == {rows}
+    assert out[key].dtype == batch[key].dtype
+    np.testing.assert_array_equal(out[key], batch[key])
 
 
 def test_batch_size_must_be_divisible_by_the_devices():

@@ -4,7 +4,8 @@ Example i of outer step s has index `s * batch_size + i`: a batch depends on
 its step alone, so a run resumes anywhere from one number.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import grain
 import numpy as np
@@ -18,12 +19,23 @@ _THREADS = 2
 
 
 def train_batches(
-  task: Task, experiment: Experiment, start_step: int = 0
+  task: Task,
+  experiment: Experiment,
+  start_step: int = 0,
+  *,
+  place: Callable[[Batch], Any] | None = None,
 ) -> grain.DatasetIterator:
   """Iterates over the batches of steps `start_step` .. `train.steps - 1`.
 
   Arrays are [B, L], where L is the task's training length at that step. The
   state (`get_state`, `set_state`) is JSON: the number of the next step.
+
+  Args:
+    task: makes the examples.
+    experiment: sizes, seed, and how many batches are kept ready.
+    start_step: the first step.
+    place: what the threads do to each batch when it is made, such as moving it
+      to the devices, so that the training loop does not wait for that either.
 
   Raises:
     ValueError: `start_step` is not one of 0 .. train.steps.
@@ -34,10 +46,11 @@ def train_batches(
     f"start_step={start_step} must lie in 0 .. train.steps={steps}",
   )
 
-  def batch(step: int) -> Batch:
+  def batch(step: int) -> Any:
     length = train_length(task, experiment, step)
     indices = range(step * size, (step + 1) * size)
-    return stack([task.example("train", i, length, step) for i in indices])
+    made = stack([task.example("train", i, length, step) for i in indices])
+    return made if place is None else place(made)
 
   made = grain.MapDataset.range(steps).map(batch)
   batches = iter(_prefetched(made, experiment.train.prefetch))

@@ -173,7 +173,9 @@ class _Run:
       self.graphdef, optimizer, experiment, self.state, mesh
     )
     self.compiled: dict[tuple[bool, bool, int], Any] = {}
-    self.batches = pipeline.train_batches(task, experiment)
+    self.batches = pipeline.train_batches(
+      task, experiment, place=lambda batch: sharding.put_batch(batch, mesh)
+    )
     self.step = 0
     self.on_device: list[dict[str, Any]] = []  # metrics of the newest steps
     self.since_log: list[dict[str, float]] = []  # those fetched, not written
@@ -221,7 +223,6 @@ class _Run:
     batch = next(self.batches)
     self.data_seconds += time.perf_counter() - start
     sequences, length = batch["tokens"].shape
-    batch = sharding.put_batch(batch, self.mesh)
     inner, memory = parts_on(self.experiment, self.step)
     kind = inner, memory, length
     step_fn = self.compiled.get(kind)
@@ -346,6 +347,7 @@ class _Run:
     return out
 
   def close(self) -> None:
+    self.batches.close()
     self.bar.close()
     self.writer.close()
     self.checkpoints.close()

@@ -1,11 +1,13 @@
 """Batches: their order, resuming, and the end of a held-out set."""
 
 import json
+import threading
 import types
 
 import numpy as np
 import pytest
 
+from mattt_jax import sharding
 from mattt_jax.data import pipeline
 from mattt_jax.tasks import associative_recall, language_modeling
 from mattt_jax.tasks.base import Example
@@ -74,6 +76,24 @@ def test_state_goes_on_where_it_was(batches):
     same(a, b)
   iterator.set_state(state)
   same(next(iterator), batches[5])
+
+
+def test_threads_place_the_batches(batches):
+  """On the devices before they are asked for, whatever place they are at."""
+  mesh, threads = sharding.make_mesh(3), set()
+
+  def place(batch):
+    threads.add(threading.current_thread())
+    return sharding.put_batch(batch, mesh)
+
+  iterator = pipeline.train_batches(recall(), experiment(), place=place)
+  for _ in range(4):
+    next(iterator)
+  iterator.set_state({"next_index": 2})
+  for batch, expected in zip(iterator, batches[2:], strict=True):
+    assert {x.sharding for x in batch.values()} == {sharding.split_batch(mesh)}
+    same({key: np.asarray(x) for key, x in batch.items()}, expected)
+  assert threads and threading.main_thread() not in threads
 
 
 def test_start_step(batches):

@@ -34,8 +34,8 @@ from mattt_jax.training import trainer
 make = pipeline.train_batches
 
 class Killing:
-  def __init__(self, task, experiment):
-    self.batches, self.left = make(task, experiment), 9
+  def __init__(self, *args, **settings):
+    self.batches, self.left = make(*args, **settings), 9
   def __next__(self):
     self.left -= 1
     if self.left < 0:
@@ -192,8 +192,8 @@ def test_nan_loss_stops_names_the_step_and_keeps_the_last_good(
   make = pipeline.train_batches
 
   class Poisoned:
-    def __init__(self, task, experiment):
-      self.batches, self.step = make(task, experiment), 0
+    def __init__(self, *args, **settings):
+      self.batches, self.step = make(*args, **settings), 0
 
     def __next__(self):
       self.step += 1
