@@ -41,9 +41,13 @@ def _kept(body, offload: bool, *saved: str):
     policy = policies.save_only_these_names(*saved)
     return jax.checkpoint(body, prevent_cse=False, policy=policy)
 
+  def name(array):
+    # Scalars are not worth it, and XLA for TPUs cannot move them.
+    return checkpoint_name(array, _STATE) if array.ndim else array
+
   def named(state, x):
     # What follows starts from the named copy: the argument is not kept.
-    return body(jax.tree.map(lambda s: checkpoint_name(s, _STATE), state), x)
+    return body(jax.tree.map(name, state), x)
 
   policy = policies.save_and_offload_only_these_names(
     names_which_can_be_saved=list(saved),
