@@ -1,10 +1,11 @@
 """One outer step (meta loss and its gradient): time and memory, as JSON.
 
     python benchmarks/meta_step.py --sizes=4x1024,1x4096 --out=FILE.json
-    python benchmarks/meta_step.py --ways=reverse:1,mixed:1,mixed:2,first:1
+    python benchmarks/meta_step.py --ways=reverse:1,mixed:1:1,mixed:2,first:1
 
 A size is sequences x tokens; a way is how inner gradients are differentiated
-(`inner.differentiation`, or "first" order) and `inner.remat_levels`. The model
+(`inner.differentiation`, or "first" order), `inner.remat_levels` and, if it is
+not the whole batch, `train.micro_batch`. The model
 is fixed: float32, 256-token vocabulary, width 128, 4 heads, MLPs of 352, 6
 blocks of which 2 hold fast weights, chunk 128, window 256, no external memory
 (1.51 M parameters).
@@ -21,6 +22,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import statistics
 import time
 
@@ -32,6 +34,7 @@ from flax import nnx
 from mattt_jax.config import InnerConfig, ModelConfig
 from mattt_jax.memory import none
 from mattt_jax.model.transformer import Transformer
+from mattt_jax.training.train_step import accumulated_gradient
 from mattt_jax.ttt.inner_loop import make_learner
 from mattt_jax.ttt.meta_loss import meta_loss
 
@@ -58,7 +61,12 @@ def settings(way: str, levels: int) -> InnerConfig:
 
 
 def measure(
-  sequences: int, length: int, repeats: int, way: str, levels: int
+  sequences: int,
+  length: int,
+  repeats: int,
+  way: str,
+  levels: int,
+  micro_batch: int = 0,
 ) -> dict:
   """One row: `sequences` of `length` tokens."""
   model = Transformer(MODEL, VOCAB, none.Config(), CHUNK, nnx.Rngs(0))
@@ -76,12 +84,11 @@ def measure(
   }
 
   def step(params, batch):
-    def loss(params):
-      return meta_loss(nnx.merge(graphdef, params), batch, reduction="chunks")[
-        0
-      ]
+    def loss(params, batch):
+      learner = nnx.merge(graphdef, params)
+      return meta_loss(learner, batch, reduction="chunks")[0], ((), ())
 
-    return jax.value_and_grad(loss)(params)
+    return accumulated_gradient(loss, params, batch, micro_batch)
 
   start = time.perf_counter()
   compiled = jax.jit(step).lower(params, batch).compile()
@@ -99,6 +106,7 @@ def measure(
     "size": f"{sequences}x{length}",
     "way": way,
     "remat_levels": levels,
+    "micro_batch": micro_batch,
     "sequences": sequences,
     "length_tokens": length,
     "cpu_seconds": statistics.median(cpu),
@@ -144,16 +152,23 @@ def main() -> None:
       f"--sizes={args.sizes}: expected SEQUENCESxTOKENS,... with TOKENS a "
       f"multiple of {CHUNK}, like 4x1024,1x4096"
     )
-  ways = [way.partition(":")[::2] for way in args.ways.split(",")]
-  if any(way not in WAYS or not levels.isdecimal() for way, levels in ways):
+  ways = re.findall(rf"({'|'.join(WAYS)}):(\d+)(?::(\d+))?(?:,|$)", args.ways)
+  if len(ways) != len(args.ways.split(",")):
     parser.error(
-      f"--ways={args.ways}: expected WAY:LEVELS,... with WAY one of "
-      f"{', '.join(WAYS)}, like mixed:2"
+      f"--ways={args.ways}: expected WAY:LEVELS or WAY:LEVELS:MICRO_BATCH,... "
+      f"with WAY one of {', '.join(WAYS)}, like mixed:2"
     )
   rows = []
-  for (sequences, length), (way, levels) in itertools.product(sizes, ways):
-    rows.append(measure(sequences, length, args.repeats, way, int(levels)))
-    print(json.dumps(rows[-1]), flush=True)
+  for (sequences, length), (way, levels, micro) in itertools.product(
+    sizes, ways
+  ):
+    if int(micro or 0) > sequences:
+      continue
+    row = measure(
+      sequences, length, args.repeats, way, int(levels), int(micro or 0)
+    )
+    rows.append(row)
+    print(json.dumps(row), flush=True)
   if args.out:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     report = {"machine": machine(), "rows": rows}

@@ -243,6 +243,9 @@ class TrainConfig:
   checkpoint_every: int = 100
   keep_checkpoints: int = 2
   prefetch: int = 8  # batches made ahead, and placed on the devices
+  # Sequences whose gradient is taken at once, the parts of a batch one after
+  # the other: less memory at the same numbers; 0: the whole batch.
+  micro_batch: int = 0
   # Each step draws its length (tokens) from these, so that the fast weights
   # meet several numbers of chunks; (): the task's length at that step.
   random_lengths: tuple[int, ...] = ()
@@ -251,7 +254,8 @@ class TrainConfig:
     for field in ("steps", "log_every", "checkpoint_every",
                   "keep_checkpoints", "prefetch"):  # fmt: skip
       require_at_least(f"train.{field}", getattr(self, field), 1)
-    require_at_least("train.eval_every", self.eval_every, 0)
+    for field in ("eval_every", "micro_batch"):
+      require_at_least(f"train.{field}", getattr(self, field), 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,6 +308,7 @@ class Experiment:
     )
     for field, length in self.lengths:
       require_chunked(self.chunk, length, field)
+    self._check_micro_batch()
     self._check_coordination()
     self.task.check(self)
     self.memory.check(self)
@@ -317,6 +322,19 @@ class Experiment:
       *(("eval.lengths", n) for n in self.eval.lengths),
       *(("train.random_lengths", n) for n in self.train.random_lengths),
     ]
+
+  def _check_micro_batch(self):
+    size = self.train.micro_batch
+    require(
+      not size or self.batch_size % size == 0,
+      f"train.micro_batch={size} must divide batch_size={self.batch_size}",
+    )
+    require(
+      not (size and self.coordination.read_loss),
+      f"train.micro_batch={size} does not go with coordination.read_loss="
+      f"{self.coordination.read_loss}, a mean over the tokens of the whole "
+      "batch: set one of them to 0",
+    )
 
   def _check_coordination(self):
     """Settings that would do nothing without the part that they are about."""

@@ -156,6 +156,10 @@ def test_settings_are_frozen_and_hashable():
     ),
     (dict(coordination__inner_loss="both"), "coordination.inner_loss='both' is "
      "not known: use one of after_read, without_memory"),
+    (dict(train__micro_batch=3),
+     "train.micro_batch=3 must divide batch_size=8"),
+    (dict(train__micro_batch=2, coordination__read_loss=0.5),
+     "train.micro_batch=2 does not go with coordination.read_loss=0.5"),
     (dict(coordination__replay=2, coordination__replay_capacity=2),
      "coordination.replay=2 must be < coordination.replay_capacity=2"),
     *(

@@ -1,7 +1,7 @@
 """One outer step, pure: (state, batch) -> (state, metrics)."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -48,6 +48,51 @@ def _first(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
+def accumulated_gradient(
+  loss_fn: Callable[[Any, Batch], tuple[jax.Array, tuple[Any, Any]]],
+  params: Any,
+  batch: Batch,
+  micro_batch: int = 0,
+):
+  """Loss, its aux and its gradient, of `micro_batch` sequences at a time.
+
+  Args:
+    loss_fn: params, arrays [b, ...] -> (mean loss, (means, counts)).
+    params: what the gradient is with respect to.
+    batch: arrays [B, ...].
+    micro_batch: divides B; 0: all at once.
+
+  Returns:
+    Loss, (means, counts), gradient: what the whole batch gives at once, where
+    `loss_fn` is a mean over its sequences.
+  """
+  gradient = jax.value_and_grad(loss_fn, has_aux=True)
+  size = len(jax.tree.leaves(batch)[0])
+  number = size // (micro_batch or size)
+  if number == 1:
+    (loss, aux), grads = gradient(params, batch)
+    return loss, aux, grads
+
+  def part(i: jax.Array):
+    """Every `number`-th sequence: each device has some of every part."""
+    return {
+      k: x.reshape(-1, number, *x.shape[1:])[:, i] for k, x in batch.items()
+    }
+
+  def add(total, i):
+    return jax.tree.map(jnp.add, total, gradient(params, part(i))), None
+
+  shapes = jax.eval_shape(
+    lambda: gradient(params, part(jnp.zeros((), jnp.int32)))
+  )
+  zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  ((loss, (means, counts)), grads), _ = jax.lax.scan(
+    add, zero, jnp.arange(number)
+  )
+  loss, means, grads = jax.tree.map(lambda x: x / number, (loss, means, grads))
+  return loss, (means, counts), grads
+
+
 def train_step(
   graphdef: nnx.GraphDef,
   optimizer: optax.GradientTransformation,
@@ -64,8 +109,8 @@ def train_step(
   answer_tokens (counts over the batch), and the model's own diagnostics.
   """
 
-  def loss_fn(params):
-    return meta_loss(
+  def loss_fn(params, batch):
+    loss, out = meta_loss(
       nnx.merge(graphdef, params),
       batch,
       reduction=experiment.outer.reduction,
@@ -73,16 +118,22 @@ def train_step(
       memory=memory,
       rate_scale=rate_scale(experiment.inner, state.step),
     )
+    is_answer = batch["answer"] >= 0
+    counts = {
+      "answer_correct": jnp.sum(out.correct_BxL & is_answer),
+      "answer_tokens": jnp.sum(is_answer),
+    }
+    return loss, (out.aux, counts)
 
-  (loss, out), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+  loss, (aux, counts), grads = accumulated_gradient(
+    loss_fn, state.params, batch, experiment.train.micro_batch
+  )
   updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  is_answer = batch["answer"] >= 0
   metrics = {
-    **out.aux,
+    **aux,
+    **counts,
     "loss": loss,
     "grad_norm": optax.tree.norm(grads),
-    "answer_correct": jnp.sum(out.correct_BxL & is_answer),
-    "answer_tokens": jnp.sum(is_answer),
   }
   state = TrainState(
     step=state.step + 1,

@@ -15,9 +15,9 @@ from mattt_jax.training import build, optimizer, train_step, trainer
 
 
 @functools.cache
-def one_step(devices: int, memory: str = "episodic"):
+def one_step(devices: int, memory: str = "episodic", micro_batch: int = 0):
   """Metrics and parameters after one step of plain gradient descent."""
-  settings = experiment(memory, batch_size=8)
+  settings = experiment(memory, batch_size=8, train__micro_batch=micro_batch)
   task = trainer.make_task(settings)
   learner = build.build_learner(settings, task.vocab_size)
   graphdef, params = nnx.split(learner)
@@ -35,9 +35,10 @@ def one_step(devices: int, memory: str = "episodic"):
   return jax.device_get(values), grads, batch, state
 
 
-def test_eight_devices_are_one_device():
+@pytest.mark.parametrize("devices, micro_batch", [(8, 0), (1, 2), (2, 4)])
+def test_many_devices_and_small_parts_are_one_batch(devices, micro_batch):
   values_1, grads_1, _, _ = one_step(1)
-  values_8, grads_8, _, _ = one_step(8)
+  values_8, grads_8, _, _ = one_step(devices, micro_batch=micro_batch)
   for name in values_1:
     np.testing.assert_allclose(
       values_8[name], values_1[name], rtol=1e-5, err_msg=name
