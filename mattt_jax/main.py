@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 from mattt_jax import config as config_lib
 from mattt_jax import registry
 from mattt_jax.data import sources
+from mattt_jax.training import trackers
 
 Argv = list[str]
 
@@ -89,6 +90,15 @@ def define_workdir(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     "workdir", None, "directory of the run", flag_values=values
   )
+
+
+def define_tracker(values: flags.FlagValues) -> None:
+  """Adds `--tracker`."""
+  flags.DEFINE_string(
+    "tracker", None, "wandb: metrics go to Weights & Biases too; default: "
+    f"${trackers.VARIABLE}, or none",
+    flag_values=values,
+  )  # fmt: skip
 
 
 def required(values: flags.FlagValues, name: str, example: str) -> str:
@@ -182,10 +192,16 @@ def _help(command: Command, program: str, values: flags.FlagValues) -> str:
   )
 
 
+def _define_train(values: flags.FlagValues) -> None:
+  define_workdir(values)
+  define_tracker(values)
+
+
 def _train(values: flags.FlagValues) -> None:
   example = "experiments/recall.py:tiny"
   required(values, "config", example)
   workdir = required(values, "workdir", "runs/recall")
+  trackers.choose(values.tracker)
   keep_compiled_programs()
   experiment = config_lib.from_config_dict(values.config)
   from mattt_jax.training import trainer
@@ -198,7 +214,7 @@ TRAIN = Command(
   example="--config=experiments/recall.py:tiny --workdir=runs/recall "
   "--config.outer.learning_rate=3e-3",
   run=_train,
-  define=define_workdir,
+  define=_define_train,
   takes_config=True,
 )
 

@@ -8,6 +8,7 @@ from absl import flags
 from mattt_jax import main as main_lib
 from mattt_jax.main import Command, UsageError
 from mattt_jax.scaling import collect, sweep, sweep_runner, sweep_state
+from mattt_jax.training import trackers
 
 ROWS_FILE = "results.jsonl"
 PARQUET_FILE = "results.parquet"
@@ -33,6 +34,7 @@ def define(values: flags.FlagValues) -> None:
     ("together", "every host of a slice calls this; they do each run together"),
   ):
     flags.DEFINE_bool(name, False, about, flag_values=values)
+  main_lib.define_tracker(values)
 
 
 def run(values: flags.FlagValues) -> int:
@@ -43,6 +45,7 @@ def run(values: flags.FlagValues) -> int:
     raise UsageError(f"--out={out} is a file: name a directory")
   if values.parquet:
     collect.require_parquet()
+  trackers.choose(values.tracker)
   every = sweep.runs(text)
   mine = sweep.share(every, values.index, values.of)
   if values.status:

@@ -15,6 +15,7 @@ from flax import nnx
 from tensorboardX import SummaryWriter
 
 from mattt_jax.model.fast_weights import FastWeight
+from mattt_jax.training import trackers
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -69,7 +70,8 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 class MetricsWriter:
-  """Writes rows {"step": ..., "kind": ..., ...} to JSONL and TensorBoard.
+  """Writes rows {"step": ..., "kind": ..., ...} to JSONL and TensorBoard, and
+  to a tracker if one is chosen.
 
   Rows of steps after `restored_step`, and of the final evaluation, are dropped
   first: a run that goes on from there writes them again.
@@ -89,17 +91,21 @@ class MetricsWriter:
     self._board = SummaryWriter(
       str(workdir / "tensorboard"), purge_step=restored_step + 1
     )
+    self._tracker = trackers.start(workdir, jax.process_index())
 
   def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
     """Appends one row; nested dicts become "a/b" in TensorBoard."""
     self._file.write(_line({"step": step, "kind": kind, **values}))
     self._file.flush()
-    for name, value in _scalars(values, kind):
+    scalars = dict(_scalars(values, kind))
+    for name, value in scalars.items():
       self._board.add_scalar(name, value, step)
+    self._tracker.log(step, scalars)
 
   def close(self) -> None:
     self._file.close()
     self._board.close()
+    self._tracker.close()
 
 
 def _line(row: Mapping[str, Any]) -> str:
