@@ -73,8 +73,8 @@ def guesses(row: dict) -> dict[str, float | None]:
   )
   experiment = config_lib.from_config_dict(settings)
   task = name_cloze.Task(experiment.task, 0)
-  return name_cloze.baselines(
-    task, row["split"], row["length"], row["asked_sequences"]
+  return {"answers": row["answers"]} | task.guessing(
+    row["split"], row["length"], row["asked_sequences"]
   )
 
 

@@ -17,7 +17,7 @@ from mattt_jax.config import (
 )
 from mattt_jax.data import pipeline
 from mattt_jax.evaluation import bootstrap, reader
-from mattt_jax.tasks.base import SPLITS, Task
+from mattt_jax.tasks.base import SPLITS, GuessingTask, Task
 from mattt_jax.ttt.coordination import rate_scale
 from mattt_jax.ttt.meta_loss import SequenceOutput
 
@@ -51,7 +51,7 @@ def evaluate(
 
   Returns:
     A JSON value: `split`, `inner`, `memory`, and `lengths`, from the length (a
-    string) to what `Totals.summary` says.
+    string) to what `Totals.summary` and `guessing` say.
 
   Raises:
     ValueError: unknown split, or sizes that do not fit.
@@ -84,13 +84,26 @@ def evaluate(
         inner=inner, memory=memory,
       )  # fmt: skip
       totals.add(batch, out)
-    results[str(length)] = totals.summary()
+    results[str(length)] = totals.summary() | guessing(
+      task, split, length, config.sequences
+    )
   return {
     "split": split,
     "inner": inner,
     "memory": memory,
     "lengths": results,
   }
+
+
+def guessing(
+  task: Task, split: str, length: int, sequences: int
+) -> dict[str, float | None]:
+  """Whole answers that are right without a model, beside which to read those
+  of one: `guess_RULE` of a task that has such rules."""
+  if not isinstance(task, GuessingTask):
+    return {}
+  shares = task.guessing(split, length, sequences)
+  return {f"guess_{rule}": share for rule, share in shares.items()}
 
 
 class Totals:

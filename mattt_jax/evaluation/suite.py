@@ -22,12 +22,13 @@ from mattt_jax import config as config_lib
 from mattt_jax import registry
 from mattt_jax.config import Experiment, require, require_choice
 from mattt_jax.evaluation import answers
-from mattt_jax.evaluation.evaluator import evaluate
+from mattt_jax.evaluation.evaluator import evaluate, guessing
 from mattt_jax.ttt.inner_loop import Learner
 
 _COLUMNS = ("loss", "other_loss", "answer_accuracy", "answer_exact_match",
-            "choice_accuracy", "choice_chance", "written_exact_match",
-            "written_f1")  # fmt: skip
+            "guess_majority", "guess_nearest_mention", "choice_accuracy",
+            "choice_chance", "choice_majority", "choice_nearest_mention",
+            "written_exact_match", "written_f1")  # fmt: skip
 
 
 def task_experiment(
@@ -99,8 +100,9 @@ def run(
   Returns:
     The rows asked for, in the order of tasks, then lengths: `about`, `task`,
     `length`, `split`, `inner`, `memory`, `scoring` (the `kinds`), the summary
-    of `Totals` (if "forced"), that of `answers.measure` (if others), `seconds`
-    (compilation included), `state_bytes` and `peak_bytes`.
+    of `Totals` (if "forced"), that of `answers.measure` (if others), what
+    `guessing` says, `seconds` (compilation included), `state_bytes` and
+    `peak_bytes`.
 
   Raises:
     ValueError: an unknown task or field, sizes that do not fit, a vocabulary
@@ -167,7 +169,8 @@ def run(
           inner=key["inner"], memory=key["memory"], step=step,
         )  # fmt: skip
         intervals = result.get("intervals", {}) | more["intervals"]
-        result |= more | {"intervals": intervals}
+        guesses = guessing(task, split, length, experiment.eval.sequences)
+        result |= more | guesses | {"intervals": intervals}
       row = key | {
         **result,
         "seconds": time.perf_counter() - started,

@@ -113,6 +113,27 @@ class Task(_texts.Task):
     found = self.choices(split, index, length)
     return [c.question(self.tokenizer, most, self.line_end) for c in found]
 
+  def guessing(
+    self, split: str, length: int, sequences: int
+  ) -> dict[str, float | None]:
+    """How often guessing without reading is right, of all names to choose from.
+
+    Returns:
+      `chance` (any of them), `majority`, `nearest_mention`: shares of the
+      answers of the first `sequences` examples; None if there are no answers.
+    """
+    size = self.size(split, length)
+    number = sequences if size is None else min(sequences, size)
+    found = [c for i in range(number) for c in self.choices(split, i, length)]
+    right: dict[str, list[float]] = {
+      "chance": [1 / len(c.names) for c in found],
+      "majority": [majority(c.mentions) == c.right for c in found],
+      "nearest_mention": [
+        nearest_mention(c.mentions) == c.right for c in found
+      ],
+    }
+    return {k: float(np.mean(v)) if v else None for k, v in right.items()}
+
 
 def majority(mentions: np.ndarray) -> int:
   """The name mentioned most, of equals the one that comes first."""
@@ -122,28 +143,3 @@ def majority(mentions: np.ndarray) -> int:
 def nearest_mention(mentions: np.ndarray) -> int:
   """The name mentioned last."""
   return int(mentions[-1])
-
-
-def baselines(
-  task, split: str, length: int, windows: int
-) -> dict[str, float | None]:
-  """How often guessing without reading is right, in the first `windows`.
-
-  Args:
-    task: has `size`, and `choices`, which gives the `Cloze`s of an example.
-
-  Returns:
-    `answers`, how many there are, and of them the share right (None if there
-    are none) of `chance` (any name to choose from), `majority`,
-    `nearest_mention`.
-  """
-  size = task.size(split, length)
-  number = windows if size is None else min(windows, size)
-  found = [c for i in range(number) for c in task.choices(split, i, length)]
-  right: dict[str, list[float]] = {
-    "chance": [1 / len(c.names) for c in found],
-    "majority": [majority(c.mentions) == c.right for c in found],
-    "nearest_mention": [nearest_mention(c.mentions) == c.right for c in found],
-  }
-  shares = {k: float(np.mean(v)) if v else None for k, v in right.items()}
-  return {"answers": len(found), **shares}

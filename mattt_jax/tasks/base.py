@@ -118,3 +118,14 @@ class QuestionTask(Task, Protocol):
       most: choices of a question, at least 2; which ones depends on the
         arguments alone.
     """
+
+
+@runtime_checkable
+class GuessingTask(Task, Protocol):
+  """A task whose answers rules without a model may guess: its baselines."""
+
+  def guessing(
+    self, split: str, length: int, sequences: int
+  ) -> Mapping[str, float | None]:
+    """The share of the answers that each rule has right, by its name; None
+    where there is no answer."""

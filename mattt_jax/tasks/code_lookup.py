@@ -26,7 +26,6 @@ from mattt_jax.config import require
 from mattt_jax.tasks import _cloze, _names, _questions
 
 _KINDS = ("imports", "arguments")
-baselines = _cloze.baselines
 
 
 @dataclasses.dataclass(frozen=True)

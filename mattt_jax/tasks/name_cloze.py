@@ -12,7 +12,7 @@ windows of `length` tokens (the first of each document, then the second, ...),
 each read by itself: what it did not mention has not been met.
 
 For models too small to write a name, `Task.questions` gives the names to choose
-from by their loss, and `baselines` what guessing without reading scores.
+from by their loss, and `guessing` what is right without reading.
 """
 
 import dataclasses
@@ -22,8 +22,6 @@ import numpy as np
 from mattt_jax.config import require, require_at_least
 from mattt_jax.data import sources, tokenizer
 from mattt_jax.tasks import _cloze, _documents, _names, _texts, base
-
-baselines = _cloze.baselines
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,6 @@ import re
 from mattt_jax.config import require_at_least
 from mattt_jax.tasks import _cloze, _questions, _speech
 
-baselines = _cloze.baselines
-
 
 @dataclasses.dataclass(frozen=True)
 class Config(_questions.Config):

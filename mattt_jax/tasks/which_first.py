@@ -18,8 +18,6 @@ import numpy as np
 from mattt_jax.config import require_at_least
 from mattt_jax.tasks import _cloze, _names, _questions
 
-baselines = _cloze.baselines
-
 
 @dataclasses.dataclass(frozen=True)
 class Config(_questions.Config):

@@ -12,6 +12,7 @@ from mattt_jax import config
 from mattt_jax.data import tokenizer
 from mattt_jax.evaluation import suite
 from mattt_jax.evaluation.evaluator import evaluate
+from mattt_jax.tasks import associative_recall
 from mattt_jax.training import build, trainer
 
 NAME = "associative_recall"
@@ -74,6 +75,32 @@ def test_a_row_for_each_task_and_length(learner, tmp_path, monkeypatch):
   # Another way of reading is another row.
   (off,) = run(learner, out, (NAME,), (64,), inner=False)
   assert not off["inner"] and off["memory"] and len(calls) == 3
+
+
+@pytest.mark.parametrize("kinds", [("forced",), ("choice",)])
+def test_guessing_is_always_reported(learner, tmp_path, monkeypatch, kinds):
+  def guessing(self, split, length, sequences):
+    assert (split, sequences) == ("tune", EXPERIMENT.eval.sequences)
+    return {"majority": length / 1000, "nearest_mention": None}
+
+  monkeypatch.setattr(
+    associative_recall.Task, "guessing", guessing, raising=False
+  )
+  for name, made in (
+    ("require_questions", None),
+    ("collect", [[]]),
+    ("measure", {"sequences": 3, "loss": 1.0, "intervals": {}}),
+  ):
+    monkeypatch.setattr(suite.answers, name, lambda *_, made=made, **__: made)
+  rows = run(learner, tmp_path / "rows.jsonl", (NAME,), kinds=kinds)
+  assert [row["guess_majority"] for row in rows] == [0.032, 0.064]
+  assert [row["guess_nearest_mention"] for row in rows] == [None, None]
+  _, header, cells, _ = suite.table([row | {"step": 1} for row in rows]).split(
+    "\n"
+  )
+  shown = dict(zip(header.split(), cells.split(), strict=True))
+  assert shown["guess_majority"] == "0.0320"
+  assert shown["guess_nearest_mention"] == "-"
 
 
 def test_another_task_starts_from_its_own_defaults():

@@ -12,7 +12,7 @@ import pytest
 
 from mattt_jax import config as config_lib
 from mattt_jax.data import tokenizer
-from mattt_jax.tasks import _cloze, _names, name_cloze
+from mattt_jax.tasks import _cloze, _names
 from mattt_jax.tasks.base import SPLITS
 from mattt_jax.tasks.name_cloze import Config, Task
 
@@ -240,7 +240,7 @@ def test_guesses():
   assert _cloze.nearest_mention(mentions[:4]) == 2
 
 
-def test_baselines(books):
+def test_guessing_without_reading(books):
   task, length = Task(books[1], 0), 400
   answers = []
   for index in range(4):
@@ -249,24 +249,26 @@ def test_baselines(books):
   majority = [Counter(b).most_common(1)[0][0] == n for n, *_, b in answers]
   nearest = [b[-1] == n for n, *_, b in answers]
   chance = [1 / len(set(b)) for *_, b in answers]
-  found = name_cloze.baselines(task, "test", length, 4)
+  found = task.guessing("test", length, 4)
   assert found == {
-    "answers": len(answers),
     "chance": pytest.approx(np.mean(chance)),
     "majority": pytest.approx(np.mean(majority)),
     "nearest_mention": pytest.approx(np.mean(nearest)),
   }
-  none = name_cloze.baselines(task, "test", 64, 9)
-  assert none == {"answers": 0, "chance": None, "majority": None,
-                  "nearest_mention": None}  # fmt: skip
-  every = name_cloze.baselines(task, "test", length, 10**6)
-  assert every["answers"] > found["answers"]
+  none = task.guessing("test", 64, 9)
+  assert none == {"chance": None, "majority": None, "nearest_mention": None}
+  every = task.guessing("test", length, 10**6)
+  assert every == task.guessing("test", length, task.size("test", length))
+  assert every != found
 
 
 def test_the_standard_library_has_answers_by_default(books):
   task = Task(Config(), 0)
-  found = name_cloze.baselines(task, "test", 4096, 10)
-  assert found["answers"] > 50 and 0 < found["majority"] < 0.8
+  answers = [
+    task.example("test", i, 4096)["answer"].max() + 1 for i in range(10)
+  ]
+  assert sum(answers) > 50
+  assert 0 < task.guessing("test", 4096, 10)["majority"] < 0.8
 
 
 def test_weights(books):
