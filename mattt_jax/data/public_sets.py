@@ -63,6 +63,9 @@ class Record:
   choices: tuple[str, ...] = ()  # one of them is answers[0]; (): none
   ask: str = ""  # "": the question, in a plain form
   leads: tuple[str, ...] = (" ",)
+  # [first, after the last) character of the context: what decides the answer;
+  # (): not known.
+  evidence: tuple[tuple[int, int], ...] = ()
 
   def __post_init__(self):
     require(
@@ -227,7 +230,7 @@ def _files(source: str) -> tuple[Set, list[tuple[str, Path]]]:
   require(
     kind in SETS and bool(name),
     f"task.source={source!r} is not known: use {STORIES!r}, "
-    f"{', '.join(f'{k}:PATH' for k in SETS)} or ruler:KIND",
+    f"{', '.join(f'{k}:PATH' for k in SETS)}, ruler:KIND or babi:KIND",
   )
   chosen, root = SETS[kind], Path(name).expanduser()
   fix = f"get them with `{chosen.get.format(path=name)}`"

@@ -36,6 +36,8 @@ def _rows(path: str) -> list[dict[str, Any]]:
         row = json.loads(line)
       except ValueError as error:
         raise ValueError(f"{path}, line {number}: {error}") from error
+      if isinstance(row, dict) and "forced" not in row.get("scoring", "forced"):
+        continue  # of --answers=choice or written: nothing token by token
       if not isinstance(row, dict) or "by_distance" not in row:
         raise ValueError(
           f"{path}, line {number}: no row of `mattt evaluate` (by_distance)"

@@ -80,15 +80,22 @@ def text(words: Sequence[str]) -> str:
 
 
 def hide(
-  rng: np.random.Generator, facts: Sequence[T], background: Sequence[T]
+  rng: np.random.Generator,
+  facts: Sequence[T],
+  background: Sequence[T],
+  depth: float | None = None,
 ) -> tuple[list[T], np.ndarray]:
-  """Facts among background sentences, both in order, every way equally likely.
+  """Facts among background sentences, both in order, every way equally likely,
+  or together: before all others with a `depth` of 0, after them with 1.
 
   Returns:
     All sentences, and which of them the facts are.
   """
   number = len(facts) + len(background)
-  places = np.sort(rng.choice(number, len(facts), replace=False))
+  if depth is None:
+    places = np.sort(rng.choice(number, len(facts), replace=False))
+  else:
+    places = round(depth * len(background)) + np.arange(len(facts))
   chosen, fact, other = set(places.tolist()), iter(facts), iter(background)
   hidden = [next(fact if i in chosen else other) for i in range(number)]
   return hidden, places

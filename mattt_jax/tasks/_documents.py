@@ -33,12 +33,17 @@ class Endless:
 
 
 def require_document(config: Any) -> None:
-  """Raises `ValueError` unless the shares and the weights make sense."""
+  """Raises `ValueError` unless shares, depth and weights make sense."""
   require(
     0 <= config.interference <= 1,
     f"task.interference={config.interference} must lie in [0, 1]",
   )
   require_share("task.gap_share", config.gap_share)
+  depth = getattr(config, "depth", None)
+  require(
+    depth is None or 0 <= depth <= 1,
+    f"task.depth={depth} must lie in [0, 1], or be None",
+  )
   require(
     config.answer_weight + config.context_weight > 0,
     "task.answer_weight=0 and task.context_weight=0 leave nothing to "
@@ -100,13 +105,18 @@ def require_out_of_reach(config: Any, experiment: "Experiment") -> None:
     )
 
 
-def places(rng, area: int, number: int, size: int) -> np.ndarray:
+def places(
+  rng, area: int, number: int, size: int, depth: float | None = None
+) -> np.ndarray:
   """Sorted starts of `number` facts of `size` tokens in the first `area`.
 
-  All placements are equally likely: choose which items of the area, if a fact
-  counts as one item, are facts.
+  Without a `depth` all placements are equally likely: choose which items of the
+  area, if a fact counts as one item, are facts. With one they lie back to back,
+  at the start of the area if it is 0, at its end if it is 1.
   """
   items = area - number * (size - 1)
+  if depth is not None:
+    return round(depth * (items - number)) + np.arange(number) * size
   starts = np.sort(rng.choice(items, number, replace=False))
   return starts + np.arange(number) * (size - 1)
 

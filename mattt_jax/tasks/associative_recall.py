@@ -43,6 +43,9 @@ class Config:
   num_queries: int = 16  # of different keys
   updates: int = 0  # more pairs, each binding a bound key to another value
   interference: float = 0.8  # share of filler drawn from keys and values
+  # Where the pairs lie, back to back: 0 at the start of what is before the gap,
+  # 1 at its end. None: each at a random place.
+  depth: float | None = None
   gap_share: float = 0.5  # filler between pairs and queries, share of length
   out_of_reach: bool = True  # refuse answers that attention can reach
   answer_weight: float = 1.0  # outer weight of the values of the queries
@@ -242,7 +245,7 @@ class Task(_documents.Endless):
     asked_Q = rng.choice(config.num_pairs, config.num_queries, replace=False)
 
     unit, num_pairs = config.unit, len(bound_P)
-    pair_at_P = _documents.places(rng, pairs_end, num_pairs, unit)
+    pair_at_P = _documents.places(rng, pairs_end, num_pairs, unit, config.depth)
     seq = _documents.filler(
       rng, length + 1, config.interference_at(step),
       FIRST_KEY, config.first_filler, config.vocab_size,

@@ -16,12 +16,8 @@ like "Mary took the milk ."; those of filler end in "." too, but hold no verb:
 a share `interference` of their words are people, places and objects, the others
 mean nothing.
 
-The same story as text, for tokenised models, in sentences of a real book:
-
-    story = Task(config, seed).story("test", index)
-    facts = [text(words) for words in story.sentences]
-    sentences, _ = hide(rng, facts, sentences_of_the_book)
-    asked = text(story.questions[0].words)  # its answer: questions[0].answer
+The same as text, in sentences of a real book, for tokenised models, is long_qa
+with source="babi:qa1".
 """
 
 import dataclasses
@@ -37,7 +33,7 @@ from mattt_jax.tasks._babi_world import hide, text
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
 
-__all__ = ["Config", "Story", "Task", "hide", "text"]
+__all__ = ["Config", "Story", "Task", "hide", "tell", "text"]
 _FILLER_WORDS = (3, 9)  # of a filler sentence, the full stop included
 
 
@@ -53,6 +49,9 @@ class Config:
   num_objects: int = 4
   num_fillers: int = 64  # words that mean nothing
   interference: float = 0.5  # share of filler words that are names of things
+  # Where the facts lie, back to back: 0 at the start of what is before the gap,
+  # 1 at its end. None: each at a random place.
+  depth: float | None = None
   gap_share: float = 0.5  # filler between facts and questions, of length
   out_of_reach: bool = True  # refuse answers that attention can reach
   answer_weight: float = 1.0  # outer weight of the answers
@@ -162,7 +161,7 @@ class Task(_documents.Endless):
     Raises:
       ValueError: unknown split, or negative index.
     """
-    return self._story(base.example_rng(self.seed, split, index))
+    return tell(self.config, base.example_rng(self.seed, split, index))
 
   def example(
     self, split: str, index: int, length: int, step: int | None = None
@@ -178,13 +177,13 @@ class Task(_documents.Endless):
     c = self.config
     end, _ = c.areas(length)
     rng = base.example_rng(self.seed, split, index)
-    story = self._story(rng)
+    story = tell(c, rng)
     facts = [self._tokens(words) for words in story.sentences]
     asked = [self._tokens((*q.words, q.answer)) for q in story.questions]
     questions_at = length + 1 - sum(map(len, asked))
 
     room = end - sum(map(len, facts))
-    sentences, places = hide(rng, facts, self._filler(rng, room))
+    sentences, places = hide(rng, facts, self._filler(rng, room), c.depth)
     starts = np.cumsum([0, *map(len, sentences)])[places]
     gap = self._filler(rng, questions_at - end)
     seq = np.concatenate([*sentences, *gap, *asked])
@@ -201,28 +200,6 @@ class Task(_documents.Endless):
         relevant[starts[fact] : starts[fact] + len(facts[fact]) - 1] = True
     return _documents.example(c, seq, answer, distance, relevant)
 
-  def _story(self, rng) -> Story:
-    c = self.config
-    people, places, objects = (
-      worlds.PEOPLE[: c.num_people],
-      worlds.PLACES[: c.num_places],
-      worlds.OBJECTS[: c.num_objects],
-    )
-    found: list[worlds.Question] = []
-    while not found:  # a random life may leave nothing to ask for
-      if c.kind == "qa4":
-        facts = worlds.map_facts(rng, places, c.num_facts)
-        found = list(worlds.map_questions(facts))
-      else:
-        world = worlds.live(rng, c.kind, people, places, objects, c.num_facts)
-        facts, found = world.facts, list(worlds.questions(c.kind, world))
-    again = c.num_questions > len(found)
-    chosen = rng.choice(len(found), c.num_questions, replace=again)
-    return Story(
-      tuple(worlds.sentence(fact) for fact in facts),
-      tuple(found[number] for number in chosen),
-    )
-
   def _tokens(self, words) -> np.ndarray:
     return np.array([self._token[word] for word in words], np.int32)
 
@@ -237,3 +214,27 @@ class Task(_documents.Endless):
     ends = np.append(ends[ends < number], number)
     tokens[ends[ends > 0] - 1] = self._token["."]
     return [s for s in np.split(tokens, ends[:-1]) if len(s)]
+
+
+def tell(config: Config, rng: np.random.Generator) -> Story:
+  """A story, in words."""
+  people, places, objects = (
+    worlds.PEOPLE[: config.num_people],
+    worlds.PLACES[: config.num_places],
+    worlds.OBJECTS[: config.num_objects],
+  )
+  kind, number = config.kind, config.num_facts
+  found: list[worlds.Question] = []
+  while not found:  # a random life may leave nothing to ask for
+    if kind == "qa4":
+      facts = worlds.map_facts(rng, places, number)
+      found = list(worlds.map_questions(facts))
+    else:
+      world = worlds.live(rng, kind, people, places, objects, number)
+      facts, found = world.facts, list(worlds.questions(kind, world))
+  again = config.num_questions > len(found)
+  chosen = rng.choice(len(found), config.num_questions, replace=again)
+  return Story(
+    tuple(worlds.sentence(fact) for fact in facts),
+    tuple(found[number] for number in chosen),
+  )

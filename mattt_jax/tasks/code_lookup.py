@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from mattt_jax.config import require
-from mattt_jax.tasks import _cloze, _names, _questions
+from mattt_jax.tasks import _names, _questions
 
 _KINDS = ("imports", "arguments")
 

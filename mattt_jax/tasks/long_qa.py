@@ -1,4 +1,4 @@
-"""Questions about long texts: a public set's, RULER's as text, or of tales.
+"""Questions about long texts: a public set's, made at any length, or of tales.
 
 | context ............................ | question | answer | padding: weight 0 |
 
@@ -7,13 +7,16 @@
     stories        six tales of a few lines, which need no files
     SET:PATH       a public set on local disk (data/public_sets.py)
     ruler:KIND     RULER's tasks as text, of any length (data/ruler_text.py)
+    babi:KIND      bAbI's qa1 to qa5 among the sentences of a real text, of any
+                   length, as BABILong has them (tasks/babi.py)
 
 A context that is too long loses its middle, as in LongBench (arXiv 2308.14508),
 or is an error with `cut=False`. An answer's tokens, the space before it
 included, share an id, so that exact matches are counted; of a set's several
 ways to say it the first is asked for. Its distance is that of the first place
 in the context where it stands, and where it does not, of the beginning: a set
-does not say what the evidence is, which may then be all of it.
+does not say what the evidence is, which may then be all of it. Of bAbI it is
+known: the facts that decide the answer, of which the farthest counts.
 
 A multiple choice is among the set's own choices. A written answer has at most
 as many tokens as the longest right one: nothing here ends it.
@@ -28,7 +31,7 @@ import numpy as np
 
 from mattt_jax.config import require, require_at_least
 from mattt_jax.data import public_sets, ruler_text, sources, tokenizer
-from mattt_jax.tasks import _documents, base
+from mattt_jax.tasks import _documents, _generated, base
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
@@ -41,8 +44,9 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 class Config:
   """Settings; data/tokenizer.py says what a `tokenizer` is."""
 
-  source: str = public_sets.STORIES  # or "SET:PATH", "ruler:KIND"
-  # The text that RULER's needles are hidden in, a source of data/sources.py
+  # Or "SET:PATH", "ruler:KIND", "babi:KIND".
+  source: str = public_sets.STORIES
+  # The text that needles and facts are hidden in, a source of data/sources.py
   # ("directory:PATH" of books); "": the tales, again and again.
   haystack: str = ""
   cut: bool = True  # leave out the middle of a context that is too long
@@ -59,15 +63,9 @@ class Config:
       "task.answer_weight=0 and task.context_weight=0 leave nothing to "
       "learn: make one of them positive",
     )
-    kind = self.ruler_kind
+    maker = _generated.parse(self.source)
     require(
-      kind is None or kind in ruler_text.KINDS,
-      f"task.source={self.source!r} is not known: RULER's tasks are "
-      f"{', '.join(ruler_text.KINDS)}",
-    )
-    needles = ruler_text.NEEDLES.get(kind or "")
-    require(
-      not self.haystack or (needles is not None and needles.haystack == "text"),
+      not self.haystack or (maker is not None and maker.in_text),
       f"task.haystack={self.haystack!r} would not be used: "
       f"task.source={self.source!r} hides nothing in a text; leave it out",
     )
@@ -80,15 +78,9 @@ class Config:
     )
     object.__setattr__(self, "tokenizer_sha256", actual)
 
-  @property
-  def ruler_kind(self) -> str | None:
-    """The task of RULER that is generated, if it is one."""
-    name, colon, kind = self.source.partition(":")
-    return kind if name + colon == "ruler:" else None
-
   def check(self, experiment: "Experiment") -> None:
     """Raises `ValueError` if files are missing."""
-    if self.ruler_kind is None:
+    if _generated.parse(self.source) is None:
       public_sets.check(self.source)
     if self.haystack:
       try:
@@ -113,21 +105,21 @@ class Task:
     self.seed = seed
     self.tokenizer = tokenizer.load(config.tokenizer)
     self.vocab_size = self.tokenizer.vocab_size
-    self._kind = config.ruler_kind or ""
+    self._maker = _generated.parse(config.source)
     self._records = public_sets.load(
-      public_sets.STORIES if self._kind else config.source
+      public_sets.STORIES if self._maker else config.source
     )
     self._encode = self.tokenizer.encode
     # The questions about a text come one after the other.
     self._encode_context = functools.lru_cache(maxsize=8)(self._encode)
     self._size_of = functools.cache(self._largest)
-    if self._kind:
+    if self._maker:
       self._sentences = {s: self._text(s) for s in base.SPLITS}
 
   def size(self, split: str, length: int) -> int | None:
-    """Number of held-out records; None (endless) for train and RULER."""
+    """Number of held-out records; None (endless) for train and what is made."""
     base.require_split(split)
-    endless = split == "train" or self._kind
+    endless = split == "train" or self._maker
     return None if endless else len(self._records[split])
 
   def train_length(self, length: int, step: int) -> int:
@@ -135,15 +127,15 @@ class Task:
     return length
 
   def record(self, split: str, index: int, length: int) -> public_sets.Record:
-    """The record of example `index`; `length` counts for RULER alone.
+    """The record of example `index`; `length` counts for what is made.
 
     Raises:
-      ValueError: unknown split, no such record, a length too short for RULER.
+      ValueError: unknown split, no such record, a length too short for one.
     """
     base.example_rng(self.seed, split, index)  # refuses what is no example
-    if self._kind:
+    if self._maker:
       size, short = self._size_of(split, length)
-      least, _ = ruler_text.sizes(self._kind)
+      least, _ = self._maker.sizes
       while True:
         record = self._generated(split, index, size, length, short)
         too_many = self._tokens(record) - length - 1
@@ -189,9 +181,10 @@ class Task:
     for tokens, number in rest:
       if number >= 0:
         span = slice(at, at + len(tokens))
-        start, end = self._find(context, head, record.answers[number])
-        answer[span], distance[span] = number, at - start
-        relevant[start:end] = True
+        evidence = self._evidence(record, number, context, head)
+        answer[span], distance[span] = number, at - evidence[0][0]
+        for edges in evidence:
+          relevant[slice(*edges)] = True
       at += len(tokens)
     made = _documents.example(self.config, seq, answer, distance, relevant)
     for key in ("inner_weight", "outer_weight"):
@@ -233,19 +226,20 @@ class Task:
 
   def _parts(self, record, length: int):
     """The context, where its middle is missing, and what `_rest` gives."""
-    rest = self._rest(record, record.answers)
-    # All candidates leave the same room for the context.
-    longest = max(
-      (self._count(self._rest(record, (c,))) for c in record.choices),
-      default=self._count(rest),
-    )
+    longest = self._after(record)
     room = length + 1 - longest
     require(
       room > 0,
       f"length={length} is too short for the {longest} tokens of the question "
       f"and the answer of record {record.id!r}: use at least {longest}",
     )
-    return *self._cut(record, room), rest
+    return *self._cut(record, room), self._rest(record, record.answers)
+
+  def _after(self, record) -> int:
+    """Tokens after the context: all candidates leave the same room for it."""
+    candidates = [(choice,) for choice in record.choices] or [record.answers]
+    parts = (self._rest(record, answers) for answers in candidates)
+    return max(sum(len(tokens) for tokens, _ in rest) for rest in parts)
 
   def _rest(self, record, answers) -> list[tuple[np.ndarray, int]]:
     """Tokens of what follows the context, and which answer they are, or -1."""
@@ -262,13 +256,8 @@ class Task:
       before = ""
     return parts
 
-  @staticmethod
-  def _count(parts) -> int:
-    return sum(len(tokens) for tokens, _ in parts)
-
   def _tokens(self, record) -> int:
-    rest = self._count(self._rest(record, record.answers))
-    return len(self._encode_context(record.context)) + rest
+    return len(self._encode_context(record.context)) + self._after(record)
 
   def _cut(self, record, room: int) -> tuple[np.ndarray, int]:
     """The context in `room` tokens, and where its middle is missing."""
@@ -284,6 +273,15 @@ class Task:
     tail = room // 2
     kept = np.concatenate([tokens[: room - tail], tokens[len(tokens) - tail :]])
     return kept, room - tail
+
+  def _evidence(self, record, number: int, context, head: int):
+    """[first, after the last) token of what decides an answer, in order."""
+    if not record.evidence or head < len(context):
+      return [self._find(context, head, record.answers[number])]
+    starts = self.tokenizer.starts(record.context)
+    edges = np.array(sorted(record.evidence))
+    first = tokenizer.token_at(starts, edges[:, 0])
+    return np.stack([first, np.searchsorted(starts, edges[:, 1])], 1).tolist()
 
   def _find(self, context, head: int, answer: str) -> tuple[int, int]:
     """Where `answer` first stands in the context; (0, 0): nowhere."""
@@ -302,16 +300,17 @@ class Task:
     return 0, 0
 
   def _generated(self, split, index, size, length, short) -> public_sets.Record:
+    assert self._maker
     rng = base.example_rng(self.seed, split, index)
-    prompt, answers = ruler_text.generate(
-      self._kind, rng, size, length, self._sentences[split], short=short
+    return self._maker.record(
+      f"{split}/{index}", rng, size, length, self._sentences[split], short
     )
-    return public_sets.ruler_record(f"{split}/{index}", prompt, answers)
 
   def _largest(self, split: str, length: int) -> tuple[int, bool]:
-    """The size of RULER's haystack that fills `length`, to about 2 %, and
-    whether it has the short form."""
-    least, most = ruler_text.sizes(self._kind)
+    """The size of the haystack that fills `length`, to about 2 %, and whether
+    RULER's has the short form."""
+    assert self._maker
+    least, most = self._maker.sizes
 
     def fits(size, short):
       record = self._generated(split, 0, size, length, short)

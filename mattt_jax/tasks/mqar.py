@@ -13,7 +13,8 @@ twice. Every key is asked for once, by nothing but itself: filler never holds a
 key of this document. A share `interference` of it is drawn from the other keys
 and the values.
 
-As published: no gap, so that most queries come soon, many of them in reach of
+The pairs stand first; `gap_share` and `power` say how far back that is. As
+published: no gap, so that most queries come soon, many of them in reach of
 attention; results are read by distance. What the publication scores without
 showing it, the value, stands after its query here, as in any text.
 """

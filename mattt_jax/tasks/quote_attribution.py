@@ -17,7 +17,7 @@ import dataclasses
 import re
 
 from mattt_jax.config import require_at_least
-from mattt_jax.tasks import _cloze, _questions, _speech
+from mattt_jax.tasks import _questions, _speech
 
 
 @dataclasses.dataclass(frozen=True)

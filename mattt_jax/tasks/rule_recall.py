@@ -48,6 +48,9 @@ class Config:
   # outer steps to 1 at the second; (0, 0): no ramp. f(x) = x for the others.
   rule_ramp: tuple[int, int] = (0, 0)
   interference: float = 0.5  # share of filler drawn from keys and symbols
+  # Where pairs and demonstrations lie, back to back: 0 at the start of what is
+  # before the gap, 1 at its end. None: each at a random place.
+  depth: float | None = None
   gap_share: float = 0.5  # filler between pairs and queries, share of length
   out_of_reach: bool = True  # refuse answers that attention can reach
   answer_weight: float = 8.0  # outer weight of what the queries ask for
@@ -159,7 +162,7 @@ class Task(_documents.Endless):
     # Pairs and demonstrations in random order, at random places.
     shown = np.repeat(np.arange(c.num_symbols), c.demonstrations)
     kinds = rng.permutation(c.num_pairs + len(shown))
-    at_I = _documents.places(rng, end, len(kinds), _UNIT)
+    at_I = _documents.places(rng, end, len(kinds), _UNIT, c.depth)
     pair_at_P = np.zeros(c.num_pairs, np.int64)
     for kind, at in zip(kinds, at_I, strict=True):
       if kind < c.num_pairs:

