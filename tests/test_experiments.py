@@ -1,10 +1,13 @@
 """Every experiment's `tiny` takes one step; every system of it builds."""
 
+import json
+
 import pytest
 
 from mattt_jax import config as config_lib
 from mattt_jax import registry, sharding, systems
 from mattt_jax.registry import load_config
+from mattt_jax.scaling import sweep
 from mattt_jax.training import trainer
 from mattt_jax.training.build import build_learner
 
@@ -24,6 +27,95 @@ def test_tiny_takes_one_step(name, tmp_path):
   assert 0 < loss < 20
   # The same command again finds nothing left to do.
   assert trainer.train(experiment, tmp_path / "run", mesh=mesh) == result
+
+
+SWEPT = [
+  name
+  for name in EXPERIMENTS
+  if hasattr(registry.load_experiment(name)[0], "sweep")
+]
+
+
+def test_these_have_sweeps():
+  assert {"ablation", "books", "context_scaling", "recall"} <= set(SWEPT)
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_a_sweep_says_what_it_costs_and_what_would_refute_it(name):
+  module, _, _ = registry.load_experiment(name)
+  assert f"mattt sweep --experiment={name}" in module.__doc__
+  for word in ("Expected", "refute", "runs"):
+    assert word in module.__doc__ or word.capitalize() in module.__doc__
+
+
+def test_the_ablation_is_a_square_on_each_task():
+  runs = sweep.runs("ablation")
+  assert len(runs) == 3 * 4 * 3
+  for run in runs:
+    task = {"hard": "recall:hard,", "rule": "rule:", "plain": "recall:"}
+    base = load_config(
+      f"{task[run.settings['task']]}system=swa,seed={run.settings['seed']}"
+    )
+    assert run.tree["inner"]["enabled"] == run.settings["inner"]
+    has_memory = run.tree["memory"]["name"] == "episodic"
+    assert has_memory == run.settings["memory"]
+    tree = config_lib.to_dict(config_lib.from_config_dict(base))
+    tree = json.loads(json.dumps(tree))
+    for part in ("task", "model", "outer"):
+      assert run.tree[part] == tree[part]
+
+
+def test_context_scaling_has_as_many_tokens_a_step_at_every_length():
+  for size in ("small", "125m", "3b"):
+    arg = f"context_scaling:size={size},data=made".removesuffix(
+      ",data=made" * (size == "small")
+    )
+    runs = sweep.runs(arg)
+    assert len(runs) == 3 * 4 * (1 if size == "3b" else 3)
+    tokens = {run.tree["batch_size"] * run.tree["length"] for run in runs}
+    assert len(tokens) == 1
+    same = {json.dumps(run.tree["model"] | {"attention": ""}) for run in runs}
+    assert len(same) == 1  # of one shape, whatever the system
+
+
+# Parameters of the models that these are called after, in millions.
+@pytest.mark.parametrize(
+  "size, millions",
+  [("125m", 125), ("350m", 350), ("760m", 760), ("1b", 1300), ("3b", 2700)],
+)
+def test_context_scaling_has_the_published_models(size, millions):
+  config = load_config(f"context_scaling:size={size},data=made")
+  experiment = config_lib.from_config_dict(config)
+  m = experiment.model
+  assert (experiment.chunk, m.window) == (1024, 8192)
+  assert m.num_suffix * 4 == m.num_layers
+  # The fast MLPs take from the width of all MLPs, so that a model has as many
+  # parameters as a plain one: 12 dim^2 a block. With GPT-2's vocabulary that
+  # is the number it is called after.
+  blocks = m.num_layers * (4 * m.dim**2 + 3 * m.dim * m.mlp_dim)
+  blocks += m.num_suffix * 3 * m.dim * m.fast_mlp_dim
+  assert blocks == pytest.approx(12 * m.num_layers * m.dim**2, rel=0.04)
+  assert blocks + 50257 * m.dim == pytest.approx(millions * 1e6, rel=0.05)
+  # Trained on 20 tokens a parameter (2203.15556).
+  tokens = experiment.train.steps * experiment.batch_size * experiment.length
+  assert tokens == pytest.approx(20 * millions * 1e6, rel=0.03)
+  assert experiment.outer.warmup_steps * 10 == experiment.train.steps
+  assert experiment.inner.warmup_steps * 10 == experiment.train.steps
+  assert trainer.make_task(experiment).vocab_size == 128256
+
+
+@pytest.mark.parametrize(
+  "arg, message",
+  [
+    ("size=125m", "there is no tokenizer DIR.json"),
+    ("size=125m,data=absent", r"data=absent: .* absent.json. Make it: mattt"),
+    ("size=7b", "size='7b' is not known: use one of small, 125m"),
+    ("length=500", "chunk=64 must divide length=500"),
+  ],
+)
+def test_context_scaling_mistakes(arg, message):
+  with pytest.raises(ValueError, match=message):
+    config_lib.from_config_dict(load_config(f"context_scaling:{arg}"))
 
 
 @pytest.mark.parametrize("size", ["tiny", ""])

@@ -1,0 +1,170 @@
+r"""Loss against context length: length x system x seed, at several model sizes.
+
+    mattt sweep --experiment=context_scaling --out=runs/context --workers=2
+    mattt sweep --experiment=context_scaling:size=125m,data=data/corpus \
+      --out=/mnt/mattt/context-125m --together
+
+Each run trains at one length and is evaluated there and further. A step has as
+many tokens at every length, so that runs of a size cost about the same.
+
+`small` (the default) is for a CPU: 1.1 M parameters, bytes of the standard
+library's source, 512 to 8192 of them; 36 runs of about 10 minutes on one core.
+The others are the models and schedules of TTT-E2E (arXiv 2512.23675): chunks of
+1024, windows of 8192, a fast MLP in each block of the last quarter, 8192 to
+131072 tokens; TOPOLOGY has the slice that each is for. Two differences: the
+published models learn at 8192 tokens and are then extended, here each length is
+trained from scratch; and every system has the same MLPs, where the published
+baselines without a fast one have a wider one instead.
+
+Expected, from the paper's 3B models, loss minus that of full attention at 8K /
+16K / 32K / 64K / 128K: TTT-E2E -.014 / -.013 / -.013 / -.012 / -.012, sliding
+window 0 / .006 / .016 / .031 / .048: TTT-E2E turns context into loss as full
+attention does, a window does not. Refuted, for these sizes, if the difference
+between TTT-E2E and full attention grows with the length as the window's does.
+What an external memory adds is to be seen: on loss little (the value of far
+context in books is about .02 nats), on what repeats from far back more
+(results/books.md).
+
+Arguments: `size` (small, 125m, 350m, 760m, 1b, 3b), `length`, `system`, `seed`,
+`steps`; `data` (a directory of texts whose tokenizer is beside it, as
+DIR.json; or `made`: tokens made up, of the published vocabulary, for planning
+and timing); `tiny` (a few steps of a small model, to see that it runs).
+"""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from mattt_jax import systems
+from mattt_jax.config import parse_arg, require, require_choice, template
+from mattt_jax.scaling.sweep import param, product
+
+# dim, blocks, heads, MLP; peak outer learning rate, steps, sequences of 8192.
+PUBLISHED = {
+  "125m": (768, 12, 12, 1664, 3e-3, 4800, 64),
+  "350m": (1024, 24, 16, 2304, 1.5e-3, 13500, 64),
+  "760m": (1536, 24, 16, 3328, 1.25e-3, 29000, 64),
+  "1b": (2048, 24, 32, 4352, 1e-3, 50000, 64),
+  "3b": (2560, 32, 32, 5632, 8e-4, 52000, 128),
+}
+VOCABULARY = 128256
+# The slice that a size is for, and its chips.
+TOPOLOGY = {
+  "125m": ("v5e:4x4", 16),
+  "350m": ("v5e:8x8", 64),
+  "760m": ("v5e:8x8", 64),
+  "1b": ("v5p:4x4x4", 64),
+  "3b": ("v5p:4x4x8", 128),
+}
+LENGTHS = {"small": (512, 2048, 8192)}
+LENGTHS |= dict.fromkeys(PUBLISHED, (8192, 32768, 131072))
+_ARGS = dict(tiny=False, size="small", length=0, system="ttt_e2e", seed=0,
+             steps=0, data="")  # fmt: skip
+
+
+def sweep(arg: str = "") -> list[dict]:
+  """Length x system x seed; one seed from 1b on; `tiny`: 2 x 2."""
+  args = parse_arg(arg, **_ARGS)
+  if args.tiny:
+    return product(
+      param("length", [64, 128]), param("system", ["sliding_window", "ttt_e2e"])
+    )
+  _check_size(args.size)
+  return product(
+    param("length", LENGTHS[args.size]),
+    param(
+      "system", ["full_attention", "sliding_window", "ttt_e2e", "ttt_memory"]
+    ),
+    param("seed", [1] if args.size in ("1b", "3b") else [1, 2, 3]),
+  )
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The settings of one run."""
+  args = parse_arg(arg, **_ARGS)
+  _check_size(args.size)
+  length = args.length or LENGTHS[args.size][0]
+  if args.data == "made":
+    config = template("mqar")
+    task = config.task
+    task.num_fillers = VOCABULARY - 1 - task.num_keys - task.num_values
+  else:
+    config = template("language_modeling")
+  config.seed = args.seed
+  config.length = length
+  if args.size == "small" or args.tiny:
+    _small(config)
+  else:
+    _published(config, args.size)
+    _corpus(config, args.data)
+  lengths = [n for n in LENGTHS[args.size] if n >= length]
+  config.eval.lengths = tuple(lengths or [length])
+  if args.tiny:
+    _tiny(config)
+  config.train.steps = args.steps or config.train.steps
+  systems.apply(config, args.system)
+  if args.size != "small" and not args.tiny and config.inner.enabled:
+    config.inner.warmup_steps = config.train.steps // 10
+  return config
+
+
+def _check_size(size: str) -> None:
+  require_choice("size", size, tuple(LENGTHS))
+
+
+def _small(config: ConfigDict) -> None:
+  config.chunk = 64
+  config.batch_size = max(1, 8192 // config.length)
+  config.model.update(
+    dim=128, num_layers=4, num_suffix=1, num_heads=4, window=256,
+    mlp_dim=256, fast_mlp_dim=256, init_std=0.1, embedding_std=1.0,
+    tie_embeddings=False,
+  )  # fmt: skip
+  config.outer.update(learning_rate=3e-3, final_learning_rate=3e-4)
+  config.train.update(steps=300, checkpoint_every=50)
+  config.eval.update(sequences=8, batch_size=1)
+
+
+def _published(config: ConfigDict, size: str) -> None:
+  dim, blocks, heads, mlp, rate, steps, sequences = PUBLISHED[size]
+  _, chips = TOPOLOGY[size]
+  config.chunk = 1024
+  config.batch_size = max(1, sequences * 8192 // config.length)
+  config.model.update(
+    dim=dim, num_layers=blocks, num_suffix=blocks // 4, num_heads=heads,
+    mlp_dim=mlp, fast_mlp_dim=mlp, window=8192, rope_theta=500_000.0,
+    dtype="bfloat16",
+  )  # fmt: skip
+  config.outer.update(
+    learning_rate=rate, final_learning_rate=1e-5, warmup_steps=steps // 10,
+    reduction="chunks",
+  )  # fmt: skip
+  config.train.update(steps=steps, checkpoint_every=max(100, steps // 50))
+  config.eval.update(sequences=64, batch_size=config.batch_size, segment=8192)
+  # A sequence on each chip, one after the other.
+  at_once = min(chips, config.batch_size)
+  if config.batch_size > at_once:
+    config.train.micro_batch = at_once
+
+
+def _corpus(config: ConfigDict, data: str) -> None:
+  if data == "made":
+    return
+  require(
+    bool(data) and pathlib.Path(f"{data}.json").is_file(),
+    f"data={data}: there is no tokenizer {data or 'DIR'}.json. Make it: "
+    "mattt prepare texts data/corpus --from=PATH && mattt tokenizer train "
+    "--vocab=32768 --source=directory:data/corpus --out=data/corpus.json, "
+    "then data=data/corpus; or data=made, to plan and time",
+  )
+  config.task.source = f"directory:{data}"
+  config.task.tokenizer = f"{data}.json"
+
+
+def _tiny(config: ConfigDict) -> None:
+  config.update(chunk=16, batch_size=2)
+  config.length = min(config.length, 128)
+  config.model.update(dim=16, num_heads=2, window=16, mlp_dim=32,
+                      fast_mlp_dim=32)  # fmt: skip
+  config.train.update(steps=4, log_every=1, checkpoint_every=2)
+  config.eval.update(lengths=(config.length, 2 * config.length), sequences=2)
