@@ -282,6 +282,46 @@ class EvalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Devices on each axis of the mesh (`sharding.py`; README has the table).
+
+  Where a run computes, not what: it may go on with another mesh.
+  """
+
+  data: int = -1  # sequences; -1: all devices that the others leave
+  fsdp: int = 1  # sequences, and parameters with their optimiser state
+  tensor: int = 1  # heads, hidden units, vocabulary
+  context: int = 1  # tokens of a chunk, slots of a memory
+
+  def __post_init__(self):
+    require(
+      self.data == -1 or self.data >= 1,
+      f"mesh.data={self.data} must be at least 1, or -1 for all devices that "
+      "the other axes leave",
+    )
+    for field in ("fsdp", "tensor", "context"):
+      require_at_least(f"mesh.{field}", getattr(self, field), 1)
+
+  def check(self, experiment: "Experiment") -> None:
+    """Raises `ValueError` unless each axis divides what it splits."""
+    model, memory = experiment.model, experiment.memory
+    sizes = [
+      ("fsdp", "model.dim", model.dim),
+      ("tensor", "model.num_heads", model.num_heads),
+      ("tensor", "model.mlp_dim", model.mlp_dim),
+      ("tensor", "model.fast_mlp_dim", model.fast_mlp_dim),
+      ("tensor", "memory.num_heads", getattr(memory, "num_heads", 0)),
+      ("context", "chunk", experiment.chunk),
+    ]  # fmt: skip
+    for axis, field, size in sizes:
+      devices = getattr(self, axis)
+      require(
+        size % devices == 0,
+        f"mesh.{axis}={devices} must divide {field}={size}",
+      )
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
   """Everything that determines a run. `task`, `memory`, `baseline`: that
   file's Config."""
@@ -299,6 +339,7 @@ class Experiment:
   outer: OuterConfig = OuterConfig()
   train: TrainConfig = TrainConfig()
   eval: EvalConfig = EvalConfig()
+  mesh: MeshConfig = MeshConfig()
 
   def __post_init__(self):
     for field in ("length", "chunk", "batch_size"):
@@ -313,6 +354,7 @@ class Experiment:
     self.task.check(self)
     self.memory.check(self)
     self.baseline.check(self)
+    self.mesh.check(self)
 
   @property
   def lengths(self) -> list[tuple[str, int]]:
@@ -422,6 +464,11 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
     module = type(getattr(experiment, key)).__module__
     tree[key] = {"name": module.rsplit(".", 1)[-1], **tree[key]}
   return tree
+
+
+def identity(tree: dict[str, Any]) -> dict[str, Any]:
+  """Of plain settings those that say what is computed: not on which mesh."""
+  return {key: value for key, value in tree.items() if key != "mesh"}
 
 
 def differences(old: dict, new: dict, path: str = "") -> list[str]:

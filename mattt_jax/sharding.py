@@ -1,13 +1,19 @@
 """Where arrays live: one mesh, and path rules that say how each is split.
 
-Modules know nothing of devices. A rule is (regular expression, PartitionSpec);
-the first one found in an array's path decides, and an array without a rule is
-replicated. Optimiser moments carry their parameter's path inside their own, so
-that one rule places all three.
+Modules know nothing of devices. A rule is (regular expression, the mesh axis of
+each of an array's last axes); the first one found in an array's path decides.
+Optimiser moments carry their parameter's path inside their own, so that one
+rule places all three. The rest follows from where parameters and batches lie,
+and from what `constrain` says where a sequence is read: how its tokens, its
+chunks, and the state carried from chunk to chunk are split.
+
+README has the table of what each mesh axis splits.
 """
 
+import contextlib
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,43 +21,126 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mattt_jax.config import require
+from mattt_jax.config import Experiment, MeshConfig, require
 
-DATA = "data"  # the mesh axis over which the sequences of a batch are split
+DATA, FSDP, TENSOR, CONTEXT = AXES = ("data", "fsdp", "tensor", "context")
+BATCH = (DATA, FSDP)  # the sequences of a batch are split over both
 
-Rules = Iterable[tuple[str, PartitionSpec]]
+Axes = tuple[str | None, ...]
+Rules = Sequence[tuple[str, Axes | dict[int, Axes]]]  # dict: by number of axes
+
+# Matrices that read the residual stream, and those that write to it; stacks of
+# blocks have one axis more in front.
+PARAMETERS: Rules = (
+  (r"\bembedding$", (TENSOR, FSDP)),
+  (r"\bhead$", (FSDP, TENSOR)),
+  (r"w[qkvg13]$", (FSDP, TENSOR)),
+  (r"w[o2]$", (TENSOR, FSDP)),
+)
+# Numbers of a parameter without a rule from which on it is split over "fsdp",
+# along its longest axis.
+_LARGE = 2**18
+
+# Inside a program, where the same axes split sequences: blocks are gathered one
+# at a time, as their loop goes on; these are used by all tokens at once.
+GATHERED: Rules = (
+  (r"\bembedding$", (TENSOR, None)),
+  (r"\bhead$", (None, TENSOR)),
+)
+
+# Of one sequence, inside a program: its devices on "fsdp" are its own, so that
+# its fast weights lie whole on each.
+STATE: Rules = (
+  (r"^(fast|inner_opt)/.*w[qkvg13]/value$", (None, TENSOR)),
+  (r"^(fast|inner_opt)/.*w[o2]/value$", (TENSOR, None)),
+  (r"^(fast|inner_opt)/.*head/value$", (None, TENSOR)),
+  (
+    r"^memory/pointer/(address|value|valid_M|score_M|age_M)$",
+    {1: (CONTEXT,), 2: (CONTEXT, None), 3: (TENSOR, CONTEXT, None)},
+  ),
+  (
+    r"^memory/blocks/(address|value|valid_M|score_M)$",
+    {2: (CONTEXT,), 3: (CONTEXT, None), 4: (TENSOR, CONTEXT, None)},
+  ),
+  (r"^memory/.*matrix_HxFxE$", (TENSOR, None, None)),
+  (r"^memory/.*normalizer_HxF$", (TENSOR, None)),
+  (r"^memory/.*(change|momentum)/\d+$", (TENSOR, None, None)),
+  (r"^memory/.*_NxTxHxK$", (TENSOR, None)),
+  (r"^cache/.*_HxPxK$", (TENSOR, None, None)),
+  (r"^cache/.*matrix_HxKxK$", (TENSOR, None, None)),
+  (r"^cache/.*recent_3xPxD$", (TENSOR,)),
+  (r"^replay/x_NxCxD$", (CONTEXT, None)),
+  (r"^replay/(target|weight)_NxC$", (CONTEXT,)),
+)
 
 
 def make_mesh(
-  data: int | None = None, devices: Sequence[jax.Device] | None = None
+  data: int = -1,
+  fsdp: int = 1,
+  tensor: int = 1,
+  context: int = 1,
+  *,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """Makes a mesh of `data` devices (default: all) on the axis "data".
+  """Makes the mesh of that many devices on each axis; `data` -1: all others.
 
   Args:
-    data: number of devices.
-    devices: to choose them from; default: those of this machine.
+    data: sequences.
+    fsdp: sequences, parameters and optimiser state.
+    tensor: heads, hidden units, vocabulary.
+    context: tokens of a chunk, slots of a memory.
+    devices: to choose them from; default: those there are, of all processes.
 
   Raises:
-    ValueError: `data` is not a number of devices that there are.
+    ValueError: there are not so many devices.
   """
-  devices = jax.devices() if devices is None else devices
-  count = len(devices) if data is None else data
+  devices = list(jax.devices() if devices is None else devices)
+  here, others = len(devices), fsdp * tensor * context
+  asked = f"mesh of fsdp={fsdp} x tensor={tensor} x context={context}"
+  if data == -1:
+    require(
+      here % others == 0,
+      f"{asked} = {others} devices must divide the {here} devices that are "
+      "here: change one of them, or say mesh.data=NUMBER to use fewer",
+    )
+    data = here // others
+  count = data * others
   require(
-    1 <= count <= len(devices),
-    f"data={data} devices were asked for, but {len(devices)} are here: "
-    f"use 1 .. {len(devices)}",
+    1 <= count <= here,
+    f"{asked} x data={data} devices is {count}, but {here} are here: "
+    f"use 1 .. {here}",
   )
-  devices = devices[:count]
+  require(
+    count == here or jax.process_count() == 1,
+    f"{asked} x data={data} is {count} of {here} devices, but every process "
+    "must have its part: use mesh.data=-1",
+  )
+  shape, devices = (data, fsdp, tensor, context), devices[:count]
   slices = len({getattr(device, "slice_index", 0) for device in devices})
   if slices == 1:
     return jax.make_mesh(
-      (count,), (DATA,), axis_types=(AxisType.Auto,), devices=devices
+      shape, AXES, axis_types=(AxisType.Auto,) * 4, devices=devices
     )
-  # Neighbours on the axis are neighbours in a slice.
-  ordered = mesh_utils.create_hybrid_device_mesh(
-    (count // slices,), (slices,), devices
+  # Between slices the network is slow: only sequences are split over them, and
+  # what is left over parameters.
+  outer = math.gcd(data, slices)
+  require(
+    fsdp % (slices // outer) == 0,
+    f"{slices} slices must divide mesh axes data={data} x fsdp={fsdp}",
   )
-  return Mesh(ordered, (DATA,), axis_types=(AxisType.Auto,))
+  between = (outer, slices // outer, 1, 1)
+  inside = tuple(n // k for n, k in zip(shape, between, strict=True))
+  ordered = mesh_utils.create_hybrid_device_mesh(inside, between, devices)
+  return Mesh(ordered, AXES, axis_types=(AxisType.Auto,) * 4)
+
+
+def mesh_of(
+  config: MeshConfig, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """`make_mesh` as the settings say."""
+  return make_mesh(
+    config.data, config.fsdp, config.tensor, config.context, devices=devices
+  )
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -61,31 +150,54 @@ def path_name(path: tuple[Any, ...]) -> str:
   return name.removesuffix("/value")
 
 
-def shardings(mesh: Mesh, tree: Any, rules: Rules = ()) -> Any:
-  """Gives a tree like `tree` with the `NamedSharding` of each array.
+def shardings(mesh: Mesh, tree: Any, rules: Rules = PARAMETERS) -> Any:
+  """Gives a tree like `tree` with the `NamedSharding` of each array: by its
+  rule; without one, split over "fsdp" if it is large.
 
   Raises:
-    ValueError: a rule matches no array, so that it says nothing (a typo).
+    ValueError: the devices of a mesh axis do not divide an array's axis; names
+      both, and the rule.
   """
-  rules = tuple(rules)
-  used = set()
 
-  def place(path, _):
-    name = path_name(path)
-    for pattern, spec in rules:
-      if re.search(pattern, name):
-        used.add(pattern)
-        return NamedSharding(mesh, spec)
-    return NamedSharding(mesh, PartitionSpec())
+  def place(path, x):
+    name, shape = path_name(path), tuple(x.shape)
+    axes = _axes(name, shape, rules, mesh.shape)
+    if axes is None:
+      axes = _longest(shape, mesh.shape[FSDP])
+    return NamedSharding(mesh, PartitionSpec(*axes))
 
-  placed = jax.tree_util.tree_map_with_path(place, tree)
-  unused = [pattern for pattern, _ in rules if pattern not in used]
-  require(
-    not unused,
-    f"sharding rule {(unused or [''])[0]!r} matches no array: correct or "
-    "remove it",
-  )
-  return placed
+  return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _axes(
+  name: str, shape: tuple[int, ...], rules: Rules, sizes: Mapping[str, int]
+) -> Axes | None:
+  """The mesh axes of an array, of which one of size 1 counts as none; None
+  without a rule."""
+  for pattern, by in rules:
+    if not re.search(pattern, name):
+      continue
+    last = by.get(len(shape), ()) if isinstance(by, dict) else by
+    last = last[max(0, len(last) - len(shape)) :]
+    axes = (None,) * (len(shape) - len(last)) + last
+    for size, axis in zip(shape, axes, strict=True):
+      require(
+        axis is None or size % sizes[axis] == 0,
+        f"{name} of shape {shape}: the {axis and sizes[axis]} devices of the "
+        f"mesh axis {axis!r} must divide {size} (rule {pattern!r}: "
+        f"{', '.join(map(str, last))}): change mesh.{axis} or that size",
+      )
+    return tuple(a if a is not None and sizes[a] > 1 else None for a in axes)
+  return None
+
+
+def _longest(shape: tuple[int, ...], devices: int) -> Axes:
+  """The longest axis that the devices of "fsdp" divide is split, if large."""
+  fitting = [n for n in shape if n % devices == 0]
+  if devices == 1 or not fitting or math.prod(shape) < _LARGE:
+    return ()
+  at = shape.index(max(fitting))
+  return (None,) * at + (FSDP,)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -93,15 +205,26 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+# Batches.
+
+
 def check_batch(field: str, batch_size: int, mesh: Mesh) -> None:
-  """Raises `ValueError` unless the devices of "data" divide `batch_size`."""
-  devices = mesh.shape[DATA]
+  """Raises `ValueError` unless the devices that share a batch divide it."""
+  data, fsdp = mesh.shape[DATA], mesh.shape[FSDP]
+  devices = data * fsdp
   require(
     batch_size % devices == 0,
     f"{field}={batch_size} must be divisible by the {devices} devices of the "
-    f"mesh axis {DATA!r}: use a multiple of {devices}, or a mesh of fewer "
-    "devices",
+    f"mesh axes data={data} x fsdp={fsdp}: use a multiple of {devices}, or a "
+    "mesh of fewer devices",
   )
+
+
+def check_batches(experiment: Experiment, mesh: Mesh) -> None:
+  """`check_batch` of everything that is computed at once."""
+  check_batch("batch_size", experiment.batch_size, mesh)
+  check_batch("train.micro_batch", experiment.train.micro_batch, mesh)
+  check_batch("eval.batch_size", experiment.eval.batch_size, mesh)
 
 
 def abstract(tree: Any, placement: Any) -> Any:
@@ -119,17 +242,87 @@ def abstract(tree: Any, placement: Any) -> Any:
 
 
 def split_batch(mesh: Mesh) -> NamedSharding:
-  """B, the first axis, is split over "data"."""
-  return NamedSharding(mesh, PartitionSpec(DATA))
+  """B, the first axis, is split over "data" and "fsdp"."""
+  return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
 def put_batch(
   batch: Mapping[str, np.ndarray], mesh: Mesh
 ) -> dict[str, jax.Array]:
-  """Places arrays [B, ...] with B split over "data".
+  """Places arrays [B, ...] with B split over "data" and "fsdp".
 
   Each process passes the sequences that its own devices hold.
   """
   arrays = {name: np.asarray(array) for name, array in batch.items()}
   # All of them in one call: a call for each costs three times as much.
   return jax.make_array_from_process_local_data(split_batch(mesh), arrays)
+
+
+# Inside a program.
+
+
+@contextlib.contextmanager
+def on(mesh: Mesh) -> Iterator[None]:
+  """What is traced in here runs on `mesh`: `constrain` has an effect."""
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    yield
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+  """Splits the axes of one sequence's array over those of the mesh.
+
+  Nothing happens without a mesh, nor on one that splits sequences only: the
+  batch says enough.
+  """
+  sizes = _sizes()
+  if sizes is None:
+    return x
+  named = [a if a is not None and sizes[a] > 1 else None for a in axes]
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*named))
+
+
+def constrain_parameters(params: Any) -> Any:
+  """Gathers, over "fsdp", what no loop over blocks gathers."""
+  sizes = _sizes()
+  if sizes is None:
+    return params
+
+  def place(path, x):
+    axes = _axes(path_name(path), x.shape, GATHERED, sizes)
+    return x if axes is None else constrain(x, *axes)
+
+  return jax.tree_util.tree_map_with_path(place, params)
+
+
+def constrain_state(state: Any) -> Any:
+  """`constrain` of everything that is carried from chunk to chunk."""
+  sizes = _sizes()
+  if sizes is None:
+    return state
+
+  def place(path, x):
+    # Of a memory, `value` is a field of its own.
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    axes = _axes(name, x.shape, STATE, sizes)
+    return constrain(x, *(axes or (None,) * x.ndim))
+
+  return jax.tree_util.tree_map_with_path(place, state)
+
+
+def split_states(mesh: Mesh, states: Any) -> Any:
+  """The placement of the states of B sequences, each array [B, ...]."""
+
+  def place(path, x):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    axes = _axes(name, tuple(x.shape[1:]), STATE, mesh.shape)
+    return NamedSharding(mesh, PartitionSpec(BATCH, *(axes or ())))
+
+  return jax.tree_util.tree_map_with_path(place, states)
+
+
+def _sizes() -> Mapping[str, int] | None:
+  """The mesh of `on`, unless it splits sequences only."""
+  sizes = jax.sharding.get_abstract_mesh().shape
+  if all(sizes.get(axis, 1) == 1 for axis in (FSDP, TENSOR, CONTEXT)):
+    return None
+  return sizes

@@ -6,8 +6,10 @@ import pathlib
 os.environ["JAX_PLATFORMS"] = "cpu"
 _FLAGS = (
   "--xla_force_host_platform_device_count=8",
-  # The programs are small and compiling them is most of the time.
+  # The programs are small and compiling them is most of the time: half of it
+  # without the newer way of compiling fused operations.
   "--xla_backend_optimization_level=0",
+  "--xla_cpu_use_fusion_emitters=false",
 )
 for _flag in _FLAGS:
   if _flag.split("=")[0] not in os.environ.get("XLA_FLAGS", ""):

@@ -72,6 +72,18 @@ def test_settings_are_frozen_and_hashable():
 @pytest.mark.parametrize(
   "changes, message",
   [
+    # meshes
+    (dict(mesh__data=0), "mesh.data=0 must be at least 1, or -1"),
+    (dict(mesh__fsdp=0), "mesh.fsdp=0 must be at least 1"),
+    (dict(mesh__fsdp=3), "mesh.fsdp=3 must divide model.dim=64"),
+    (dict(mesh__tensor=3), "mesh.tensor=3 must divide model.num_heads=4"),
+    (dict(mesh__tensor=4, model__mlp_dim=30),
+     "mesh.tensor=4 must divide model.mlp_dim=30"),
+    (dict(mesh__tensor=4, model__fast_mlp_dim=30),
+     "mesh.tensor=4 must divide model.fast_mlp_dim=30"),
+    (dict(mesh__tensor=4, memory__num_heads=2),
+     "mesh.tensor=4 must divide memory.num_heads=2"),
+    (dict(mesh__context=3), "mesh.context=3 must divide chunk=32"),
     # names
     (dict(model__windwo=3), "unknown field model.windwo: expected one of dim,"),
     (dict(model__windwo=3), "Did you mean 'window'?"),

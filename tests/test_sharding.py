@@ -1,5 +1,6 @@
 """Placement by path, and the sizes that a mesh accepts."""
 
+import math
 import types
 
 import jax
@@ -7,35 +8,131 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from mattt_jax import sharding
+from mattt_jax import config, sharding
+from mattt_jax.evaluation import reader
+from mattt_jax.training import build, train_step
+from mattt_jax.training.optimizer import make_optimizer
+from tests.ttt import small
 
 
-def test_rules_place_by_path_and_default_to_replicated():
-  mesh = sharding.make_mesh(4)
-  tree = {"suffix": {"w": np.zeros((8, 2))}, "head": np.zeros((8, 2))}
-  placed = sharding.shardings(mesh, tree, [(r"suffix/w$", P("data", None))])
-  assert placed["suffix"]["w"].spec == P("data", None)
+def test_rules_place_by_path_and_the_first_one_wins():
+  mesh = sharding.make_mesh(2, 2, 2)
+  rules = [(r"suffix/w$", ("fsdp", "tensor")), ("w|b", ("context", None))]
+  tree = {
+    "suffix": {"w": np.zeros((3, 8, 2))},  # stacked
+    "w": np.zeros((4, 4)),
+    "b": np.zeros(4),
+    "head": np.zeros((8, 2)),
+  }
+  placed = sharding.shardings(mesh, tree, rules)
+  assert placed["suffix"]["w"].spec == P(None, "fsdp", "tensor")
+  # An axis of one device is none, and what has fewer axes has the last ones.
+  assert placed["w"].spec == P(None, None)
+  assert placed["b"].spec == P(None)
   assert placed["head"].spec == P()
   array = jax.device_put(tree["suffix"]["w"], placed["suffix"]["w"])
-  assert {s.data.shape for s in array.addressable_shards} == {(2, 2)}
+  assert {s.data.shape for s in array.addressable_shards} == {(3, 4, 1)}
 
 
-def test_first_rule_wins():
-  mesh = sharding.make_mesh(2)
-  rules = [("a", P("data")), ("a|b", P())]
-  placed = sharding.shardings(mesh, {"a": np.ones(2), "b": np.ones(2)}, rules)
-  assert (placed["a"].spec, placed["b"].spec) == (P("data"), P())
+def test_what_is_large_and_has_no_rule_is_split_along_its_longest_axis():
+  mesh = sharding.make_mesh(1, 8)
+  sizes = {"a": (512, 4096), "odd": (1001, 520), "prime": (521, 523),
+           "small": (8, 64)}  # fmt: skip
+  tree = {k: jax.ShapeDtypeStruct(s, np.float32) for k, s in sizes.items()}
+  placed = sharding.shardings(mesh, tree)
+  assert {k: x.spec for k, x in placed.items()} == {
+    "a": P(None, "fsdp"), "odd": P(None, "fsdp"), "prime": P(), "small": P()
+  }  # fmt: skip
 
 
-def test_rule_that_matches_nothing_is_an_error():
-  with pytest.raises(ValueError, match="'heda' matches no array"):
+def test_an_axis_that_does_not_fit_is_named():
+  with pytest.raises(ValueError) as error:
     sharding.shardings(
-      sharding.make_mesh(1), {"head": np.ones(2)}, [("heda", P())]
+      sharding.make_mesh(1, 1, 8), {"model": {"embedding": np.zeros((12, 4))}}
     )
+  text = str(error.value)
+  for part in (
+    "model/embedding of shape (12, 4)", "8 devices", "'tensor'", "divide 12",
+    "embedding$", "change mesh.tensor",
+  ):  # fmt: skip
+    assert part in text, part
 
 
-def test_batch_is_split_over_sequences():
-  mesh = sharding.make_mesh(8)
+SYSTEMS = [
+  *((name, read, {}) for name, read in small.SYSTEMS),
+  ("none", None, dict(model__suffix_mixer="gated_delta")),
+  ("none", None, dict(model__tie_embeddings=False)),
+]
+
+
+@pytest.mark.parametrize("memory, read, changes", SYSTEMS)
+def test_nearly_all_parameters_are_split(memory, read, changes):
+  """And their moments: 8 devices hold about an eighth each, or, of a mesh that
+  splits heads too, what two axes leave."""
+  made = small.experiment(
+    memory, read, model__dim=256, model__mlp_dim=512, model__fast_mlp_dim=512,
+    **changes,
+  )  # fmt: skip
+  params = build.abstract_learner(made, 512)[1]
+  optimizer = make_optimizer(made.outer, 10)
+  for shape in ((1, 8), (1, 4, 2)):
+    mesh = sharding.make_mesh(*shape)
+    state = train_step.abstract_state(params, optimizer, mesh)
+    whole = part = 0
+    for x in jax.tree.leaves(state):
+      whole += x.size
+      part += math.prod(x.sharding.shard_shape(x.shape))
+    assert whole > 10**6
+    assert part < 1.15 * whole / 8
+
+
+def test_fast_weights_and_slots_are_placed_by_sequence():
+  """[B, ...]: sequences over data and fsdp, the rest by the state's rules."""
+  mesh = sharding.make_mesh(1, 2, 2, 2)
+  made = small.experiment("episodic", inner__optimizer="momentum")
+  graphdef, params = build.abstract_learner(made, 40)
+  states = jax.eval_shape(reader._starter(graphdef, 4, 16), params)
+  placed = sharding.split_states(mesh, states)
+  both = ("data", "fsdp")
+  found = {
+    jax.tree_util.keystr(path, simple=True, separator="/"): x.spec
+    for path, x in jax.tree_util.tree_leaves_with_path(placed)
+  }
+  for name, spec in (
+    ("fast/suffix/fast_mlp/w1/value", P(both, None, None, "tensor")),
+    ("fast/suffix/fast_mlp/w2/value", P(both, None, "tensor", None)),
+    ("inner_opt/2/trace/suffix/fast_mlp/w2/value",
+     P(both, None, "tensor", None)),
+    ("memory/pointer/address", P(both, "tensor", "context", None)),
+    ("memory/pointer/value", P(both, "context")),
+    ("memory/pointer/written", P(both)),
+    ("cache/suffix/k_HxPxK", P(both, None, "tensor", None, None)),
+    ("position", P(both)),
+  ):  # fmt: skip
+    assert found[name] == spec, name
+
+
+@pytest.mark.parametrize("memory, read", small.SYSTEMS)
+def test_every_rule_of_a_state_has_something_to_say(memory, read):
+  """A field that is renamed must not lose its rule in silence: all state that
+  grows with heads or with the context is split."""
+  made = small.experiment(memory, read, coordination__replay=1)
+  graphdef, params = build.abstract_learner(made, 40)
+  states = jax.eval_shape(reader._starter(graphdef, 1, 16), params)
+  placed = sharding.split_states(sharding.make_mesh(1, 1, 2, 2), states)
+  whole = {
+    jax.tree_util.keystr(path, simple=True, separator="/")
+    for path, x in jax.tree_util.tree_leaves_with_path(placed)
+    if not {"tensor", "context"} & set(x.spec)
+  }
+  left = {"position", "written", "key_NxD", "query_D", "embedding_NxE",
+          "token_NxT", "valid_NxT", "slot_MxP", "usage_M", "count"}  # fmt: skip
+  assert {name.split("/")[-1] for name in whole} <= left
+
+
+@pytest.mark.parametrize("shape", [(8,), (4, 2), (1, 8)])
+def test_batch_is_split_over_sequences(shape):
+  mesh = sharding.make_mesh(*shape)
   tokens = np.arange(32, dtype=np.int32).reshape(16, 2)
   batch = {"tokens": tokens, "relevant": tokens[:, 0] > 3}
   out = sharding.put_batch(batch, mesh)
@@ -59,6 +156,21 @@ def test_mesh_of_devices_that_are_not_here(data):
     sharding.make_mesh(data)
 
 
+def test_mesh_of_the_settings():
+  for given, shape in (
+    (dict(), (8, 1, 1, 1)),
+    (dict(fsdp=2, context=2), (2, 2, 1, 2)),
+    (dict(data=1, tensor=4), (1, 1, 4, 1)),  # fewer than there are
+  ):
+    mesh = sharding.mesh_of(config.MeshConfig(**given))
+    assert tuple(mesh.shape.values()) == shape
+    assert mesh.axis_names == ("data", "fsdp", "tensor", "context")
+  with pytest.raises(ValueError, match="fsdp=3 .* = 3 .* the 8 devices"):
+    sharding.mesh_of(config.MeshConfig(fsdp=3))
+  with pytest.raises(ValueError, match="is 16, but 8 are here: use 1 .. 8"):
+    sharding.mesh_of(config.MeshConfig(data=4, fsdp=4))
+
+
 def test_neighbours_on_the_axis_are_neighbours_in_a_slice():
   class Device(types.SimpleNamespace):
     __hash__ = object.__hash__
@@ -68,6 +180,12 @@ def test_neighbours_on_the_axis_are_neighbours_in_a_slice():
            process_index=0)
     for i in range(8)
   ]  # fmt: skip
-  mesh = sharding.make_mesh(devices=devices)
-  assert mesh.shape == {"data": 8}
-  assert [d.slice_index for d in mesh.devices] == [0] * 4 + [1] * 4
+  for shape in ((8, 1, 1, 1), (2, 2, 2, 1), (1, 4, 1, 2)):
+    mesh = sharding.make_mesh(-1, *shape[1:], devices=devices)
+    assert tuple(mesh.shape.values()) == shape
+    slices = [d.slice_index for d in mesh.devices.flat]
+    assert slices == [0] * 4 + [1] * 4  # and not within tensor or context
+  with pytest.raises(
+    ValueError, match="2 slices must divide .*data=1 x fsdp=1"
+  ):
+    sharding.make_mesh(1, 1, 8, devices=devices)

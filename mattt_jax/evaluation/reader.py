@@ -19,7 +19,7 @@ from mattt_jax.ttt.meta_loss import SequenceOutput, read_batch, read_on
 READ = ("tokens", "targets", "inner_weight", "relevant")
 _OF_TOKENS = ("loss_BxL", "correct_BxL", "chunk_loss_Bxn", "read_loss_BxL",
               "has_read_loss_BxL")  # fmt: skip
-_STATIC = ("graphdef", "inner", "memory")
+_STATIC = ("graphdef", "mesh", "inner", "memory")
 
 
 def read(
@@ -80,14 +80,14 @@ def segments(
   segment = _segment(experiment, graphdef, params, length)
   if segment == length:
     placed = sharding.put_batch(arrays, mesh)
-    yield jax.device_get(_read(graphdef, params, placed, scale, **parts))
+    yield jax.device_get(_read(graphdef, params, placed, scale, mesh, **parts))
     return
   state = _start(graphdef, params, size, length, mesh)
   for start in range(0, length, segment):
     placed = sharding.put_batch(
       {k: x[:, start : start + segment] for k, x in arrays.items()}, mesh
     )
-    state, out = _read_on(graphdef, params, state, placed, scale, **parts)
+    state, out = _read_on(graphdef, params, state, placed, scale, mesh, **parts)
     yield jax.device_get(out)
 
 
@@ -117,7 +117,7 @@ def states(
       {k: batch[k][:, start : start + chunk] for k in READ}, mesh
     )
     state, _ = _read_on(
-      graphdef, params, state, placed, scale, inner=inner, memory=memory
+      graphdef, params, state, placed, scale, mesh, inner=inner, memory=memory
     )
 
 
@@ -142,10 +142,10 @@ def lower(
   }
   parts = {"inner": inner, "memory": memory}
   if segment == length:
-    return _read.lower(graphdef, params, arrays, 1.0, **parts)
+    return _read.lower(graphdef, params, arrays, 1.0, mesh, **parts)
   state = jax.eval_shape(_starter(graphdef, size, length), params)
-  state = sharding.abstract(state, split)
-  return _read_on.lower(graphdef, params, state, arrays, 1.0, **parts)
+  state = sharding.abstract(state, sharding.split_states(mesh, state))
+  return _read_on.lower(graphdef, params, state, arrays, 1.0, mesh, **parts)
 
 
 def _segment(experiment, graphdef, params, length: int) -> int:
@@ -170,25 +170,28 @@ def segment_size(length: int, chunk: int, most: int) -> int:
 
 # Compiled once for each size; the graphdef is the same object every time.
 @functools.partial(jax.jit, static_argnames=_STATIC)
-def _read(graphdef, params, batch, scale, *, inner, memory):
-  return read_batch(
-    nnx.merge(graphdef, params), batch,
-    inner=inner, memory=memory, rate_scale=scale,
-  )  # fmt: skip
+def _read(graphdef, params, batch, scale, mesh, *, inner, memory):
+  with sharding.on(mesh):
+    return read_batch(
+      nnx.merge(graphdef, params), batch,
+      inner=inner, memory=memory, rate_scale=scale,
+    )  # fmt: skip
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC, donate_argnames=("state",))
-def _read_on(graphdef, params, state, batch, scale, *, inner, memory):
-  return read_on(
-    nnx.merge(graphdef, params), state, batch,
-    inner=inner, memory=memory, rate_scale=scale,
-  )  # fmt: skip
+def _read_on(graphdef, params, state, batch, scale, mesh, *, inner, memory):
+  with sharding.on(mesh):
+    return read_on(
+      nnx.merge(graphdef, params), state, batch,
+      inner=inner, memory=memory, rate_scale=scale,
+    )  # fmt: skip
 
 
 def _start(graphdef, params, size: int, length: int, mesh: Mesh):
   """The state of `size` sequences of `length` tokens before their first."""
   start = _starter(graphdef, size, length)
-  return jax.jit(start, out_shardings=sharding.split_batch(mesh))(params)
+  placed = sharding.split_states(mesh, jax.eval_shape(start, params))
+  return jax.jit(start, out_shardings=placed)(params)
 
 
 def _starter(graphdef, size: int, length: int):

@@ -157,7 +157,7 @@ class _Steps:
   def __init__(self, experiment: Experiment, machine: Topology, usable_bytes):
     self.experiment = experiment
     self.task = trainer.make_task(experiment)
-    self.mesh = sharding.make_mesh(devices=topology.devices(machine))
+    self.mesh = sharding.mesh_of(experiment.mesh, topology.devices(machine))
     self.num_devices = machine.num_devices
     self.on_cpu = machine.chip is None
     if usable_bytes is None and machine.chip is not None:

@@ -87,8 +87,8 @@ def _merge(parts: Iterable[Settings]) -> Settings:
 
 
 def config_hash(config: dict[str, Any]) -> str:
-  """The first 12 hex digits of the SHA-256 of the settings."""
-  text = json.dumps(config, sort_keys=True)
+  """The first 12 hex digits of the SHA-256 of the settings but the mesh."""
+  text = json.dumps(config_lib.identity(config), sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -253,9 +253,10 @@ def keep_tokenizer(workdir: pathlib.Path, task: Any) -> None:
 def require_same_config(
   what: str, there: dict[str, Any], experiment: config_lib.Experiment
 ) -> None:
-  """Raises `ValueError` naming every field in which `what` differs."""
+  """Raises `ValueError` naming every field in which `what` differs; the mesh
+  may."""
   here = _plain(config_lib.to_dict(experiment))
-  lines = config_lib.differences(there, here)
+  lines = config_lib.differences(*map(config_lib.identity, (there, here)))
   config_lib.require(
     not lines,
     f"{what} belongs to a run with other settings; use another workdir, or the "

@@ -1,6 +1,5 @@
 """One outer step, pure: (state, batch) -> (state, metrics)."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -156,8 +155,16 @@ def jit_train_step(
   replicated.
   """
   placement = jax.tree.map(lambda x: x.sharding, state)
+
+  def step(state: TrainState, batch: Batch, *, inner: bool, memory: bool):
+    with sharding.on(mesh):
+      return train_step(
+        graphdef, optimizer, experiment, state, batch,
+        inner=inner, memory=memory,
+      )  # fmt: skip
+
   return jax.jit(
-    functools.partial(train_step, graphdef, optimizer, experiment),
+    step,
     static_argnames=("inner", "memory"),
     donate_argnums=0,
     out_shardings=(placement, sharding.replicated(mesh)),

@@ -56,7 +56,7 @@ def train(
   Args:
     experiment: the settings.
     workdir: a new directory, or that of the same experiment.
-    mesh: devices to split the batch over; default: all.
+    mesh: devices to compute on; default: as `experiment.mesh` says.
 
   Returns:
     The content of evaluation.json: `step`, `train` (the last averages), and
@@ -66,9 +66,8 @@ def train(
     ValueError: settings that do not fit, or a workdir of other settings.
     DivergedError: a loss that is not finite; the last good state is kept.
   """
-  mesh = sharding.make_mesh() if mesh is None else mesh
-  sharding.check_batch("batch_size", experiment.batch_size, mesh)
-  sharding.check_batch("eval.batch_size", experiment.eval.batch_size, mesh)
+  mesh = sharding.mesh_of(experiment.mesh) if mesh is None else mesh
+  sharding.check_batches(experiment, mesh)
   task = make_task(experiment)
   workdir = checkpoint.bind_workdir(workdir, experiment)
   checkpoint.keep_tokenizer(workdir, task)

@@ -15,6 +15,7 @@ import optax
 from flax import nnx, struct
 from jax import Array
 
+from mattt_jax import sharding
 from mattt_jax.config import CoordinationConfig, InnerConfig, require_chunked
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
@@ -381,16 +382,26 @@ def read_sequence(
   require_chunked(learner.chunk, len(tokens_L))
   if relevant_L is None:
     relevant_L = jnp.zeros(tokens_L.shape, bool)
+  # The prefix reads all tokens at once: devices share the sequence in pieces.
+  tokens_L = sharding.constrain(tokens_L, sharding.CONTEXT)
   x_LxD, cache = learner.model.read_prefix(
     tokens_L, state.cache, state.position
   )
+  x_LxD = sharding.constrain(x_LxD, sharding.CONTEXT, None)
   chunks = in_chunks(
     Chunk(x_LxD, targets_L, weight_L, relevant_L), learner.chunk
+  )
+  # Chunks follow one another: devices share the tokens within each.
+  chunks = jax.tree.map(
+    lambda x: sharding.constrain(
+      x, None, sharding.CONTEXT, *[None] * (x.ndim - 2)
+    ),
+    chunks,
   )
 
   def body(suffix_state, chunk):
     return read_chunk(
-      learner, suffix_state, chunk,
+      learner, sharding.constrain_state(suffix_state), chunk,
       inner=inner, memory=memory, rate_scale=rate_scale,
     )  # fmt: skip
 

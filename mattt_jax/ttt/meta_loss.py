@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-from flax import struct
+from flax import nnx, struct
 from jax import Array
 
+from mattt_jax import sharding
 from mattt_jax.config import require_choice
 from mattt_jax.ttt.context_state import ContextState
 from mattt_jax.ttt.inner_loop import (
@@ -54,13 +55,14 @@ def read_batch(
     memory: whether the memory is read and written.
     rate_scale: multiplies the inner learning rate.
   """
+  learner = _placed(learner)
 
   def read(*arrays_L) -> ChunkOutput:
     return learner.read_whole(
       *arrays_L, inner=inner, memory=memory, rate_scale=rate_scale
     )
 
-  return _output(jax.vmap(read)(*_arrays(batch)))
+  return _output(_of_each(read)(*_arrays(batch)))
 
 
 def read_on(
@@ -74,6 +76,7 @@ def read_on(
 ) -> tuple[ContextState, SequenceOutput]:
   """Reads the next L tokens of B sequences on top of their states ([B, ...],
   made with `streaming=True`); several calls give what `read_batch` gives."""
+  learner = _placed(learner)
 
   def read(state, *arrays_L):
     return read_sequence(
@@ -81,8 +84,18 @@ def read_on(
       inner=inner, memory=memory, rate_scale=rate_scale,
     )  # fmt: skip
 
-  state, out = jax.vmap(read)(state, *_arrays(batch))
+  state, out = _of_each(read)(state, *_arrays(batch))
   return state, _output(out)
+
+
+def _placed(learner: Learner) -> Learner:
+  graphdef, params = nnx.split(learner)
+  return nnx.merge(graphdef, sharding.constrain_parameters(params))
+
+
+def _of_each(read):
+  """`vmap` over the sequences; the mesh splits them as it splits a batch."""
+  return jax.vmap(read, spmd_axis_name=sharding.BATCH)
 
 
 def _arrays(batch: Mapping[str, Array]) -> tuple[Array, ...]:

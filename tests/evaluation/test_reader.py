@@ -23,14 +23,16 @@ CASES = {
 }  # fmt: skip
 
 
-def read(case, segment, devices=1, **parts):
+def read(case, segment, *shape, **parts):
   memory, changes = CASES[case]
-  experiment = tiny.experiment(memory, eval__segment=segment, **changes)
+  experiment = tiny.experiment(
+    memory, eval__segment=segment, task__num_fillers=9, **changes
+  )
   task = trainer.make_task(experiment)
   learner = build.build_learner(experiment, task.vocab_size)
   batch = next(pipeline.eval_batches(task, "tune", LENGTH, 4, 4))
   graphdef, params = nnx.split(learner)
-  mesh = sharding.make_mesh(devices)
+  mesh = sharding.make_mesh(*shape or (1,))
   parts = {"inner": experiment.inner.enabled, "memory": memory != "none"} | (
     parts
   )
@@ -49,6 +51,13 @@ def test_segments_as_whole(case, segment, devices):
   assert set(parts.aux) == set(whole.aux)
   for name, value in whole.aux.items():
     np.testing.assert_allclose(parts.aux[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_on_a_mesh_that_splits_tokens_heads_and_slots():
+  whole, parts = read("episodic", 0), read("episodic", 16, 1, 2, 2, 2)
+  for field in ("loss_BxL", "correct_BxL", "chunk_loss_Bxn"):
+    a, b = getattr(parts, field), getattr(whole, field)
+    np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
 
 
 def test_parts_that_are_off_stay_off():

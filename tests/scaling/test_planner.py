@@ -71,10 +71,12 @@ def test_the_evaluation_step_is_that_of_the_reader(
   if streamed:
     carried = reader._start(graphdef, state.params, 2, length, mesh)
     wanted = reader._read_on.lower(
-      graphdef, state.params, carried, placed, 1.0, **parts
+      graphdef, state.params, carried, placed, 1.0, mesh, **parts
     )
   else:
-    wanted = reader._read.lower(graphdef, state.params, placed, 1.0, **parts)
+    wanted = reader._read.lower(
+      graphdef, state.params, placed, 1.0, mesh, **parts
+    )
   found = steps.lower_evaluation(length, **parts)
   assert found.as_text() == wanted.as_text()
 
@@ -96,6 +98,18 @@ def test_plan_on_cpu_devices(experiment):
   assert found["step"] is None and run["chip_hours"] is None
   text = plan_command.text(found)
   assert "fits" in text and "953.7 MiB usable" in text
+
+
+def test_plan_on_the_mesh_of_the_experiment():
+  """Parameters and moments are split over "fsdp": half of them a device."""
+  sizes = []
+  for fsdp in (1, 2):
+    steps = planner._Steps(tiny.experiment(mesh__fsdp=fsdp), CPUS, None)
+    program = steps.train(2, 32, inner=False, memory=False)
+    sizes.append(program.argument_bytes - 4 * 5 * 32)
+  assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.05)
+  with pytest.raises(ValueError, match="fsdp=4 .* the 2 devices"):
+    planner.plan(tiny.experiment(mesh__fsdp=4), CPUS)
 
 
 class _Lowered:

@@ -221,6 +221,11 @@ def test_workdir_of_other_settings_is_refused(tmp_path):
   assert len(text.splitlines()) == 3  # these two fields and no others
 
 
+def test_the_mesh_may_be_another_one(tmp_path):
+  checkpoint.bind_workdir(tmp_path, experiment())
+  checkpoint.bind_workdir(tmp_path, experiment(**{"mesh.fsdp": 2}))
+
+
 def test_workdir_settings_read_back_as_the_experiment(tmp_path):
   mine = experiment(**{"eval.lengths": (256, 512)})
   checkpoint.bind_workdir(tmp_path, mine)
