@@ -256,7 +256,8 @@ def require_same_config(
   """Raises `ValueError` naming every field in which `what` differs; the mesh
   may."""
   here = _plain(config_lib.to_dict(experiment))
-  lines = config_lib.differences(*map(config_lib.identity, (there, here)))
+  there, here = config_lib.identity(there), config_lib.identity(here)
+  lines = config_lib.differences(there, here)
   config_lib.require(
     not lines,
     f"{what} belongs to a run with other settings; use another workdir, or the "

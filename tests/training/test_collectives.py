@@ -80,7 +80,7 @@ def test_no_sequence_travels_in_the_loop_over_chunks(memory):
   changes = {}
   if memory == "episodic":
     changes = dict(memory__shards=4, memory__top_k=2, memory__num_heads=2,
-                   memory__head_dim=8)  # fmt: skip
+                   memory__head_dim=8, memory__capacity=4 * 48)  # fmt: skip
   found = program(memory, (2, 1, 1, 4), **changes)
   sequences = 8 // 2
   sizes = moved(in_loops(found))
@@ -89,6 +89,8 @@ def test_no_sequence_travels_in_the_loop_over_chunks(memory):
   assert most < sequences * LENGTH * DIM / 4  # a sequence is more by far
   assert max(sizes) <= most
   assert moved(in_loops(found), ["all-reduce"])  # gradients of the inner loop
+  if memory == "episodic":  # a device has a quarter of the slots, ever
+    assert "[4,2,48,8]" in found and not re.search(r"[[,]192[],]", found)
 
 
 def test_fsdp_gathers_a_layer_at_a_time():
