@@ -208,10 +208,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
 # Batches.
 
 
+def batch_devices(mesh: Mesh) -> int:
+  """So many devices share the sequences of a batch."""
+  return mesh.shape[DATA] * mesh.shape[FSDP]
+
+
 def check_batch(field: str, batch_size: int, mesh: Mesh) -> None:
   """Raises `ValueError` unless the devices that share a batch divide it."""
   data, fsdp = mesh.shape[DATA], mesh.shape[FSDP]
-  devices = data * fsdp
+  devices = batch_devices(mesh)
   require(
     batch_size % devices == 0,
     f"{field}={batch_size} must be divisible by the {devices} devices of the "

@@ -84,9 +84,11 @@ def plan(
   )
   if search != "batch":
     sharding.check_batch("batch_size", experiment.batch_size, steps.mesh)
-  sharding.check_batch(
-    "eval.batch_size", experiment.eval.batch_size, steps.mesh
-  )
+  for field, size in (
+    ("train.micro_batch", experiment.train.micro_batch),
+    ("eval.batch_size", experiment.eval.batch_size),
+  ):
+    sharding.check_batch(field, size, steps.mesh)
   kinds = collections.Counter(
     (*parts_on(experiment, step),
      pipeline.train_length(steps.task, experiment, step))
@@ -106,17 +108,17 @@ def plan(
   if search is not None:
 
     def fits(number: int) -> bool:
-      sizes = (number * steps.num_devices, length) if search == "batch" else (
+      sizes = (number * steps.sharing, length) if search == "batch" else (
         size, number * experiment.chunk)  # fmt: skip
       program = steps.train(*sizes, inner=inner, memory=memory)
       report(program)
       return bool(program.fits)
 
-    unit = steps.num_devices if search == "batch" else experiment.chunk
+    unit = steps.sharing if search == "batch" else experiment.chunk
     start = max(1, (size if search == "batch" else length) // unit)
     found = {"of": search, "largest": unit * largest(fits, start, _MOST)}
   train = None
-  if size % steps.num_devices == 0:
+  if size % steps.sharing == 0:
     train = steps.train(size, length, inner=inner, memory=memory)
   evaluation = steps.evaluation()
   return {
@@ -158,7 +160,7 @@ class _Steps:
     self.experiment = experiment
     self.task = trainer.make_task(experiment)
     self.mesh = sharding.mesh_of(experiment.mesh, topology.devices(machine))
-    self.num_devices = machine.num_devices
+    self.sharing = sharding.batch_devices(self.mesh)
     self.on_cpu = machine.chip is None
     if usable_bytes is None and machine.chip is not None:
       usable_bytes = machine.chip.usable_gib * GIB
