@@ -122,8 +122,9 @@ class InnerConfig:
   differentiation: str = "mixed"
   # What the outer backward pass recomputes. 0: nothing; 1: each of n chunks; 2:
   # segments of about sqrt(n), then their chunks; 3: a third level, and so on.
-  # States kept grow like n^(1/levels); each level costs one forward pass.
-  remat_levels: int = 1
+  # States kept grow like n^(1/levels); each level costs one forward pass. -1:
+  # two where they keep at most a quarter of the bytes that one would, else one.
+  remat_levels: int = -1
   offload: bool = False  # the states kept for that lie in the host's memory
   # The meta-gradient goes back through the inner steps of so many chunks at
   # most; 0: all of them (truncated unrolling).
@@ -140,8 +141,9 @@ class InnerConfig:
     for field in ("learning_rate", "warmup_init", "clip_norm", "weight_decay",
                   "max_drift"):  # fmt: skip
       require_at_least(f"inner.{field}", getattr(self, field), 0.0)
-    for field in ("warmup_steps", "remat_levels", "unroll"):
+    for field in ("warmup_steps", "unroll"):
       require_at_least(f"inner.{field}", getattr(self, field), 0)
+    require_at_least("inner.remat_levels", self.remat_levels, -1)
     for field in ("momentum", "b1", "b2"):
       require_share(f"inner.{field}", getattr(self, field))
     require_positive("inner.eps", self.eps)

@@ -115,8 +115,7 @@ class Learner(nnx.Module):
   ) -> ChunkOutput:
     """Reads a sequence from an empty state, [n, ...]."""
     require_chunked(self.chunk, len(tokens_L))
-    levels = self.inner.config.remat_levels
-    *outer, _ = remat.split_evenly(len(tokens_L) // self.chunk, max(1, levels))
+    *outer, _ = self.remat_parts(len(tokens_L))
     state = self.init_state(len(tokens_L), streaming=bool(outer))
 
     def read(state, arrays):
@@ -127,6 +126,25 @@ class Learner(nnx.Module):
     for number in reversed(outer):
       read = remat.in_parts(read, number, self.inner.config.offload)
     return read(state, (tokens_L, targets_L, weight_L, relevant_L))[1]
+
+  def remat_parts(self, length: int) -> tuple[int, ...]:
+    """In how many segments, segments of segments, ... and chunks a sequence of
+    `length` tokens is read for the backward pass (`inner.remat_levels`)."""
+    chunks, levels = length // self.chunk, self.inner.config.remat_levels
+    one, two = (remat.split_evenly(chunks, n) for n in (1, 2))
+    if levels >= 0:
+      return remat.split_evenly(chunks, max(1, levels))
+
+    def kept(parts) -> int:
+      """Bytes of the states before parts; only segments have a prefix cache."""
+      state, chunk_state = (
+        jax.eval_shape(lambda on=on: self.init_state(length, streaming=on))
+        for on in (True, False)
+      )
+      *outer, last = parts
+      return sum(outer) * tree_bytes(state) + last * tree_bytes(chunk_state)
+
+    return two if 4 * kept(two) <= kept(one) else one
 
   def state_bytes(self, context_length: int) -> dict[str, int]:
     """Bytes of each part of one sequence's state (fast weights count as state

@@ -109,6 +109,21 @@ def test_meta_gradients_agree(memory, read, changes, monkeypatch):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
 
 
+@pytest.mark.parametrize("attention, suffix, length, wanted", [
+  ("window", 1, 16, (16,)),  # 8 states instead of 16
+  ("window", 1, 256, (16, 16)),  # 32 instead of 256
+  ("full", 0, 256, (256,)),  # only a segment's state has the prefix's keys
+])  # fmt: skip
+def test_levels_by_the_bytes_they_keep(attention, suffix, length, wanted):
+  learner = small.learner(
+    model__attention=attention,
+    model__num_suffix=suffix,
+    inner__enabled=suffix > 0,
+    length=length * small.CHUNK,
+  )
+  assert learner.remat_parts(length * small.CHUNK) == wanted
+
+
 @pytest.mark.parametrize("number, factors, wanted", [
   (32, 1, (32,)), (32, 2, (8, 4)), (36, 2, (6, 6)), (64, 3, (4, 4, 4)),
   (512, 3, (8, 8, 8)), (7, 2, (1, 7)), (1, 3, (1, 1, 1)),
