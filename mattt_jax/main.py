@@ -195,6 +195,12 @@ def _help(command: Command, program: str, values: flags.FlagValues) -> str:
 def _define_train(values: flags.FlagValues) -> None:
   define_workdir(values)
   define_tracker(values)
+  flags.DEFINE_integer(
+    "profile", 0, "trace so many outer steps (jax.profiler), to "
+    "WORKDIR/profile",
+    lower_bound=0,
+    flag_values=values,
+  )  # fmt: skip
 
 
 def _train(values: flags.FlagValues) -> None:
@@ -204,9 +210,15 @@ def _train(values: flags.FlagValues) -> None:
   trackers.choose(values.tracker)
   keep_compiled_programs()
   experiment = config_lib.from_config_dict(values.config)
+  from mattt_jax.scaling import utilization
   from mattt_jax.training import trainer
 
-  trainer.train(experiment, workdir)
+  trainer.train(
+    experiment,
+    workdir,
+    profile=values.profile,
+    ideal=utilization.ideal(experiment),
+  )
 
 
 TRAIN = Command(

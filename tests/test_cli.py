@@ -20,7 +20,7 @@ def trained(monkeypatch):
   """Stands in for the trainer; holds what it was called with."""
   calls = []
   fake = types.ModuleType("trainer")
-  fake.train = lambda *args: calls.append(args)
+  fake.train = lambda *args, **settings: calls.append(args)
   monkeypatch.setitem(sys.modules, "mattt_jax.training.trainer", fake)
   import mattt_jax.training
 
@@ -195,7 +195,7 @@ def test_an_error_is_one_message_and_exit_code_2(
   "error", [ValueError("no room"), RuntimeError("diverged"), OSError("full")]
 )
 def test_an_error_of_the_trainer_is_one_message(trained, capsys, error):
-  def train(*args):
+  def train(*args, **settings):
     raise error
 
   trained[1].train = train
@@ -207,7 +207,7 @@ def test_an_error_of_the_trainer_is_one_message(trained, capsys, error):
 
 
 def test_a_bug_keeps_its_traceback(trained):
-  def train(*args):
+  def train(*args, **settings):
     raise TypeError("a bug")
 
   trained[1].train = train
@@ -216,7 +216,7 @@ def test_a_bug_keeps_its_traceback(trained):
 
 
 def test_an_interrupt_is_not_an_error(trained, capsys):
-  def train(*args):
+  def train(*args, **settings):
     raise KeyboardInterrupt
 
   trained[1].train = train

@@ -9,13 +9,10 @@ import ast
 import dataclasses
 import json
 import pathlib
-import resource
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
 from mattt_jax import config as config_lib
@@ -23,6 +20,7 @@ from mattt_jax import registry
 from mattt_jax.config import Experiment, require, require_choice
 from mattt_jax.evaluation import answers
 from mattt_jax.evaluation.evaluator import evaluate, guessing
+from mattt_jax.training import speed
 from mattt_jax.ttt.inner_loop import Learner
 
 _COLUMNS = ("loss", "other_loss", "answer_accuracy", "answer_exact_match",
@@ -175,7 +173,7 @@ def run(
         **result,
         "seconds": time.perf_counter() - started,
         "state_bytes": learner.state_bytes(length),
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": speed.peak_bytes(),
       }
       out.parent.mkdir(parents=True, exist_ok=True)
       text = json.dumps(row)
@@ -184,16 +182,6 @@ def run(
       row = json.loads(text)  # as it will be read back
     rows.append(row)
   return rows
-
-
-def peak_bytes() -> int:
-  """The most memory held so far: of the first device, or, where the backend
-  does not count it (CPU), of this process."""
-  stats = jax.local_devices()[0].memory_stats()
-  if stats and "peak_bytes_in_use" in stats:
-    return stats["peak_bytes_in_use"]
-  kilobytes = 1 if sys.platform == "darwin" else 1024
-  return kilobytes * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -9,7 +9,7 @@ import math
 import os
 import pathlib
 import sys
-import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from mattt_jax import registry, sharding
 from mattt_jax.config import Experiment
 from mattt_jax.data import pipeline
 from mattt_jax.evaluation.evaluator import evaluate
-from mattt_jax.training import checkpoint, metrics
+from mattt_jax.training import checkpoint, metrics, speed
 from mattt_jax.training.build import build_learner
 from mattt_jax.training.optimizer import learning_rate, make_optimizer
 from mattt_jax.training.train_step import (
@@ -34,7 +34,7 @@ from mattt_jax.training.train_step import (
 from mattt_jax.ttt.coordination import parts_on
 from mattt_jax.ttt.inner_loop import Learner
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, PROFILE = "checkpoints", "profile"
 EVALUATION_FILE = "evaluation.json"
 
 
@@ -47,6 +47,8 @@ def train(
   workdir: str | os.PathLike,
   *,
   mesh: Mesh | None = None,
+  profile: int = 0,
+  ideal: Callable[[int], speed.Ideal] | None = None,
 ) -> dict[str, Any]:
   """Trains an experiment in `workdir`, or goes on where it stopped.
 
@@ -57,6 +59,9 @@ def train(
     experiment: the settings.
     workdir: a new directory, or that of the same experiment.
     mesh: devices to compute on; default: as `experiment.mesh` says.
+    profile: so many outer steps are traced, to `workdir`/profile.
+    ideal: of a vocabulary size, the seconds of each kind of step at the peak
+      of the machine, with which metrics have the utilisation.
 
   Returns:
     The content of evaluation.json: `step`, `train` (the last averages), and
@@ -75,7 +80,7 @@ def train(
   if finished is not None:
     print(f"{workdir} is already trained: see {EVALUATION_FILE}", flush=True)
     return finished
-  run = _Run(experiment, workdir, task, mesh)
+  run = _Run(experiment, workdir, task, mesh, profile, ideal)
   try:
     run.train()
     return run.finish()
@@ -157,7 +162,9 @@ def _all_finite(tree: Any) -> jax.Array:
 class _Run:
   """One process's part of a run: from the newest good checkpoint to the end."""
 
-  def __init__(self, experiment: Experiment, workdir, task, mesh: Mesh):
+  def __init__(
+    self, experiment: Experiment, workdir, task, mesh: Mesh, profile, ideal
+  ):
     self.experiment, self.workdir, self.task = experiment, workdir, task
     self.mesh = mesh
     config = experiment.train
@@ -178,14 +185,13 @@ class _Run:
     self.step = 0
     self.on_device: list[dict[str, Any]] = []  # metrics of the newest steps
     self.since_log: list[dict[str, float]] = []  # those fetched, not written
-    self.tokens = self.timed_steps = 0  # since the last log
-    self.compile_seconds = self.idle_seconds = self.data_seconds = 0.0
     self.checkpoints = checkpoint.Checkpoints(
       workdir / CHECKPOINTS, config.keep_checkpoints
     )
     self._restore()
     self.writer = metrics.MetricsWriter(workdir, self.step)
-    self.log_time = time.perf_counter()
+    self.speed = speed.Speed(ideal and ideal(task.vocab_size))
+    self.trace = speed.Trace(workdir / PROFILE, profile)
     # A bar for a person; where nobody watches, one line for each row.
     self.bar = tqdm(
       total=config.steps,
@@ -218,27 +224,25 @@ class _Run:
         self._save()
 
   def _one_step(self) -> None:
-    start = time.perf_counter()
-    batch = next(self.batches)
-    self.data_seconds += time.perf_counter() - start
+    with self.speed.waiting_for_data():
+      batch = next(self.batches)
     sequences, length = batch["tokens"].shape
     inner, memory = parts_on(self.experiment, self.step)
     kind = inner, memory, length
     step_fn = self.compiled.get(kind)
     if step_fn is None:
-      start = time.perf_counter()
-      lowered = self.jitted_step.lower(
-        self.state, batch, inner=inner, memory=memory
-      )
-      step_fn = self.compiled[kind] = lowered.compile()
-      seconds = time.perf_counter() - start
-      self.compile_seconds += seconds
-      self.idle_seconds += seconds
+      with self.speed.compiling():
+        lowered = self.jitted_step.lower(
+          self.state, batch, inner=inner, memory=memory
+        )
+        step_fn = self.compiled[kind] = lowered.compile()
     self.state, values = step_fn(self.state, batch)
     self.step += 1
     self.on_device.append(values)
-    self.tokens += sequences * length * jax.process_count()
-    self.timed_steps += 1
+    self.speed.step(*kind, tokens=sequences * length * jax.process_count())
+    if self.trace.turns(values):
+      with self.speed.idle():  # writing a trace takes seconds
+        self.trace.turn()
     self.bar.update()
 
   def _check(self, state_too: bool) -> None:
@@ -273,15 +277,10 @@ class _Run:
 
   def _log(self) -> None:
     self._check(state_too=False)
-    now = time.perf_counter()
-    seconds = now - self.log_time - self.idle_seconds
     row = metrics.averages(self.since_log)
     row |= {
       "learning_rate": float(self.learning_rate(self.step - 1)),
-      "tokens_per_second": self.tokens / max(seconds, 1e-9),
-      # At most this share of the time was spent waiting for data.
-      "data_wait_share": self.data_seconds / max(seconds, 1e-9),
-      "compile_seconds": self.compile_seconds,
+      **self.speed.row(),
     }
     self.writer.write(self.step, "train", row)
     shown = {
@@ -293,38 +292,33 @@ class _Run:
     self.bar.set_postfix(shown, refresh=False)
     if self.bar.disable:
       steps = self.experiment.train.steps
-      left = seconds / self.timed_steps * (steps - self.step)
+      left = row["seconds_per_step"] * (steps - self.step)
       text = "  ".join(f"{k} {v}" for k, v in shown.items())
       print(f"step {self.step}/{steps}  {text}  {left:.0f} s left", flush=True)
-    self.since_log, self.tokens, self.timed_steps = [], 0, 0
-    self.log_time, self.idle_seconds = time.perf_counter(), 0.0
-    self.data_seconds = 0.0
+    self.since_log = []
 
   def _save(self) -> None:
-    start = time.perf_counter()
-    self._check(state_too=True)
-    self.checkpoints.save(
-      self.step,
-      self.state,
-      {"batches": self.batches.get_state(), "since_log": self.since_log},
-      config_lib.to_dict(self.experiment),
-    )
-    self.idle_seconds += time.perf_counter() - start
+    with self.speed.idle():
+      self._check(state_too=True)
+      self.checkpoints.save(
+        self.step,
+        self.state,
+        {"batches": self.batches.get_state(), "since_log": self.since_log},
+        config_lib.to_dict(self.experiment),
+      )
 
   def _evaluate(self, split: str) -> dict[str, Any]:
-    start = time.perf_counter()
-    self._check(state_too=True)
-    learner = (self.graphdef, self.state.params)
-    result = evaluate(
-      self.experiment,
-      learner,
-      self.task,
-      split,
-      step=self.step,
-      mesh=self.mesh,
-    )
-    self.idle_seconds += time.perf_counter() - start
-    return result
+    with self.speed.idle():
+      self._check(state_too=True)
+      learner = (self.graphdef, self.state.params)
+      return evaluate(
+        self.experiment,
+        learner,
+        self.task,
+        split,
+        step=self.step,
+        mesh=self.mesh,
+      )
 
   def _evaluate_tune(self) -> None:
     result = self._evaluate("tune")
@@ -347,6 +341,7 @@ class _Run:
 
   def close(self) -> None:
     self.batches.close()
+    self.trace.close()
     self.bar.close()
     self.writer.close()
     self.checkpoints.close()

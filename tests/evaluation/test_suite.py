@@ -13,7 +13,7 @@ from mattt_jax.data import tokenizer
 from mattt_jax.evaluation import suite
 from mattt_jax.evaluation.evaluator import evaluate
 from mattt_jax.tasks import associative_recall
-from mattt_jax.training import build, trainer
+from mattt_jax.training import build, speed, trainer
 
 NAME = "associative_recall"
 MORE = f"{NAME}:num_pairs=4,num_queries=1"
@@ -37,12 +37,12 @@ def test_peak_memory():
   """At least what is resident now, and it stays when that is given back."""
   pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
   resident = pages * os.sysconf("SC_PAGE_SIZE")
-  before = suite.peak_bytes()
+  before = speed.peak_bytes()
   assert resident <= 1.1 * before
   large = np.ones(before // 8, np.float64)  # as much again
-  assert suite.peak_bytes() > 1.2 * before
+  assert speed.peak_bytes() > 1.2 * before
   del large
-  assert suite.peak_bytes() > 1.2 * before
+  assert speed.peak_bytes() > 1.2 * before
 
 
 def test_a_row_for_each_task_and_length(learner, tmp_path, monkeypatch):

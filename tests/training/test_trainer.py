@@ -19,7 +19,8 @@ from mattt_jax.data import pipeline
 from mattt_jax.training import metrics, trainer
 
 ONE = sharding.make_mesh(1)
-TIMES = {"tokens_per_second", "compile_seconds", "data_wait_share"}
+TIMES = {"tokens_per_second", "seconds_per_step", "compile_seconds",
+         "data_wait_share", "peak_bytes"}  # fmt: skip
 
 # Trains until the process kills itself on asking for batch 10, once the state
 # of step 5 is on disk.
@@ -129,6 +130,31 @@ def test_killed_run_goes_on_bit_for_bit(whole, tmp_path, capfd):
   jax.tree.map(np.testing.assert_array_equal, resumed, uninterrupted)
   assert result["evaluation"] == expected["evaluation"]
   assert rows(workdir) == rows(expected_workdir)
+
+
+def test_trace_and_utilisation(tmp_path):
+  """A trace of the steps that were asked for; MFU as the other figures say."""
+
+  def ideal(vocab_size):
+    assert vocab_size == trainer.make_task(experiment()).vocab_size
+    return lambda inner, memory, length: 0.25 if inner else 0.5
+
+  trainer.train(
+    experiment(train__steps=4), tmp_path, mesh=ONE, profile=2, ideal=ideal
+  )
+  (trace,) = (tmp_path / trainer.PROFILE).glob("**/*.xplane.pb")
+  assert trace.stat().st_size > 0
+  (row,) = (
+    row
+    for row in metrics.read_rows(tmp_path / metrics.METRICS_FILE)
+    if row["kind"] == "train"
+  )
+  # The inner loop is off in half of the four steps.
+  assert row["mfu"] * 4 * row["seconds_per_step"] == pytest.approx(1.5)
+  assert row["tokens_per_second"] * row["seconds_per_step"] == pytest.approx(
+    2 * 32
+  )
+  assert row["peak_bytes"] > 1e7
 
 
 def test_finished_run_is_not_trained_again(whole, monkeypatch):
