@@ -24,13 +24,15 @@ def fixed_score(kind: str, pairs: Pairs, position: Array) -> Array:
   oracle    1 where the task says that it will be asked for, else 0.
   """
   at_C = position + jnp.arange(len(pairs.valid_C), dtype=jnp.int32)
-  score_C = {
+  scores: dict[str, Array | None] = {
     "recency": at_C,
     "surprise": pairs.surprise_C,
     "gradient": pairs.gradient_C,
     "random": _hash(at_C, pairs.next_token_C),
     "oracle": pairs.relevant_C,
-  }[kind]
+  }
+  score_C = scores[kind]
+  assert score_C is not None  # a memory scored by gradients is given them
   return score_C.astype(jnp.promote_types(score_C.dtype, jnp.float32))
 
 

@@ -87,13 +87,13 @@ def attend(
 
   def read(i, q_HxbxK):
     start = i * block
-    keys, first = kv, position - past
+    (k, v), first = kv, position - past
     if window is not None:
-      keys = [
+      k, v = (
         jax.lax.dynamic_slice_in_dim(x, start, reach + block, 1) for x in kv
-      ]
+      )
       first = position + start - reach
-    return _attend_block(q_HxbxK, *keys, position + start, first, window)
+    return _attend_block(q_HxbxK, k, v, position + start, first, window)
 
   if n == 1:
     return read(0, q_nxHxbxK[0])

@@ -113,6 +113,10 @@ class Task(_texts.Task):
     found = self.choices(split, index, length)
     return [c.question(self.tokenizer, most, self.line_end) for c in found]
 
+  def size(self, split: str, length: int) -> int | None:
+    """As of every task; the subclass knows."""
+    raise NotImplementedError
+
   def guessing(
     self, split: str, length: int, sequences: int
   ) -> dict[str, float | None]:

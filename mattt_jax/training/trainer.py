@@ -277,11 +277,9 @@ class _Run:
 
   def _log(self) -> None:
     self._check(state_too=False)
-    row = metrics.averages(self.since_log)
-    row |= {
-      "learning_rate": float(self.learning_rate(self.step - 1)),
-      **self.speed.row(),
-    }
+    pace = self.speed.row()
+    row = metrics.averages(self.since_log) | pace
+    row["learning_rate"] = float(self.learning_rate(self.step - 1))
     self.writer.write(self.step, "train", row)
     shown = {
       "loss": f"{row['loss']:.4f}",
@@ -292,7 +290,7 @@ class _Run:
     self.bar.set_postfix(shown, refresh=False)
     if self.bar.disable:
       steps = self.experiment.train.steps
-      left = row["seconds_per_step"] * (steps - self.step)
+      left = pace["seconds_per_step"] * (steps - self.step)
       text = "  ".join(f"{k} {v}" for k, v in shown.items())
       print(f"step {self.step}/{steps}  {text}  {left:.0f} s left", flush=True)
     self.since_log = []
