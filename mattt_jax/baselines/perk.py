@@ -44,6 +44,7 @@ from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
 from mattt_jax.model.fast_weights import FastWeight
 from mattt_jax.model.transformer import Transformer
+from mattt_jax.recompute import recomputed
 from mattt_jax.sharding import path_name
 from mattt_jax.ttt.inner_loop import ChunkOutput, in_chunks, weighted_mean
 from mattt_jax.ttt.inner_optimizer import InnerOptimizer, transform
@@ -223,7 +224,7 @@ class Perk(WholeReader):
         return (moved, opt_state), seen
 
       if self.inner.config.remat_levels:
-        step = jax.checkpoint(step, prevent_cse=False)
+        step = recomputed(step)
       return jax.lax.scan(step, carry, rate_KxT)
 
     start = fast_0, descend.init(fast_0)

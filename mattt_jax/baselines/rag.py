@@ -39,6 +39,7 @@ from mattt_jax.memory import chunk_store
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model.layers import unit
 from mattt_jax.model.transformer import Cache, Transformer
+from mattt_jax.recompute import recomputed
 from mattt_jax.ttt.inner_loop import (
   ChunkOutput,
   Learner,
@@ -217,7 +218,7 @@ class RAG(WholeReader):
       return self.keep(past, token_C, weight_C > 0), output
 
     if self.inner.config.remat_levels:
-      body = jax.checkpoint(body, prevent_cse=False)
+      body = recomputed(body)
     return jax.lax.scan(body, self.init_past(len(tokens_L)), chunks)[1]
 
   def embed(self, token_T: Array, valid_T: Array) -> Array:

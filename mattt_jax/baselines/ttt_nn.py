@@ -31,6 +31,7 @@ from mattt_jax.config import (
 )
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
+from mattt_jax.recompute import recomputed
 from mattt_jax.training.build import build_recurrence
 from mattt_jax.ttt import replay
 from mattt_jax.ttt.inner_loop import (
@@ -152,7 +153,7 @@ class TTTNN(WholeReader):
       return (cache, stored, position + self.chunk), output
 
     if self.inner.config.remat_levels:
-      body = jax.checkpoint(body, prevent_cse=False)
+      body = recomputed(body)
     start = cache, self._init_replay(length), jnp.zeros((), jnp.int32)
     return jax.lax.scan(body, start, chunks)[1]
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from mattt_jax.recompute import recomputed
+
 _MASKED = -1e30  # finite: -inf would give nan in second derivatives
 # Queries of a block, for short and for long windows: on a CPU, 64 of them keep
 # the scores in its cache (benchmarks/meta_step.py shows it).
@@ -97,7 +99,7 @@ def attend(
 
   if n == 1:
     return read(0, q_nxHxbxK[0])
-  read = jax.checkpoint(read, prevent_cse=False)
+  read = recomputed(read)
   _, out_nxHxbxK = jax.lax.scan(
     lambda _, x: (None, read(*x)), None, (jnp.arange(n), q_nxHxbxK)
   )

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from mattt_jax.recompute import recomputed
+
 _MASKED = -1e30  # finite, so that gradients are
 
 
@@ -95,7 +97,7 @@ def scores(
   # is split in each block.
   head_DxV = jnp.pad(head_DxV, ((0, 0), (0, n * size - vocab)))
   head_nxDxB = jnp.moveaxis(head_DxV.reshape(-1, size, n), -1, 0)
-  read = jax.checkpoint(read, prevent_cse=False)
+  read = recomputed(read)
   _, found = jax.lax.scan(
     lambda _, x: (None, read(*x)), None, (jnp.arange(n), head_nxDxB)
   )

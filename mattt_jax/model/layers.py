@@ -14,6 +14,7 @@ from jax import Array
 from mattt_jax.config import ModelConfig
 from mattt_jax.model import attention
 from mattt_jax.model.attention import KVCache
+from mattt_jax.recompute import recomputed
 
 M = TypeVar("M", bound=nnx.Module)
 
@@ -155,5 +156,5 @@ def scan_stack(
     return step(nnx.merge(graphdef, layer), carry, x)
 
   if remat:
-    body = jax.checkpoint(body, prevent_cse=False)
+    body = recomputed(body)
   return jax.lax.scan(body, carry, (state, xs), unroll=unroll)

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from mattt_jax import sharding
+from mattt_jax import recompute, sharding
 from mattt_jax.config import Experiment
 from mattt_jax.training import build, metrics
 from mattt_jax.training.optimizer import make_optimizer
@@ -83,17 +83,20 @@ def step_cost(
   parts = {"inner": inner, "memory": memory}
   graphdef, params = build.abstract_learner(experiment, vocab_size)
   batch = build.abstract_batch(sequences, length)
-  runs = _train_products(experiment, vocab_size, batch, parts)
-  once = _train_products(_once(experiment), vocab_size, batch, parts)
 
   def read(params, batch):
     return read_batch(nnx.merge(graphdef, params), batch, **parts).loss_BxL
 
+  runs = _train_products(experiment, vocab_size, batch, parts)
+  # The model's own: reverse mode over everything that a first pass computes.
+  with recompute.nothing():
+    once = _train_products(_in_reverse(experiment), vocab_size, batch, parts)
+    read_flops = matmul_flops(read, params, batch)
   return StepCost(
     tokens=sequences * length,
     parameters=metrics.parameter_counts(params),
     state_bytes=state_bytes(graphdef, params, length),
-    read_flops=matmul_flops(read, params, batch),
+    read_flops=read_flops,
     model_flops=once.flops,
     hardware_flops=runs.flops,
     product_bytes=runs.bytes,
@@ -125,15 +128,9 @@ def _train_products(
   return products(step, state, batch)
 
 
-def _once(experiment: Experiment) -> Experiment:
-  """The experiment, differentiated so that nothing is computed again: what its
-  model costs whatever saves memory. Reverse mode over all stored results."""
-  replace = dataclasses.replace
-  return replace(
-    experiment,
-    model=replace(experiment.model, remat_prefix=False),
-    inner=replace(experiment.inner, remat_levels=0, differentiation="reverse"),
-  )
+def _in_reverse(experiment: Experiment) -> Experiment:
+  inner = dataclasses.replace(experiment.inner, differentiation="reverse")
+  return dataclasses.replace(experiment, inner=inner)
 
 
 def matmul_flops(fn, *args: Any) -> float:

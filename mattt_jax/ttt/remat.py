@@ -10,6 +10,8 @@ import math
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
+from mattt_jax.recompute import recomputed
+
 # The name of what a chunk's backward pass finds saved (checkpoint_name).
 SAVED = "inner_gradient"
 _STATE = "state"
@@ -39,7 +41,7 @@ def _kept(body, offload: bool, *saved: str):
   policies = jax.checkpoint_policies
   if not offload:
     policy = policies.save_only_these_names(*saved)
-    return jax.checkpoint(body, prevent_cse=False, policy=policy)
+    return recomputed(body, policy=policy)
 
   def name(array):
     # Scalars are not worth it, and XLA for TPUs cannot move them.
@@ -55,7 +57,7 @@ def _kept(body, offload: bool, *saved: str):
     offload_src="device",
     offload_dst="pinned_host",
   )
-  return jax.checkpoint(named, prevent_cse=False, policy=policy)
+  return recomputed(named, policy=policy)
 
 
 def split_evenly(number: int, factors: int) -> tuple[int, ...]:

@@ -94,6 +94,13 @@ def test_ttt():
   assert cost.hardware_flops > cost.model_flops
 
 
+def test_a_head_in_blocks_computes_its_logits_twice():
+  cost = step_cost(experiment(), V)
+  blocks = step_cost(experiment(model__vocab_block=V // 4), V)
+  assert blocks.model_flops == cost.model_flops
+  assert blocks.hardware_flops == cost.hardware_flops + B * L * HEAD
+
+
 def test_inner_loop_off_costs_what_a_model_without_it_costs():
   fast = {"model__num_suffix": 1, "model__fast_mlp_dim": F}
   on = experiment(inner__enabled=True, **fast)
