@@ -154,6 +154,7 @@ def run(
     length = key["length"]
     bar.set_description(f"{key['task']} {length}")
     if row is None:
+      speed.restart_peak()
       started = time.perf_counter()
       result: dict[str, Any] = {}
       if "forced" in kinds:

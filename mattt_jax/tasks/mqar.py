@@ -13,8 +13,8 @@ twice. Every key is asked for once, by nothing but itself: filler never holds a
 key of this document. A share `interference` of it is drawn from the other keys
 and the values.
 
-The pairs stand first; `gap_share` and `power` say how far back that is. As
-published: no gap, so that most queries come soon, many of them in reach of
+The pairs stand first, or at `depth` in the gap; `gap_share` and `power` say how
+far back that is. As published: no gap, so that most queries come soon, many of them in reach of
 attention; results are read by distance. What the publication scores without
 showing it, the value, stands after its query here, as in any text.
 """
@@ -48,6 +48,8 @@ class Config:
   power: float = 0.01  # of the power law of places; 1: uniform
   interference: float = 1.0  # share of filler drawn from keys and values
   gap_share: float = 0.0  # filler between pairs and queries, share of length
+  # Share of that filler that stands before the pairs, which stay back to back.
+  depth: float = 0.0
   out_of_reach: bool = False  # refuse answers that attention can reach
   answer_weight: float = 1.0  # outer weight of the values of the queries
   context_weight: float = 1.0  # outer weight of every other target
@@ -65,6 +67,11 @@ class Config:
       )
     require_positive("task.power", self.power)
     _documents.require_document(self)
+    require(
+      self.depth is not None and (self.depth == 0 or self.gap_share > 0),
+      f"task.depth={self.depth} is a share of the gap, and task.gap_share="
+      f"{self.gap_share}: make that larger, or depth 0",
+    )
 
   @property
   def first_value(self) -> int:
@@ -89,6 +96,14 @@ class Config:
     start = pairs + gap_end - gap_at
     return start, (length + 1 - start) // 2
 
+  def pairs_at(self, length: int) -> int:
+    """Where the first pair starts.
+
+    Raises:
+      ValueError: as `queries`.
+    """
+    return round(self.depth * (self.queries(length)[0] - 2 * self.num_pairs))
+
   def min_distance(self, length: int) -> int:
     """The smallest distance that an answer can have (it does occur).
 
@@ -97,7 +112,8 @@ class Config:
     Raises:
       ValueError: as `queries`.
     """
-    return self.queries(length)[0] - 2 * (self.num_pairs - 1)
+    last = self.pairs_at(length) + 2 * (self.num_pairs - 1)
+    return self.queries(length)[0] - last
 
   def check(self, experiment: "Experiment") -> None:
     """Raises `ValueError` where lengths do not fit or, with `out_of_reach`,
@@ -136,7 +152,7 @@ class Task(_documents.Endless):
       c.first_filler - FIRST_KEY, c.vocab_size - FIRST_KEY,
     )  # fmt: skip
     seq = shuffled[filler].astype(np.int32)
-    pair_at_P = 2 * np.arange(c.num_pairs)
+    pair_at_P = c.pairs_at(length) + 2 * np.arange(c.num_pairs)
     query_at_P = start + 2 * slot_P
     for at_P in (pair_at_P, query_at_P):
       seq[at_P], seq[at_P + 1] = keys_P, values_P

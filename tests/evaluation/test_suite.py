@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -43,6 +44,25 @@ def test_peak_memory():
   assert speed.peak_bytes() > 1.2 * before
   del large
   assert speed.peak_bytes() > 1.2 * before
+  if sys.platform == "linux":
+    speed.restart_peak()
+    assert speed.peak_bytes() < 1.2 * before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_the_peak_of_a_row_is_its_own(learner, tmp_path, monkeypatch):
+  """What a longer one before it needed does not count."""
+  size = 2**28
+
+  def hungry(*args, **kwargs):
+    (length,) = args[4]
+    large = np.ones(size // 8 if length == 64 else 1)
+    del large
+    return {"lengths": {str(length): {}}}
+
+  monkeypatch.setattr(suite, "evaluate", hungry)
+  rows = run(learner, tmp_path / "rows.jsonl", (NAME,), (64, 32))
+  assert rows[0]["peak_bytes"] > rows[1]["peak_bytes"] + 0.9 * size
 
 
 def test_a_row_for_each_task_and_length(learner, tmp_path, monkeypatch):
@@ -54,7 +74,6 @@ def test_a_row_for_each_task_and_length(learner, tmp_path, monkeypatch):
   ]  # fmt: skip
   assert [r["answers"] for r in rows] == [6, 6, 3, 3]
   assert rows[1]["state_bytes"] == learner.state_bytes(128)
-  assert rows[1]["peak_bytes"] <= rows[3]["peak_bytes"]
   expected = evaluate(
     EXPERIMENT, learner, trainer.make_task(EXPERIMENT), "tune", (128,)
   )["lengths"]["128"]

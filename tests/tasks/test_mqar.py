@@ -18,13 +18,16 @@ def whole(example):
 
 
 def read(config, example):
-  """{index of a value asked for: (query, value, index of its evidence)}: the
-  first tokens are pairs; a key of theirs, anywhere later, is a query."""
+  """{index of a value asked for: (query, value, index of its evidence)}: pairs
+  start at their depth; a key of theirs, anywhere later, is a query."""
   seq, bound, answers = whole(example), {}, {}
-  for at in range(0, 2 * config.num_pairs, 2):
+  first = round(config.depth * round(config.gap_share * (len(seq) - 1)))
+  last = first + 2 * config.num_pairs
+  for at in range(first, last, 2):
     bound[seq[at]] = seq[at + 1], at + 1
   assert len(bound) == config.num_pairs
-  for at in range(2 * config.num_pairs, len(seq)):
+  assert not bound.keys() & set(seq[:first])
+  for at in range(last, len(seq)):
     if seq[at] in bound:
       answers[at + 1] = len(answers), *bound[seq[at]]
   return answers, bound
@@ -41,7 +44,8 @@ def configs(number):
       num_fillers=int(rng.integers(1, 5)),
       power=float(rng.choice([0.01, 0.5, 1.0, 2.0])),
       interference=float(rng.choice([0.0, 0.5, 1.0])),
-      gap_share=float(rng.random() * 0.4),
+      gap_share=float(rng.random() * 0.4) + 1e-6,
+      depth=float(rng.choice([0.0, 0.0, 0.3, 1.0])),
     )
 
 
@@ -89,14 +93,15 @@ def test_gaps_follow_the_power_law(power, pairs):
   assert chi2 < 19 + 5 * math.sqrt(38)
 
 
-def test_the_nearest_case_occurs():
-  config = Config(num_pairs=2, gap_share=0.25)
+@pytest.mark.parametrize("depth, least", [(0.0, 18), (0.5, 10), (1.0, 2)])
+def test_the_nearest_case_occurs(depth, least):
+  config = Config(num_pairs=2, gap_share=0.25, depth=depth)
   seen = [
     Task(config, SEED).example("tune", index, 64)["distance"]
     for index in range(100)
   ]
   nearest = min(distance[distance >= 0].min() for distance in seen)
-  assert nearest == config.min_distance(64) == 16 + 2
+  assert nearest == config.min_distance(64) == least
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
@@ -143,6 +148,9 @@ def test_another_process_makes_the_same_example():
     (dict(num_pairs=0), "task.num_pairs=0 must be at least 1"),
     (dict(power=0.0), "task.power=0.0 must be positive"),
     (dict(interference=-0.1), r"task.interference=-0.1 must lie in \[0, 1\]"),
+    (dict(depth=1.5, gap_share=0.1), r"task.depth=1.5 must lie in \[0, 1\]"),
+    (dict(depth=0.5), "depth=0.5 is a share of the gap, and task.gap_share=0"),
+    (dict(out_of_reach=True, gap_share=0.49, depth=0.2), "within 102 tokens"),
     (dict(answer_weight=0.0, context_weight=0.0), "leave nothing to learn"),
     (dict(num_pairs=64, gap_share=0.1), "too short .* length of at least 284"),
     (dict(out_of_reach=True), "within 2 tokens .* reaches 125"),
