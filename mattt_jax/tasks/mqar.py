@@ -14,9 +14,10 @@ key of this document. A share `interference` of it is drawn from the other keys
 and the values.
 
 The pairs stand first, or at `depth` in the gap; `gap_share` and `power` say how
-far back that is. As published: no gap, so that most queries come soon, many of them in reach of
-attention; results are read by distance. What the publication scores without
-showing it, the value, stands after its query here, as in any text.
+far back that is. As published: no gap, so that most queries come soon, many of
+them in reach of attention; results are read by distance. What the publication
+scores without showing it, the value, stands after its query here, as in any
+text.
 """
 
 import dataclasses
