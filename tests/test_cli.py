@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -310,6 +311,17 @@ def test_texts_and_a_tokenizer_of_them(tmp_path, capsys, monkeypatch):
   assert f"4 files, 828 bytes, in {out}/\n" in printed
   assert f"--config.task.source=directory:{out}\n" in printed
   assert (out / "a.txt").read_text() == "the cat and the café. " * 9
+  import tensorflow_datasets as tfds  # slow to import
+
+  place = re.search(r"tfds data set \(array_record\) in (.*)/\n", printed)[1]
+  assert pathlib.Path(place).is_relative_to(tmp_path / "cache")
+  builder = tfds.builder_from_directory(place)
+  rows = [row for part in builder.as_data_source().values() for row in part]
+  assert sorted(row["name"].decode() for row in rows) == [
+    f"{name}.txt" for name in "abcd"
+  ]
+  code, printed, _ = run(capsys, "prepare", *texts, "--encoding=latin-1")
+  assert code == 0 and place in printed  # the same one
 
   path = tmp_path / "bpe.json"
   code, printed, _ = run(

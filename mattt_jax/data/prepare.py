@@ -9,6 +9,9 @@
 `manifest.json`, written last, names where the documents are from and the sha256
 of each. The same call again goes on where it stopped: what is there is not
 fetched or written again, nor ever replaced if it was changed.
+
+The command `mattt prepare` then writes texts as a tfds data set too, which is
+what is read (`sources.array_records`).
 """
 
 import codecs

@@ -96,6 +96,20 @@ def load(
   }
 
 
+def array_records(source: str) -> Path:
+  """The folder of the tfds data set (array_record) of a "stdlib" or
+  "directory:" source, for `tfds.builder_from_directory`; it is made if it is
+  not there.
+
+  Raises:
+    ValueError: as `load`.
+  """
+  files = _files(source, min_bytes=1, least=1)
+  from mattt_jax.data import text_builder
+
+  return text_builder.folder(_data_set(files, source))
+
+
 def text_files(root: str) -> list[File]:
   """The files that the source "directory:`root`" reads, sorted by name.
 
@@ -231,17 +245,23 @@ def _walk(
 
 def _prepared(files: list[File], source: str) -> dict[str, list[Document]]:
   """Reads `files` from the cache, after writing them there if need be."""
-  listing = [(f.name, str(f.path.resolve()), f.size, f.time) for f in files]
-  digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
-  target = cache_home() / f"text-{digest}"
-  if not target.exists():
-    _prepare(files, source, target)
+  target = _data_set(files, source)
   from mattt_jax.data import text_builder
 
   return {
     split: [Document(*row) for row in rows]
     for split, rows in text_builder.read(target).items()
   }
+
+
+def _data_set(files: list[File], source: str) -> Path:
+  """Where `files` are in the cache, after writing them there if need be."""
+  listing = [(f.name, str(f.path.resolve()), f.size, f.time) for f in files]
+  digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+  target = cache_home() / f"text-{digest}"
+  if not target.exists():
+    _prepare(files, source, target)
+  return target
 
 
 def _prepare(files: list[File], source: str, target: Path) -> None:

@@ -57,9 +57,14 @@ def write(
     builder.download_and_prepare(download_config=offline)
 
 
+def folder(data_dir: Path) -> Path:
+  """Where below `data_dir` the files of the data set are."""
+  return data_dir / TextBuilder.name / str(TextBuilder.VERSION)
+
+
 def read(data_dir: Path) -> dict[str, list[tuple[str, bytes]]]:
   """Reads what `write` wrote below `data_dir`."""
-  builder = tfds.builder_from_directory(data_dir / "text" / "1.0.0")
+  builder = tfds.builder_from_directory(folder(data_dir))
   return {
     split: [(_bytes(x["name"]).decode(), _bytes(x["text"])) for x in rows]
     for split, rows in builder.as_data_source().items()
@@ -79,8 +84,10 @@ def read_published(name: str, text_key: str) -> dict[str, list[bytes]]:
     raise ValueError(f"{field} is no tfds data set: {error}") from None
   if not builder.is_prepared():
     raise ValueError(
-      f"{field} is not prepared in {builder.data_dir}: run tfds.builder("
-      f"{name!r}, file_format='array_record').download_and_prepare() first"
+      f"{field} is not prepared in {builder.data_dir}: get it with `pip "
+      'install tensorflow && python -c "import tensorflow_datasets as tfds; '
+      f"tfds.builder({name!r}, file_format='array_record')"
+      '.download_and_prepare()"`'
     )
   features = builder.info.features
   known = sorted(
