@@ -2,10 +2,10 @@
 
     python benchmarks/input_pipeline.py --out=FILE.json
 
-Training: each experiment's `tiny` with system=swa, whose steps are the shortest
-that there are, so that this is the worst case; after compilation, and each step
-being waited for, which the trainer does not do, so that the device has nothing
-else to do while it waits:
+Training: each experiment's `tiny` with a window alone (swa), whose steps are
+the shortest that there are, so that this is the worst case; after compilation,
+and each step being waited for, which the trainer does not do, so that the
+device has nothing else to do while it waits:
 
 - `wait_share`: the share of the time from asking for a batch until its arrays
   lie on the device. Freeing the batch before is not in it: that lets another
@@ -46,14 +46,20 @@ from mattt_jax.training.train_step import init_state, jit_train_step
 
 ENDLESS = 10**6  # outer steps, more than are taken
 FIRST = 100  # batches
+# What says "a window alone", where it is not system=swa.
+ALONE = {"ablation": "inner=False,memory=False"}
 TURNS = 5  # with the pipeline and without, so that a slow minute meets both
+
+
+def shortest(name: str) -> ConfigDict:
+  """An experiment's `tiny`, a window alone."""
+  system = ALONE.get(name, "system=swa")
+  return registry.load_config(f"{name}:tiny,{system},steps={ENDLESS}")
 
 
 def training(name: str, steps: int) -> dict:
   """One row: steps of an experiment's `tiny`."""
-  experiment = config_lib.from_config_dict(
-    registry.load_config(f"{name}:tiny,system=swa,steps={ENDLESS}")
-  )
+  experiment = config_lib.from_config_dict(shortest(name))
   task = trainer.make_task(experiment)
   graphdef, params = nnx.split(build_learner(experiment, task.vocab_size))
   mesh = sharding.make_mesh(1)

@@ -1,6 +1,8 @@
 """Every experiment's `tiny` takes one step; every system of it builds."""
 
+import importlib
 import json
+import pathlib
 
 import pytest
 
@@ -27,6 +29,16 @@ def test_tiny_takes_one_step(name, tmp_path):
   assert 0 < loss < 20
   # The same command again finds nothing left to do.
   assert trainer.train(experiment, tmp_path / "run", mesh=mesh) == result
+
+
+def test_the_benchmark_of_the_input_knows_every_experiment(monkeypatch):
+  folder = pathlib.Path(__file__).parents[1] / "benchmarks"
+  monkeypatch.syspath_prepend(folder)
+  benchmark = importlib.import_module("input_pipeline")
+  for name in EXPERIMENTS:
+    experiment = config_lib.from_config_dict(benchmark.shortest(name))
+    assert not experiment.inner.enabled and experiment.memory.read is None
+    assert experiment.train.steps == benchmark.ENDLESS
 
 
 SWEPT = [
