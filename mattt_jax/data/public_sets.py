@@ -61,6 +61,7 @@ class Record:
   document: str = ""  # what questions share; "": nothing, it is the id
   split: str = ""  # its own: "train", "validation", "dev", "test", or none
   choices: tuple[str, ...] = ()  # one of them is answers[0]; (): none
+  labels: tuple[str, ...] = ()  # of "babilong": every answer of its task
   ask: str = ""  # "": the question, in a plain form
   leads: tuple[str, ...] = (" ",)
   # [first, after the last) character of the context: what decides the answer;
@@ -111,6 +112,7 @@ def load(source: str) -> dict[str, tuple[Record, ...]]:
       fewer than three documents, pyarrow is missing.
   """
   records = list(_stories() if source == STORIES else _published(source))
+  records = _with_labels(records)
   documents = {r.document: _OWN_SPLITS.get(r.split, "") for r in records}
   parts = set(documents.values())
   if "train" in parts and parts - {"train"}:
@@ -273,6 +275,21 @@ def _published(source: str) -> Iterator[Record]:
         f"{source.partition(':')[0]} ({type(error).__name__}: {error}): fix or "
         f"remove it; `{chosen.get.format(path='PATH')}` gets the files that are"
       ) from error
+
+
+def _with_labels(records: list[Record]) -> list[Record]:
+  """Every answer in a file of BABILong is a label of that file's task."""
+  labels: dict[str, dict[str, None]] = {}
+  for r in records:
+    if r.metric == "babilong":
+      named = dict.fromkeys(x.strip() for x in r.answers[0].split(","))
+      labels.setdefault(r.id.rpartition(":")[0], {}).update(named)
+  return [
+    dataclasses.replace(r, labels=tuple(labels[r.id.rpartition(":")[0]]))
+    if r.metric == "babilong"
+    else r
+    for r in records
+  ]
 
 
 def _rows(path: Path) -> Iterator[Row]:

@@ -144,8 +144,9 @@ def measure(
     `sequences`; of the questions with two or more choices `choice_questions`,
     `choice_accuracy`, `choice_chance` and, where the task has rules that guess,
     `choice_<rule>`; of all `written_questions`, `written_exact_match`,
-    `written_f1`, `written_string_match`; and `intervals` of these shares, of
-    95 %, by bootstrap of sequences.
+    `written_f1`, `written_string_match`, and of those of a set with a rule of
+    its own (`text_match.own_rule`) `written_<rule>`; and `intervals` of these
+    shares, of 95 %, by bootstrap of sequences.
   """
   graphdef, params = nnx.split(learner)
   scale = 1.0 if step is None else rate_scale(experiment.inner, step)
@@ -188,6 +189,9 @@ def measure(
             "f1": text_match.f1(text, references),
             "string_match": text_match.string_match(
               text, references, any_of=True
+            ),
+            **text_match.own_rule(
+              question.metric, text, references, question.asked, question.labels
             ),
           })  # fmt: skip
   return {"sequences": len(asked), **shares.summary()}

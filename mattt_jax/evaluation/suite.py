@@ -26,7 +26,8 @@ from mattt_jax.ttt.inner_loop import Learner
 _COLUMNS = ("loss", "other_loss", "answer_accuracy", "answer_exact_match",
             "guess_majority", "guess_nearest_mention", "choice_accuracy",
             "choice_chance", "choice_majority", "choice_nearest_mention",
-            "written_exact_match", "written_f1")  # fmt: skip
+            "written_exact_match", "written_f1", "written_rouge_l",
+            "written_only_label")  # fmt: skip
 
 
 def task_experiment(

@@ -3,6 +3,7 @@
     exact_match, f1    SQuAD (arXiv 1606.05250), also HotpotQA
     string_match       RULER (arXiv 2404.06654)
     only_label         bAbI tasks as BABILong scores them (arXiv 2406.10149)
+    rouge_l            ROUGE-L (Lin 2004), of NarrativeQA and of summaries
 
 Each is of one answer, in [0, 1]; the score of a set is the mean.
 """
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from mattt_jax.config import require
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_WORD = re.compile(r"[^\W_]+")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -94,6 +96,55 @@ def only_label(
     if label.lower() in said and label.lower() not in question.lower()
   }
   return float(named == {part.strip() for part in target.lower().split(",")})
+
+
+def rouge_l(answer: str, references: Sequence[str]) -> float:
+  """The F1 of the longest common subsequence of the words of the answer and a
+  reference; the best. Words are letters and digits, in lower case, unstemmed.
+
+  Raises:
+    ValueError: no references.
+  """
+  words = _WORD.findall(answer.lower())
+
+  def score(reference: str) -> float:
+    wanted = _WORD.findall(reference.lower())
+    common = [0] * (len(wanted) + 1)  # of the words so far, and a beginning
+    for word in words:
+      before = 0
+      for at, other in enumerate(wanted, 1):
+        longest = max(common[at], common[at - 1])
+        before, common[at] = (
+          common[at],
+          before + 1 if word == other else longest,
+        )
+    return 2 * common[-1] / max(1, len(words) + len(wanted))
+
+  return _best(score, references)
+
+
+def own_rule(
+  metric: str,
+  answer: str,
+  references: Sequence[str],
+  question: str,
+  labels: Sequence[str],
+) -> dict[str, float]:
+  """The score by a set's own rule, {its name: it}, where that is not one that
+  every written answer gets (exact match, F1, string match).
+
+  Args:
+    metric: `Record.metric` of data/public_sets.py; {} of those not known here.
+    answer: as the model wrote it.
+    references: the right ones.
+    question: as it was asked.
+    labels: every possible answer of the task, of "babilong".
+  """
+  if metric == "rouge_l":
+    return {"rouge_l": rouge_l(answer, references)}
+  if metric == "babilong":
+    return {"only_label": only_label(answer, references[0], question, labels)}
+  return {}
 
 
 def _best(score: Callable[[str], float], references: Sequence[str]) -> float:

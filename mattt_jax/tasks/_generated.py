@@ -62,7 +62,7 @@ class Maker:
     question = story.questions[0]
     return Record(
       name, " ".join(hidden), babi.text(question.words), (question.answer,),
-      "babilong", choices=_like(question.answer),
+      "babilong", choices=(like := _like(question.answer)), labels=like,
       evidence=tuple(
         (int(starts[i]), int(starts[i]) + len(facts[i]))
         for i in question.evidence

@@ -219,6 +219,9 @@ class Task:
             choices=tuple(encoded[:most]) if record.choices else (),
             references=right,
             room=max(len(self._encode(space + text)) for text in right),
+            metric=record.metric,
+            asked=record.question,
+            labels=record.labels,
           )
         )
       at += len(tokens)

@@ -171,11 +171,27 @@ def test_babilong(tmp_path, form):
   assert record.context == "It was night. Mary went to the 7."
   assert record.question == "Where is Mary? "
   assert (record.answers, record.metric) == (("7",), "babilong")
+  assert set(record.labels) == {str(n) for n in range(40)}
   # By a hash: adding rows moves none, and most are to train on.
   assert len(found) == 40
   splits = [split for split, _ in found.values()]
   assert all(splits.count(s) for s in SPLITS) and splits.count("train") > 20
   assert len(everything(public_sets.load(f"babilong:{path}"))) == 40
+
+
+def test_labels_are_those_of_a_file(tmp_path):
+  """Each file is of one task; several targets are several labels."""
+  for name, targets in (("qa1", "abc"), ("qa8", ["milk, apple", "nothing"])):
+    rows = [babilong(0) | {"target": target} for target in targets]
+    path = tmp_path / name / "4k.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(rows))
+  for name, (_, record) in everything(
+    public_sets.load(f"babilong:{tmp_path}")
+  ).items():
+    one = name.startswith("qa1")
+    expected = {*"abc"} if one else {"milk", "apple", "nothing"}
+    assert set(record.labels) == expected
 
 
 def test_ruler_jsonl(tmp_path):

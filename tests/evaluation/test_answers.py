@@ -184,7 +184,11 @@ def test_scores(monkeypatch):
   def question(at):
     choices, _, guess, _ = by_hand[at]
     room = 20 if at == 4 else 3
-    return Question(at, choices, ("Anna", "Bo"), room, guesses={"rule": guess})
+    own = {"metric": "babilong", "asked": "Who?", "labels": ("Anna", "Ben")}
+    return Question(
+      at, choices, ("Anna", "Bo"), room, guesses={"rule": guess},
+      **(own if at == 1 or at == 4 else {}),
+    )  # fmt: skip
 
   asked = [[question(0), question(1), question(9)], [], [question(4)]]
   asked += [[question(6), question(2)]]
@@ -241,6 +245,7 @@ def test_scores(monkeypatch):
     "written_exact_match": 3 / 6,  # articles and full stops do not count
     "written_f1": (1 + 1 / 2 + 0 + 1 + 0 + 1) / 6,
     "written_string_match": 4 / 6,
+    "written_only_label": 1 / 2,  # of the two that are of such a set
   })  # fmt: skip
   assert intervals["choice_accuracy"] == bootstrap.interval(
     np.array([1, 0, 0, 1]), np.array([3, 0, 1, 1])

@@ -1,5 +1,8 @@
 """Answers scored by hand, after the published rules."""
 
+import itertools
+
+import numpy as np
 import pytest
 
 from mattt_jax.evaluation.text_match import (
@@ -7,6 +10,8 @@ from mattt_jax.evaluation.text_match import (
   f1,
   normalize,
   only_label,
+  own_rule,
+  rouge_l,
   string_match,
 )
 
@@ -84,7 +89,41 @@ def test_only_label_of_several():
     assert only_label(answer, "milk, apple", "What?", labels) == score
 
 
-@pytest.mark.parametrize("score", [exact_match, f1, string_match])
+@pytest.mark.parametrize(
+  "answer, references, score",
+  [
+    ("police killed the gunman", ["police kill the gunman"], 3 / 4),  # Lin 2004
+    ("the gunman police killed", ["police killed the gunman"], 2 / 4),
+    ("A b, c.", ["x", "a B c D"], 6 / 7),
+    ("a a", ["a"], 2 / 3),
+    ("", ["a"], 0.0),
+  ],
+)
+def test_rouge_l(answer, references, score):
+  assert rouge_l(answer, references) == pytest.approx(score)
+
+
+def test_rouge_l_by_brute_force():
+  rng = np.random.default_rng(0)
+  for _ in range(200):
+    a, b = ("".join(rng.choice([*"abc"], rng.integers(1, 7))) for _ in "ab")
+    parts = (
+      {"".join(p) for n in range(len(x) + 1)
+       for p in itertools.combinations(x, n)} for x in (a, b)
+    )  # fmt: skip
+    longest = max(map(len, set.intersection(*parts)))
+    expected = 2 * longest / (len(a) + len(b))
+    assert rouge_l(" ".join(a), [" ".join(b)]) == pytest.approx(expected)
+
+
+def test_the_rule_of_a_set():
+  rest = ("in the kitchen", ["kitchen"], "Where?", ["kitchen", "hall"])
+  assert own_rule("babilong", *rest) == {"only_label": 1.0}
+  assert own_rule("rouge_l", *rest) == {"rouge_l": 0.5}
+  assert own_rule("f1", *rest) == own_rule("", *rest) == {}
+
+
+@pytest.mark.parametrize("score", [exact_match, f1, rouge_l, string_match])
 @pytest.mark.parametrize("references", [[], "text"])
 def test_references_are_a_list(score, references):
   with pytest.raises(ValueError, match="must be a list of at least one answer"):

@@ -192,6 +192,9 @@ def test_choices(length):
 def test_no_choices(babilong):
   (asked,) = Task(Config(source=babilong), SEED).questions("test", 0, 1024, 8)
   assert asked.choices == () and asked.room == len(f" {asked.references[0]}")
+  # What BABILong's own rule needs.
+  assert (asked.metric, asked.asked) == ("babilong", "Where is Mary?")
+  assert set(asked.labels) == {f"place{n}" for n in range(30)}
 
 
 def test_questions_of_several_answers():
@@ -307,6 +310,7 @@ def test_babi_in_a_book(library, kind, length):
       ((answer, start),) = answers(example).items()
       assert answer == f" {solved}" and record.answers == (solved,)
       assert solved in record.choices and len(record.choices) in (4, 8)
+      assert record.labels == record.choices
       # The evidence is whole facts, of which the farthest sets the distance;
       # nothing else has to be known.
       farthest = start - example["distance"][start - 1]
