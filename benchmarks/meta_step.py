@@ -5,10 +5,10 @@
 
 A size is sequences x tokens; a way is how inner gradients are differentiated
 (`inner.differentiation`, or "first" order), `inner.remat_levels` and, if it is
-not the whole batch, `train.micro_batch`. The model
-is fixed: float32, 256-token vocabulary, width 128, 4 heads, MLPs of 352, 6
-blocks of which 2 hold fast weights, chunk 128, window 256, no external memory
-(1.51 M parameters).
+not the whole batch, `train.micro_batch`. The model is float32, with a 256-token
+vocabulary, width 128, 4 heads, MLPs of 352, 6 blocks of which 2 hold fast
+weights, chunk 128 and window 256 (--chunk and --window say others), and without
+an external memory (1.51 M parameters).
 
 Each row holds the median over --repeats runs of the wall seconds and of the
 CPU seconds of the whole process (all threads), the seconds to trace and
@@ -17,6 +17,7 @@ peak.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import os
@@ -38,7 +39,7 @@ from mattt_jax.training.train_step import accumulated_gradient
 from mattt_jax.ttt.inner_loop import make_learner
 from mattt_jax.ttt.meta_loss import meta_loss
 
-VOCAB, CHUNK = 256, 128
+VOCAB = 256
 MODEL = ModelConfig(
   dim=128,
   num_layers=6,
@@ -46,7 +47,6 @@ MODEL = ModelConfig(
   num_heads=4,
   mlp_dim=352,
   fast_mlp_dim=352,
-  window=256,
 )
 
 
@@ -67,11 +67,15 @@ def measure(
   way: str,
   levels: int,
   micro_batch: int = 0,
+  *,
+  chunk: int = 128,
+  window: int = 256,
 ) -> dict:
   """One row: `sequences` of `length` tokens."""
-  model = Transformer(MODEL, VOCAB, none.Config(), CHUNK, nnx.Rngs(0))
+  config = dataclasses.replace(MODEL, window=window)
+  model = Transformer(config, VOCAB, none.Config(), chunk, nnx.Rngs(0))
   graphdef, params = nnx.split(
-    make_learner(model, settings(way, levels), CHUNK)
+    make_learner(model, settings(way, levels), chunk)
   )
   rng = np.random.default_rng(0)
   tokens = rng.integers(0, VOCAB, (sequences, length + 1), dtype=np.int32)
@@ -104,6 +108,8 @@ def measure(
   tokens_read = sequences * length
   return {
     "size": f"{sequences}x{length}",
+    "chunk": chunk,
+    "window": window,
     "way": way,
     "remat_levels": levels,
     "micro_batch": micro_batch,
@@ -140,17 +146,19 @@ def main() -> None:
   parser.add_argument(
     "--ways", default=f"{default.differentiation}:{default.remat_levels}"
   )
+  parser.add_argument("--chunk", type=int, default=128)
+  parser.add_argument("--window", type=int, default=256)
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--out", type=pathlib.Path)
   args = parser.parse_args()
   try:
     sizes = [tuple(map(int, s.split("x"))) for s in args.sizes.split(",")]
-    if any(len(s) != 2 or s[0] < 1 or s[1] % CHUNK for s in sizes):
+    if any(len(s) != 2 or s[0] < 1 or s[1] % args.chunk for s in sizes):
       raise ValueError
   except ValueError:
     parser.error(
       f"--sizes={args.sizes}: expected SEQUENCESxTOKENS,... with TOKENS a "
-      f"multiple of {CHUNK}, like 4x1024,1x4096"
+      f"multiple of {args.chunk}, like 4x1024,1x4096"
     )
   ways = re.findall(rf"({'|'.join(WAYS)}):(\d+)(?::(\d+))?(?:,|$)", args.ways)
   if len(ways) != len(args.ways.split(",")):
@@ -162,11 +170,12 @@ def main() -> None:
   for (sequences, length), (way, levels, micro) in itertools.product(
     sizes, ways
   ):
-    if int(micro or 0) > sequences:
+    if int(micro or 0) >= sequences:
       continue
     row = measure(
-      sequences, length, args.repeats, way, int(levels), int(micro or 0)
-    )
+      sequences, length, args.repeats, way, int(levels), int(micro or 0),
+      chunk=args.chunk, window=args.window,
+    )  # fmt: skip
     rows.append(row)
     print(json.dumps(row), flush=True)
   if args.out:

@@ -1,17 +1,13 @@
-"""Plans for TPUs, which need not be there: memory, FLOPs, bounds, as JSON.
+"""The published shapes on TPUs, which need not be there: memory, FLOPs, bounds.
 
-    python benchmarks/plan.py --sizes=tiny,125m --topologies=v5e:4x4 \\
-      --out=FILE.json
+    python benchmarks/plan.py --out=results/plan
 
-Needs libtpu (`pip install "mattt-jax[tpu]"`). Sizes are TTT-E2E, with an
-episodic memory if they end in "+memory":
-
-tiny: width 128, 4 blocks of which 1 holds fast weights, chunk 128, window 256.
-125m: width 768, 12 blocks, 3 with fast weights, chunk 1024, window 8192,
-  vocabulary 128256 (the published shape), bfloat16 products.
-
-One sequence a device, of --length tokens (default: 8 chunks). Compiling the
-tiny size takes about a minute of one core, the other several.
+Needs libtpu (`pip install "mattt-jax[tpu]"`). Each row is a train step and an
+evaluation step of `experiments/context_scaling.py`, compiled for that machine
+(a minute or three of one core): TTT-E2E, with and without an episodic memory,
+125M parameters at 8K tokens and 3B at 8K and 128K. OUT gets `plan.jsonl`, one
+plan a line, and `plan.md`, the table. Rows that OUT has already are not made
+again.
 """
 
 import argparse
@@ -20,36 +16,64 @@ import json
 import pathlib
 import time
 
-from mattt_jax import config, systems
+from mattt_jax import config, registry
 from mattt_jax.scaling import plan_command, topology
 
-SIZES = {
-  "tiny": dict(dim=128, num_layers=4, num_suffix=1, num_heads=4, mlp_dim=352,
-               fast_mlp_dim=352, window=256),
-  "125m": dict(dim=768, num_layers=12, num_suffix=3, num_heads=12, mlp_dim=2048,
-               fast_mlp_dim=2048, window=8192, dtype="bfloat16"),
-}  # fmt: skip
-CHUNK = {"tiny": 128, "125m": 1024}
-VOCAB = {"tiny": 4096, "125m": 128256}
+# Size, tokens: machines.
+SHAPES = {
+  ("125m", 8192): ("v5e:4x4", "v5p:2x2x4", "v6e:4x4"),
+  ("3b", 8192): ("v5e:16x16", "v5p:4x4x8", "v6e:16x16"),
+  ("3b", 131072): ("v5e:16x16", "v5p:4x4x8", "v6e:16x16"),
+}
+SYSTEMS = ("ttt_e2e", "ttt_memory")
+GIB = 2**30
 
 
-def experiment(
-  name: str, sequences: int, length: int | None
-) -> config.Experiment:
-  """The experiment of a size; its task is made, of any vocabulary."""
-  size, _, memory = name.partition("+")
-  tree = config.template("mqar")
-  tree.chunk = CHUNK[size]
-  tree.length = length or 8 * tree.chunk
-  tree.batch_size = tree.eval.batch_size = sequences
-  tree.eval.segment = tree.length
-  tree.model.update(SIZES[size])
-  systems.apply(tree, "ttt_episodic" if memory else "ttt_e2e")
-  tree.coordination.update(inner_start=0, inner_off_share=0.0, memory_start=0,
-                           memory_off_share=0.0)  # fmt: skip
-  task = tree.task
-  task.num_fillers = VOCAB[size] - 1 - task.num_keys - task.num_values
-  return config.from_config_dict(tree)
+def experiment(arg: str) -> config.Experiment:
+  """Of `context_scaling`, on made-up tokens of the published vocabulary."""
+  made = f"context_scaling:data=made,{arg}"
+  return config.from_config_dict(registry.load_config(made))
+
+
+def row(size: str, length: int, system: str, machine: topology.Topology):
+  """The plan of one shape; where it does not fit, too."""
+  from mattt_jax.scaling import planner  # initialises JAX
+
+  chips = machine.num_devices
+  arg = f"size={size},length={length},system={system},chips={chips}"
+  start = time.process_time()
+  found = planner.plan(experiment(arg), machine)
+  return {
+    "size": size,
+    "length": length,
+    "system": system,
+    "command": f"mattt plan --config=experiments/context_scaling.py:data=made,"
+    f"{arg} --topology={machine.name}",
+    "versions": {p: importlib.metadata.version(p) for p in ("jax", "libtpu")},
+    "cpu_seconds": time.process_time() - start,
+    **found,
+  }
+
+
+def table(rows: list[dict]) -> str:
+  """In Markdown."""
+  lines = [
+    "| model | tokens | system | machine | sequences | peak, GiB | of | fits "
+    "| step at least, s | 30 % MFU: tokens/s | chip-hours of the run |",
+    "|---|---|---|---|---|---|---|---|---|---|---|",
+  ]
+  for r in rows:
+    train, run = r["train"], r["run"]
+    peak = train["peak_bytes"]
+    needed = f"{peak / GIB:.1f}" if peak else train["compiler"]
+    lines.append(
+      f"| {r['size']} | {r['length']} | {r['system']} | {r['topology']} "
+      f"| {train['sequences']} | {needed} | {r['usable_bytes'] / GIB:.1f} "
+      f"| {'yes' if train['fits'] else 'no'} "
+      f"| {r['step']['at_least_seconds']:.2f} "
+      f"| {run['tokens_per_second']:,.0f} | {run['chip_hours']:,.0f} |"
+    )
+  return "\n".join(lines) + "\n"
 
 
 def main() -> None:
@@ -57,36 +81,28 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--sizes", default="tiny")
-  parser.add_argument("--topologies", default="v5e:2x2,v5p:2x2x1")
-  parser.add_argument("--length", type=int)
-  parser.add_argument("--out", type=pathlib.Path)
+  parser.add_argument("--out", type=pathlib.Path, required=True)
+  parser.add_argument("--size", choices=sorted({size for size, _ in SHAPES}))
   args = parser.parse_args()
-  names = args.sizes.split(",")
-  for name in names:
-    if name.removesuffix("+memory") not in SIZES:
-      parser.error(f"--sizes={args.sizes}: {name!r} is none of {list(SIZES)}")
-  try:
-    machines = [topology.parse(text) for text in args.topologies.split(",")]
-  except ValueError as error:
-    parser.error(str(error))
-  topology.prepare(machines[0])
-  from mattt_jax.scaling import planner
-
-  rows = []
-  for name in names:
-    for machine in machines:
-      start = time.process_time()
-      settings = experiment(name, machine.num_devices, args.length)
-      found = planner.plan(settings, machine)
-      seconds = time.process_time() - start
-      rows.append({"size": name, "cpu_seconds": seconds, **found})
-      print(f"{name}\n{plan_command.text(found)}\n", flush=True)
-      if args.out:
-        versions = {p: importlib.metadata.version(p) for p in ("jax", "libtpu")}
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        report = {"versions": versions, "rows": rows}
-        args.out.write_text(json.dumps(report, indent=2) + "\n")
+  args.out.mkdir(parents=True, exist_ok=True)
+  path = args.out / "plan.jsonl"
+  lines = path.read_text().splitlines() if path.exists() else []
+  rows = [json.loads(line) for line in lines]
+  have = {(r["size"], r["length"], r["system"], r["topology"]) for r in rows}
+  topology.prepare(topology.parse("v5e:4x4"))
+  for (size, length), names in SHAPES.items():
+    if args.size not in (None, size):
+      continue
+    for system in SYSTEMS:
+      for machine in map(topology.parse, names):
+        if (size, length, system, machine.name) in have:
+          continue
+        rows.append(row(size, length, system, machine))
+        print(f"{size} {length} {system}")
+        print(plan_command.text(rows[-1]) + "\n", flush=True)
+        with path.open("a") as file:
+          file.write(json.dumps(rows[-1]) + "\n")
+  (args.out / "plan.md").write_text(table(rows))
 
 
 if __name__ == "__main__":

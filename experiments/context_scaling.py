@@ -26,9 +26,10 @@ context in books is about .02 nats), on what repeats from far back more
 (results/books.md).
 
 Arguments: `size` (small, 125m, 350m, 760m, 1b, 3b), `length`, `system`, `seed`,
-`steps`; `data` (a directory of texts whose tokenizer is beside it, as
-DIR.json; or `made`: tokens made up, of the published vocabulary, for planning
-and timing); `tiny` (a few steps of a small model, to see that it runs).
+`steps`; `data` (a directory of texts whose tokenizer is beside it, as DIR.json;
+or `made`: tokens made up, of the published vocabulary, for planning and
+timing); `chips` (another number than TOPOLOGY has; the mesh is made for it);
+`tiny` (a few steps of a small model, to see that it runs).
 """
 
 import pathlib
@@ -48,7 +49,7 @@ PUBLISHED = {
   "3b": (2560, 32, 32, 5632, 8e-4, 52000, 128),
 }
 VOCABULARY = 128256
-# The slice that a size is for, and its chips.
+# The slice that a size is for, and its chips (`chips` says another number).
 TOPOLOGY = {
   "125m": ("v5e:4x4", 16),
   "350m": ("v5e:8x8", 64),
@@ -59,7 +60,7 @@ TOPOLOGY = {
 LENGTHS = {"small": (512, 2048, 8192)}
 LENGTHS |= dict.fromkeys(PUBLISHED, (8192, 32768, 131072))
 _ARGS = dict(tiny=False, size="small", length=0, system="ttt_e2e", seed=0,
-             steps=0, data="")  # fmt: skip
+             steps=0, data="", chips=0)  # fmt: skip
 
 
 def sweep(arg: str = "") -> list[dict]:
@@ -95,7 +96,7 @@ def get_config(arg: str = "") -> ConfigDict:
   if args.size == "small" or args.tiny:
     _small(config)
   else:
-    _published(config, args.size)
+    _published(config, args.size, args.chips)
     _corpus(config, args.data)
   lengths = [n for n in LENGTHS[args.size] if n >= length]
   config.eval.lengths = tuple(lengths or [length])
@@ -125,9 +126,9 @@ def _small(config: ConfigDict) -> None:
   config.eval.update(sequences=8, batch_size=1)
 
 
-def _published(config: ConfigDict, size: str) -> None:
+def _published(config: ConfigDict, size: str, chips: int) -> None:
   dim, blocks, heads, mlp, rate, steps, sequences = PUBLISHED[size]
-  _, chips = TOPOLOGY[size]
+  chips = chips or TOPOLOGY[size][1]
   config.chunk = 1024
   config.batch_size = max(1, sequences * 8192 // config.length)
   config.model.update(
@@ -141,10 +142,19 @@ def _published(config: ConfigDict, size: str) -> None:
   )  # fmt: skip
   config.train.update(steps=steps, checkpoint_every=max(100, steps // 50))
   config.eval.update(sequences=64, batch_size=config.batch_size, segment=8192)
-  # A sequence on each chip, one after the other.
+  # A sequence on each chip, one after the other; with fewer sequences than
+  # chips, each is read by several.
   at_once = min(chips, config.batch_size)
+  require(
+    chips % at_once == 0,
+    f"chips={chips} must be a multiple of {at_once}, the sequences that are "
+    "read at once, or divide them",
+  )
   if config.batch_size > at_once:
     config.train.micro_batch = at_once
+  config.mesh.tensor = chips // at_once
+  if size in ("1b", "3b"):
+    config.mesh.fsdp = at_once
 
 
 def _corpus(config: ConfigDict, data: str) -> None:
