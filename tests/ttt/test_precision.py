@@ -55,7 +55,11 @@ def read(memory, dtype):
 # best of its items, rounding changes which ones these are.
 @pytest.mark.parametrize(
   "memory, nats, share",
-  [("none", 0.005, 0.025), ("associative", 0.005, 0.025), ("episodic", 0.1, 0.2)],
+  [
+    ("none", 0.005, 0.025),
+    ("associative", 0.005, 0.025),
+    ("episodic", 0.1, 0.2),
+  ],
 )
 def test_64_chunks(memory, nats, share):
   exact, change, _ = read(memory, "float32")
