@@ -100,8 +100,9 @@ def _evaluate(values: flags.FlagValues) -> None:
   from mattt_jax.scaling.sweep import config_hash
   from mattt_jax.training import checkpoint, trainer
 
+  tree = config_lib.to_dict(given) if given else checkpoint.read_config(workdir)
   trained = given or config_lib.from_config_dict(
-    ConfigDict(checkpoint.read_config(workdir))
+    ConfigDict(checkpoint.with_own_tokenizer(tree, workdir))
   )
   if values.inner and not trained.inner.enabled:
     raise UsageError("--inner: this experiment has inner.enabled=False")
@@ -116,7 +117,6 @@ def _evaluate(values: flags.FlagValues) -> None:
       eval=dataclasses.replace(trained.eval, sequences=values.sequences),
     )
   learner, step = trainer.load_learner(trained, workdir)
-  tree = config_lib.to_dict(trained)
   out = pathlib.Path(values.out or pathlib.Path(workdir) / "evaluate.jsonl")
   rows = suite.run(
     experiment,

@@ -115,11 +115,16 @@ def run(
   done = [json.loads(x) for x in out.open()] if out.exists() else []
   planned = []
   for text in texts:
-    experiment = task_experiment(trained, text, lengths)
     name = text.partition(":")[0]
-    task = registry.load(config_lib.TASKS, name).Task(
-      experiment.task, trained.seed
-    )
+    try:
+      experiment = task_experiment(trained, text, lengths)
+      task = registry.load(config_lib.TASKS, name).Task(
+        experiment.task, trained.seed
+      )
+    except ValueError as error:
+      if len(texts) == 1:
+        raise
+      raise ValueError(f"task {text!r}: {error}") from error
     require(
       task.vocab_size <= learner.model.vocab_size,
       f"task {text!r} has {task.vocab_size} tokens, the model "

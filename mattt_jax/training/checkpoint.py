@@ -244,6 +244,7 @@ def keep_tokenizer(workdir: pathlib.Path, task: Any) -> None:
   """Copies the file of the task's tokenizer, if there is one, to `workdir`.
 
   The settings hold its sha256, so that another one in its place is refused.
+  `with_own_tokenizer` reads the copy.
   """
   content = getattr(getattr(task, "tokenizer", None), "content", b"")
   if content:
@@ -254,9 +255,9 @@ def require_same_config(
   what: str, there: dict[str, Any], experiment: config_lib.Experiment
 ) -> None:
   """Raises `ValueError` naming every field in which `what` differs; the mesh
-  may."""
+  may, and where the file of the tokenizer is, whose checksum must not."""
   here = _plain(config_lib.to_dict(experiment))
-  there, here = config_lib.identity(there), config_lib.identity(here)
+  there, here = (_without_path(config_lib.identity(x)) for x in (there, here))
   lines = config_lib.differences(there, here)
   config_lib.require(
     not lines,
@@ -264,6 +265,24 @@ def require_same_config(
     "settings it was started with. Differing fields (there -> here):\n  "
     + "\n  ".join(lines),
   )
+
+
+def _without_path(tree: dict[str, Any]) -> dict[str, Any]:
+  task = tree.get("task", {})
+  if not task.get("tokenizer_sha256"):
+    return tree
+  return tree | {"task": {k: v for k, v in task.items() if k != "tokenizer"}}
+
+
+def with_own_tokenizer(
+  tree: dict[str, Any], workdir: str | os.PathLike
+) -> dict[str, Any]:
+  """The settings `tree` of a run, with the copy of the tokenizer that it keeps
+  in `workdir`, if it does: the work directory can be anywhere."""
+  kept = pathlib.Path(workdir).absolute() / TOKENIZER_FILE
+  if not kept.is_file() or not tree.get("task", {}).get("tokenizer_sha256"):
+    return tree
+  return tree | {"task": tree["task"] | {"tokenizer": str(kept)}}
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any]:

@@ -164,6 +164,14 @@ def test_bad_input_is_found_before_anything_is_read(
   assert not out.exists()
 
 
+def test_of_several_tasks_the_bad_one_is_named(learner, tmp_path):
+  bad = f"{NAME}:num_pairs=40,num_keys=64"
+  with pytest.raises(ValueError, match=f"^task '{bad}': length=64 is too sho"):
+    run(learner, tmp_path / "rows.jsonl", [NAME, bad], (64,))
+  with pytest.raises(ValueError, match="^length=64 is too short"):
+    run(learner, tmp_path / "rows.jsonl", [bad], (64,))
+
+
 def test_table():
   row = {
     "split": "test", "step": 3, "inner": False, "memory": True, "length": 64,

@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mattt_jax import config, sharding
+from mattt_jax import cli, config, sharding
 from mattt_jax.data import tokenizer
 from mattt_jax.tasks import language_modeling
 from mattt_jax.training import checkpoint, trainer
@@ -159,6 +160,9 @@ def test_unfinished_save_is_not_a_checkpoint(copy):
   partial = copy / "4.orbax-checkpoint-tmp-7"
   shutil.copytree(copy / "3", partial)
   assert restore_latest(copy).step == 3
+  until = time.monotonic() + 60
+  while partial.exists() and time.monotonic() < until:
+    time.sleep(0.01)  # a thread of orbax's removes it
   assert not partial.exists()
 
 
@@ -285,8 +289,26 @@ def test_the_tokenizer_stays_with_the_run(reading, tmp_path, monkeypatch):
   path.unlink()
   with pytest.raises(ValueError, match="a run keeps a copy of its own"):
     config.from_config_dict(tree)
+  # Its settings with its copy are the same run.
+  own = checkpoint.with_own_tokenizer(tree.to_dict(), tmp_path / "w")
+  assert own["task"]["tokenizer"] == str(kept)
+  moved = config.from_config_dict(config.ConfigDict(own))
+  assert checkpoint.bind_workdir(tmp_path / "w", moved)
+  seen = []
+
+  def load(experiment, workdir):
+    seen.append(experiment)
+    raise ValueError("enough")
+
+  monkeypatch.setattr(trainer, "load_learner", load)
+  assert cli.main(["evaluate", f"--workdir={tmp_path / 'w'}"]) == 2
+  assert seen[0] == moved
   path.write_bytes(kept.read_bytes())  # the fix that the message says
   assert config.from_config_dict(tree) == mine
+  make(261)
+  kept.write_bytes(path.read_bytes())  # another one in its place
+  with pytest.raises(ValueError, match="has sha256"):
+    config.from_config_dict(config.ConfigDict(own))
 
 
 def test_another_tokenizer_is_refused(reading, tmp_path):
@@ -317,3 +339,5 @@ def test_bytes_need_no_file(tmp_path):
   for made in (task, object()):
     checkpoint.keep_tokenizer(tmp_path, made)
   assert not list(tmp_path.iterdir())
+  for tree in ({"task": {"tokenizer": "bytes", "tokenizer_sha256": ""}}, {}):
+    assert checkpoint.with_own_tokenizer(tree, tmp_path) == tree
