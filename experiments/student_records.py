@@ -8,6 +8,8 @@ Eight students, each with a grade, then eight questions about them (chance
 adapter alone, and 64 tokens are enough (a run takes 3 minutes on one core); for
 other systems the questions stand out of the reach of attention, in 256.
 
+Evaluated at 1, 4 and 16 times that length.
+
 Arguments: `tiny`, `seed`, `steps` and `system`, as in `recall.py`; `question`:
 recall, relation or aggregate.
 """
@@ -51,4 +53,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.update(length=64, batch_size=args.tiny * 2 or 32)
     config.task.update(gap_share=0.05, interference=0.0)
     config.baseline.update(steps=2, unroll=2)
+  if not args.tiny:  # the same records among more filler
+    config.eval.lengths = tuple(times * config.length for times in (1, 4, 16))
   return config
