@@ -100,8 +100,8 @@ def run(
     The rows asked for, in the order of tasks, then lengths: `about`, `task`,
     `length`, `split`, `inner`, `memory`, `scoring` (the `kinds`), the summary
     of `Totals` (if "forced"), that of `answers.measure` (if others), what
-    `guessing` says, `seconds` (compilation included), `state_bytes` and
-    `peak_bytes`.
+    `guessing` says, `seconds` (compilation included), `state_bytes`,
+    `peak_bytes` and `config`: the settings, with the task that was read.
 
   Raises:
     ValueError: an unknown task or field, sizes that do not fit, a vocabulary
@@ -181,6 +181,7 @@ def run(
         "seconds": time.perf_counter() - started,
         "state_bytes": learner.state_bytes(length),
         "peak_bytes": speed.peak_bytes(),
+        "config": config_lib.to_dict(experiment),
       }
       out.parent.mkdir(parents=True, exist_ok=True)
       text = json.dumps(row)

@@ -74,6 +74,8 @@ def test_a_row_for_each_task_and_length(learner, tmp_path, monkeypatch):
   ]  # fmt: skip
   assert [r["answers"] for r in rows] == [6, 6, 3, 3]
   assert rows[1]["state_bytes"] == learner.state_bytes(128)
+  read = suite.task_experiment(EXPERIMENT, MORE, (64, 128))
+  assert config.from_config_dict(config.ConfigDict(rows[2]["config"])) == read
   expected = evaluate(
     EXPERIMENT, learner, trainer.make_task(EXPERIMENT), "tune", (128,)
   )["lengths"]["128"]
