@@ -178,10 +178,10 @@ def main() -> None:
     )  # fmt: skip
     rows.append(row)
     print(json.dumps(row), flush=True)
-  if args.out:
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    report = {"machine": machine(), "rows": rows}
-    args.out.write_text(json.dumps(report, indent=2) + "\n")
+    if args.out:  # after each row: a run of hours may be cut
+      args.out.parent.mkdir(parents=True, exist_ok=True)
+      report = {"machine": machine(), "rows": rows}
+      args.out.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":
