@@ -26,7 +26,8 @@ def peak_bytes() -> int:
 
 def restart_peak() -> None:
   """`peak_bytes` of this process is from now on, where the system can do it
-  (Linux); a device's own count cannot be restarted."""
+  (Linux), with what the process keeps of memory that it freed; a device's own
+  count cannot be restarted."""
   with contextlib.suppress(OSError):
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # see man 5 proc
 
