@@ -1,18 +1,162 @@
 """The best-scored slots, searched whole or in blocks, and their shares.
 
-Shapes: C tokens, M slots, J candidates.
+Shapes: C tokens, H heads, K head dim, M slots, J candidates. A search is for
+all heads at once, whose scores are summed, or for each head apart; then H
+stands in front of its arrays.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 from jax import Array
 
 GATES = ("null", "sigmoid")
 EMPTY = -1e30  # score of an empty slot; finite, so that gradients are
 
 
+@struct.dataclass
+class Slots:
+  """What is compared with queries."""
+
+  key_HxMxK: Array
+  bias_M: Any  # is added to each score; None: nothing
+  valid_M: Array
+
+
+def score(
+  query_HxCxK: Array,
+  slots: Slots,
+  temperature: Array,
+  *,
+  each_head: bool,
+  dtype: Any = None,
+) -> Array:
+  """Scores [C, M], or [H, C, M]; `EMPTY` where a slot is.
+
+  dtype: in which numbers are multiplied; they are summed in float32 or wider.
+  """
+  product = _product(
+    "hck,hmk->hcm" if each_head else "hck,hmk->cm",
+    query_HxCxK, slots.key_HxMxK, dtype,
+  )  # fmt: skip
+  return _finished(product, temperature, slots.bias_M, slots.valid_M)
+
+
+def score_at(
+  query_HxCxK: Array,
+  slots: Slots,
+  temperature: Array,
+  slot: Array,
+  *,
+  each_head: bool,
+  dtype: Any = None,
+) -> Array:
+  """`score`, of the slots [C, J] (or [H, C, J]) alone."""
+  if each_head:
+    key_HxCxJxK = jax.vmap(lambda key_MxK, at: key_MxK[at])(
+      slots.key_HxMxK, slot
+    )
+  else:
+    key_HxCxJxK = slots.key_HxMxK[:, slot]
+  product = _product(
+    "hck,hcjk->hcj" if each_head else "hck,hcjk->cj",
+    query_HxCxK, key_HxCxJxK, dtype,
+  )  # fmt: skip
+  bias = None if slots.bias_M is None else slots.bias_M[slot]
+  return _finished(product, temperature, bias, slots.valid_M[slot])
+
+
+def _product(equation: str, query: Array, key: Array, dtype: Any) -> Array:
+  if dtype is None:
+    return jnp.einsum(equation, query, key)
+  return jnp.einsum(
+    equation,
+    query.astype(dtype),
+    key.astype(dtype),
+    preferred_element_type=jnp.float32,
+  )
+
+
+def _finished(product: Array, temperature: Array, bias, valid: Array) -> Array:
+  score = temperature * product
+  if bias is not None:
+    score = score + bias
+  return jnp.where(valid, score, EMPTY)
+
+
+def best_in_blocks(
+  query_HxCxK: Array,
+  slots: Slots,
+  temperature: Array,
+  top_k: int,
+  block: int,
+  *,
+  each_head: bool,
+  dtype: Any = None,
+  **how: Any,
+) -> Array:
+  """Slots of the `top_k` best, best first, without a gradient.
+
+  Scores of `block` slots exist at a time, and the best so far. Where scores
+  tie, slots come in order, as in `best`.
+
+  Args:
+    query_HxCxK: unit vectors, like the keys.
+    slots: M of them, more than `top_k`.
+    temperature: multiplies scores.
+    top_k: how many.
+    block: slots that are scored at once.
+    each_head: whether each head has its own.
+    dtype: of `score`.
+    **how: `approx` and `recall` of `best`, within a block.
+  """
+  query_HxCxK, slots, temperature = jax.lax.stop_gradient(
+    (query_HxCxK, slots, temperature)
+  )
+  number = len(slots.valid_M)
+  block = min(block, number)
+  starts = jnp.arange(0, number, block)
+
+  def step(so_far, start):
+    # The last block may begin earlier: what it shares does not count again.
+    at = jnp.minimum(start, number - block)
+    part = Slots(
+      jax.lax.dynamic_slice_in_dim(slots.key_HxMxK, at, block, axis=1),
+      slots.bias_M
+      if slots.bias_M is None
+      else jax.lax.dynamic_slice_in_dim(slots.bias_M, at, block),
+      jax.lax.dynamic_slice_in_dim(slots.valid_M, at, block),
+    )
+    found = score(
+      query_HxCxK, part, temperature, each_head=each_head, dtype=dtype
+    )
+    found = jnp.where(at + jnp.arange(block) >= start, found, -jnp.inf)
+    found, slot = best(found, top_k, **how)
+    found = jnp.concatenate([so_far[0], found], axis=-1)
+    slot = jnp.concatenate([so_far[1], at + slot], axis=-1)
+    found, at = jax.lax.top_k(found, top_k)
+    return (found, jnp.take_along_axis(slot, at, axis=-1)), None
+
+  shape = query_HxCxK.shape[not each_head : 2] + (top_k,)
+  nothing = (
+    jnp.full(
+      shape, -jnp.inf, jnp.promote_types(query_HxCxK.dtype, jnp.float32)
+    ),
+    jnp.zeros(shape, starts.dtype),
+  )
+  (_, slot), _ = jax.lax.scan(step, nothing, starts)
+  return slot
+
+
 def best(
-  score: Array, top_k: int, *, shards: int = 1, approx: bool = False
+  score: Array,
+  top_k: int,
+  *,
+  shards: int = 1,
+  approx: bool = False,
+  recall: float = 0.95,
 ) -> tuple[Array, Array]:
   """The `top_k` largest scores of the last axis and their slots, best first.
 
@@ -26,6 +170,7 @@ def best(
     shards: number of blocks; divides M.
     approx: `jax.lax.approx_max_k` (2206.14286), which on other devices than
       TPUs is exact.
+    recall: share of the best that it is to find.
 
   Returns:
     (scores, int32 slots), both [..., min(top_k, M)].
@@ -34,14 +179,16 @@ def best(
   if not 0 < top_k < slots:
     return score, jnp.broadcast_to(jnp.arange(slots), score.shape)
   if shards == 1:
-    search = jax.lax.approx_max_k if approx else jax.lax.top_k
-    found, slot = search(score, top_k)
+    if approx:
+      found, slot = jax.lax.approx_max_k(score, top_k, recall_target=recall)
+    else:
+      found, slot = jax.lax.top_k(score, top_k)
     return found, slot
   size = slots // shards
   count = min(top_k, size)
   score = score.reshape(*score.shape[:-1], shards, size)
   if approx:
-    found, slot = jax.lax.approx_max_k(score, count)
+    found, slot = jax.lax.approx_max_k(score, count, recall_target=recall)
   else:
     # Not top_k: XLA does not split it over the devices, not even between rows,
     # and would bring all scores together.

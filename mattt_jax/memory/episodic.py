@@ -16,22 +16,16 @@ chunk.
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 from jax import Array
 
-from mattt_jax.config import (
-  require,
-  require_at_least,
-  require_choice,
-  require_positive,
-)
-from mattt_jax.memory import _search, _selection
+from mattt_jax.memory import _landmarks, _search, _selection
+from mattt_jax.memory._episodic_settings import Settings
 from mattt_jax.memory.base import (
-  BaseConfig,
   Gate,
   Memory,
   Pairs,
@@ -40,130 +34,14 @@ from mattt_jax.memory.base import (
 )
 from mattt_jax.model.layers import RMSNorm, normal_param, unit
 
-_CHOICES = {
-  "policy": _selection.POLICIES,
-  "score": _selection.SCORES,
-  "search": ("exact", "approx"),
-  "pointer_gate": _search.GATES,
-}
-
 
 @dataclasses.dataclass(frozen=True)
-class Config(BaseConfig):
+class Config(Settings):
   """Settings of the episodic memory."""
-
-  read: str = "pointer"
-  # What is kept.
-  capacity: int = 0  # slots; 0: enough for the whole context
-  policy: str = "ring"  # forgets the oldest, or "score": the lowest-scored
-  write_top: int = 0  # of a chunk, so many of the best-scored; 0: every token
-  # What a pair is worth: "recency", "surprise", "gradient", "random", "oracle"
-  # or "learned", which also adds log sigmoid(score) to the score of a read.
-  score: str = "recency"
-  # How it is found.
-  top_k: int = 32  # slots that a read attends to; 0: all
-  search: str = "exact"  # or "approx" (faster on TPUs, the same elsewhere)
-  shards: int = 1  # blocks searched apart, for slots split over devices
-  num_heads: int = 4
-  head_dim: int = 16
-  temperature: float = 3.0  # of a head's unit keys and queries, at init
-  null_bias: float = 5.0  # score of "none of them", at init
-  # "null": one softmax over null and slots; "sigmoid": the slots' own softmax,
-  # times a gate that sees the query alone, sigmoid(-null score).
-  pointer_gate: str = "null"
-  # Of pairs that match about as well, the newest takes most of the share
-  # (pointer read): the last binding of a key counts.
-  latest_wins: bool = False
-  # Keeps what keys are made of, and makes them with the weights of the reader:
-  # right where fast weights change what the key of a context is.
-  rekey: bool = False
-  # No gradient into the past network through what was stored, as published
-  # (2203.08913); the memory's own projections learn all the same.
-  stop_gradient_keys: bool = False
-  # The suffix blocks see the recalled tokens' mean embedding (pointer read).
-  feed: bool = False
-
-  reads: ClassVar[tuple[str, ...]] = ("pointer", "residual")
 
   def make(self, dim: int, chunk: int, rngs: nnx.Rngs) -> "Episodic":
     """The module; one at the head, or one in each suffix block."""
     return Episodic(self, dim, chunk, rngs)
-
-  def slots(self, context_length: int, chunk: int) -> int:
-    """Number of slots; `ValueError` if `shards` does not divide it."""
-    chunks = math.ceil(context_length / chunk)
-    slots = self.capacity or chunks * (self.write_top or chunk)
-    require(
-      slots % self.shards == 0,
-      f"memory.shards={self.shards} must divide the number of slots, which is "
-      f"{slots} at {context_length} tokens",
-    )
-    return slots
-
-  def check(self, experiment) -> None:
-    """Raises `ValueError` naming the field that does not fit."""
-    super().check(experiment)
-    for field in ("capacity", "top_k", "write_top"):
-      require_at_least(f"memory.{field}", getattr(self, field), 0)
-    for field in ("num_heads", "head_dim", "shards"):
-      require_at_least(f"memory.{field}", getattr(self, field), 1)
-    require_positive("memory.temperature", self.temperature)
-    for field, choices in _CHOICES.items():
-      require_choice(f"memory.{field}", getattr(self, field), choices)
-    self._check_sizes(experiment)
-    self._check_use()
-
-  def _check_sizes(self, experiment) -> None:
-    chunk = experiment.chunk
-    require(
-      self.write_top <= chunk,
-      f"memory.write_top={self.write_top} must be <= chunk={chunk}, or 0 for "
-      "every token",
-    )
-    unit = "write_top" if self.write_top else "chunk"
-    width = self.write_top or chunk
-    require(
-      self.capacity % width == 0,
-      f"memory.capacity={self.capacity} must be a multiple of {unit}={width} "
-      "(so many are written at once), or 0 for all pairs",
-    )
-    require(
-      not self.capacity or self.top_k <= self.capacity,
-      f"memory.top_k={self.top_k} must be <= memory.capacity={self.capacity}, "
-      "or 0 for all slots",
-    )
-    for _, length in experiment.lengths:
-      self.slots(length, chunk)
-
-  def _check_use(self) -> None:
-    """Settings that would do nothing."""
-    require(
-      self.policy == "ring" or self.capacity > 0,
-      f"memory.policy={self.policy!r} chooses what to forget, but memory."
-      "capacity=0 forgets nothing: set a capacity",
-    )
-    require(
-      self.score in ("recency", "learned")
-      or self.policy == "score"
-      or self.write_top > 0,
-      f"memory.score={self.score!r} decides nothing: set memory.policy='score'"
-      " or memory.write_top",
-    )
-    require(
-      self.top_k > 0 or (self.search == "exact" and self.shards == 1),
-      f"memory.top_k=0 reads all slots, so that memory.search={self.search!r} "
-      f"and memory.shards={self.shards} do nothing: set memory.top_k",
-    )
-    for field, off in (
-      ("feed", False),
-      ("latest_wins", False),
-      ("pointer_gate", "null"),
-    ):
-      value = getattr(self, field)
-      require(
-        self.read == "pointer" or value == off,
-        f"memory.{field}={value!r} needs memory.read='pointer'",
-      )
 
 
 @struct.dataclass
@@ -178,6 +56,8 @@ class State:
   # int32: valid tokens since, its own included; None without `latest_wins`.
   age_M: Any
   written: Array  # int32: tokens since the start, padding included
+  # `_landmarks.Index`, [1, ...] (pointer) or [H, ...]; None without one.
+  index: Any = None
 
 
 class Episodic(Memory):
@@ -236,21 +116,31 @@ class Episodic(Memory):
       score_M=jnp.zeros((slots,), jnp.float32) if scored else None,
       age_M=jnp.zeros((slots,), jnp.int32) if c.latest_wins else None,
       written=jnp.zeros((), jnp.int32),
+      index=self._empty_index(slots),
     )
+
+  def _empty_index(self, slots: int) -> _landmarks.Index | None:
+    c = self.config
+    if not self._indexed(slots):
+      return None
+    groups = 1 if c.read == "pointer" else c.num_heads
+    index = _landmarks.empty(slots, c.cell, c.num_heads * c.head_dim // groups)
+    return jax.tree.map(
+      lambda x: jnp.broadcast_to(x, (groups, *x.shape)), index
+    )
+
+  def _indexed(self, slots: int) -> bool:
+    """Whether so many slots are found by landmarks: else all are read."""
+    return self.config.search == "landmarks" and self.config.top_k < slots
 
   def read(self, state: State, hidden_CxD: Array) -> PointerRead | ResidualRead:
     """Softmax over the best `top_k` slots and null."""
     hidden_CxD = self.norm(hidden_CxD)
     q_HxCxK = unit(self._heads(hidden_CxD, self.wq))
-    key_HxMxK = state.address
-    if self.config.rekey:
-      key_HxMxK = unit(self._heads(state.address, self.wk))
-    temperature = jnp.exp(self.log_temperature[...])
     null_C = self.null_bias[...] + hidden_CxD @ self.null_weight[...]
     if self.config.read == "pointer":
       # One score a slot: all heads agree on the token.
-      score_CxM = temperature * jnp.einsum("hck,hmk->cm", q_HxCxK, key_HxMxK)
-      score_CxJ, slot_CxJ = self._best(score_CxM, state)
+      score_CxJ, slot_CxJ = self._best(q_HxCxK, state)
       log_null_C, log_prob_CxJ = _search.shares(
         null_C, score_CxJ, self.config.pointer_gate
       )
@@ -267,8 +157,7 @@ class Episodic(Memory):
         log_prob_CxJ=log_prob_CxJ,
         log_null_C=log_null_C,
       )
-    score_HxCxM = temperature * jnp.einsum("hck,hmk->hcm", q_HxCxK, key_HxMxK)
-    score_HxCxJ, slot_HxCxJ = self._best(score_HxCxM, state)
+    score_HxCxJ, slot_HxCxJ = self._best(q_HxCxK, state)
     null_HxCx1 = jnp.broadcast_to(null_C[:, None], score_HxCxJ.shape[:2] + (1,))
     weight_HxCxJ = jax.nn.softmax(
       jnp.concatenate([null_HxCx1, score_HxCxJ], axis=-1)
@@ -315,10 +204,16 @@ class Episodic(Memory):
       new = jnp.where(keep, new, slots[at])
       return slots.at[at].set(new, unique_indices=True)
 
+    index = state.index
     if c.rekey:
       address = put(state.address, feature_WxD)
     else:
-      address = put(state.address, unit(self._heads(feature_WxD, self.wk)), 1)
+      key_HxWxK = unit(self._heads(feature_WxD, self.wk))
+      address = put(state.address, key_HxWxK, 1)
+      if index is not None:
+        index = jax.vmap(_landmarks.add, in_axes=(0, 0, None, None))(
+          index, self._indexed_by(key_HxWxK), slot_W, keep_W
+        )
     if c.read == "pointer":
       value = put(state.value, pairs.next_token_C)
     else:
@@ -335,6 +230,7 @@ class Episodic(Memory):
       score_M=score_M,
       age_M=age_M,
       written=state.written + len(valid_C),
+      index=index,
     )
 
   def flops_per_token(self, context_length: int) -> float:
@@ -345,9 +241,16 @@ class Episodic(Memory):
     slots = c.slots(context_length, self.chunk)
     stored = self.width / self.chunk
     keyed = slots / self.chunk if c.rekey else stored
-    total = dim * heads + dim + slots * heads + keyed * dim * heads
+    found = min(c.top_k or slots, slots)
+    scored = slots
+    if self._indexed(slots):
+      n = _landmarks.landmarks(slots, c.cell)
+      scored = min(c.probes, n * n) * c.cell + found + n * (1 + stored)
+    elif found < slots and (c.block or c.score_dtype != "float32"):
+      size = min(c.block or slots, slots)
+      scored = math.ceil(slots / size) * size + found
+    total = dim * heads + dim + scored * heads + keyed * dim * heads
     if c.read == "residual":
-      found = min(c.top_k or slots, slots)
       # Average, wo, gate; and the values written.
       total += found * heads + heads * dim + dim + stored * dim * heads
     if c.score == "learned":
@@ -358,12 +261,59 @@ class Episodic(Memory):
     y = x_CxD @ w[...]
     return y.reshape(len(y), self.config.num_heads, -1).swapaxes(0, 1)
 
-  def _best(self, score: Array, state: State) -> tuple[Array, Array]:
-    """The top-k scores and their slots, along the last axis."""
+  def _best(self, q_HxCxK: Array, state: State) -> tuple[Array, Array]:
+    """The top-k scores and their slots, [C, J] or (residual) [H, C, J]."""
     c = self.config
-    if c.score == "learned":
-      score = score + jax.nn.log_sigmoid(state.score_M)
-    score = jnp.where(state.valid_M, score, _search.EMPTY)
-    return _search.best(
-      score, c.top_k, shards=c.shards, approx=c.search == "approx"
+    slots = _search.Slots(
+      key_HxMxK=unit(self._heads(state.address, self.wk))
+      if c.rekey
+      else state.address,
+      bias_M=jax.nn.log_sigmoid(state.score_M)
+      if c.score == "learned"
+      else None,
+      valid_M=state.valid_M,
     )
+    number = len(state.valid_M)
+    each_head = c.read == "residual"
+    asked = q_HxCxK, slots, jnp.exp(self.log_temperature[...])
+    how = {"approx": c.search == "approx", "recall": c.recall_target}
+    dtype = None if c.score_dtype == "float32" else jnp.bfloat16
+    if state.index is not None:
+      slot, live = self._near(*asked, state.index, dtype)
+      score = _search.score_at(*asked, slot, each_head=each_head)
+      return jnp.where(live, score, _search.EMPTY), slot
+    if 0 < c.top_k < number and (c.block or dtype):
+      slot = _search.best_in_blocks(
+        *asked, c.top_k, c.block or number,
+        each_head=each_head, dtype=dtype, **how,
+      )  # fmt: skip
+      return _search.score_at(*asked, slot, each_head=each_head), slot
+    score = _search.score(*asked, each_head=each_head)
+    return _search.best(score, c.top_k, shards=c.shards, **how)
+
+  def _near(self, q_HxCxK, slots, temperature, index, dtype):
+    """Of the slots that the index names the top-k, and whether there are so
+    many; without a gradient."""
+    q_HxCxK, slots, temperature = jax.lax.stop_gradient(
+      (q_HxCxK, slots, temperature)
+    )
+    each_head = self.config.read == "residual"
+    slot, live = jax.vmap(_landmarks.candidates, in_axes=(0, 0, None))(
+      index, self._indexed_by(q_HxCxK), self.config.probes
+    )
+    if not each_head:
+      slot, live = slot[0], live[0]
+    score = _search.score_at(
+      q_HxCxK, slots, temperature, slot, each_head=each_head, dtype=dtype
+    )
+    score, at = jax.lax.top_k(
+      jnp.where(live, score, _search.EMPTY),
+      min(self.config.top_k, score.shape[-1]),
+    )
+    return jnp.take_along_axis(slot, at, axis=-1), score > _search.EMPTY / 2
+
+  def _indexed_by(self, x_HxCxK: Array) -> Array:
+    """Keys or queries as an index knows them, [1, C, H K] or [H, C, K]."""
+    if self.config.read == "residual":
+      return x_HxCxK
+    return x_HxCxK.swapaxes(0, 1).reshape(1, x_HxCxK.shape[1], -1)

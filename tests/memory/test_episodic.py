@@ -461,6 +461,8 @@ EVERYTHING = dict(
   search="approx", rekey=True,
 )  # fmt: skip
 
+LANDMARKS = dict(search="landmarks", head_dim=4, top_k=3, probes=2, cell=6)
+
 
 def summed(read):
   out = read
@@ -479,6 +481,7 @@ def summed(read):
     dict(read="residual", **EVERYTHING),
     dict(pointer_gate="sigmoid", latest_wins=True, **EVERYTHING),
     dict(top_k=3, shards=2, write_top=2, capacity=6),
+    dict(top_k=3, block=5),
   ],
 )
 def test_first_and_second_derivatives(changes):
@@ -543,6 +546,9 @@ def test_stored_pairs_may_be_detached(stop, rekey):
   [
     dict(top_k=4), dict(read="residual", top_k=0), dict(read="residual"),
     dict(rekey=True), EVERYTHING, dict(EVERYTHING, read="residual"),
+    dict(top_k=3, block=8, score_dtype="bfloat16"),
+    dict(top_k=3, score_dtype="bfloat16", read="residual", rekey=True),
+    dict(LANDMARKS), dict(LANDMARKS, read="residual", write_top=2),
   ],
 )  # fmt: skip
 def test_flops(changes):
@@ -566,6 +572,13 @@ def test_state_holds_what_the_settings_need():
   assert more(latest_wins=True) == 4 * slots
   assert more(rekey=True) == 4 * slots * (DIM - HEADS * HEAD_DIM)
   assert more(stop_gradient_keys=True, search="approx", top_k=2) == 0
+  # With top_k=2, of one search 2 x 2 landmarks of 3, 4 counts, 4 cells of 8
+  # places and the place of each slot; and a counter.
+  index = 4 * (2 * 2 * 3 + 4 + 4 * 8 + slots + 1)
+  landmarks = dict(search="landmarks", cell=8, head_dim=3, top_k=2)
+  assert more(**landmarks) == index
+  # An index of no more slots than are read would do nothing.
+  assert more(**landmarks | dict(top_k=slots)) == 0
   assert make(write_top=3).init_state(5 * CHUNK).valid_M.shape == (15,)
   with pytest.raises(ValueError, match="shards=7 must .* 12 at 9 tokens"):
     make(top_k=2, shards=7).init_state(9)
@@ -588,8 +601,24 @@ def test_state_holds_what_the_settings_need():
     (dict(read="residual", latest_wins=True), "latest_wins=True needs memory"),
     (dict(policy="score"), "memory.capacity=0 forgets nothing: set a"),
     (dict(score="surprise"), "score='surprise' decides nothing: set memory.p"),
-    (dict(top_k=0, shards=2), "top_k=0 reads all slots.*shards=2 do nothing"),
-    (dict(top_k=0, search="approx"), "memory.search='approx' .* do nothing"),
+    (dict(top_k=0, shards=2), "top_k=0 reads all slots.*shards=2 would do no"),
+    (dict(top_k=0, search="approx"), "memory.search='approx' would do nothing"),
+    (dict(top_k=0, block=8), "memory.block=8 would do nothing: set memory.top"),
+    (dict(block=-1), "memory.block=-1 must be at least 0"),
+    (dict(probes=0), "memory.probes=0 must be at least 1"),
+    (dict(cell=0), "memory.cell=0 must be at least 1"),
+    (dict(recall_target=1.5), r"recall_target=1.5 must lie in \(0, 1\]"),
+    (dict(score_dtype="int8"), "memory.score_dtype='int8' is not known"),
+    (dict(shards=2, block=64), r"use memory.block=0 \(is 64\)"),
+    (dict(shards=2, score_dtype="bfloat16"), r"\(is 'bfloat16'\)"),
+    (dict(search="landmarks", shards=2), "shards=2 does not go with .*use 1"),
+    (dict(search="landmarks", block=8), "block=8 does not go with .*use 0"),
+    (dict(search="landmarks", rekey=True), "rekey=True does not .*use False"),
+    (dict(search="landmarks", head_dim=5), "head_dim=5 must be even"),
+    (
+      dict(search="landmarks", probes=2, cell=8),
+      "top_k=32 must be <= memory.probes=2 x memory.cell=8 = 16",
+    ),
     (dict(read="residual", feed=True), "feed=True needs memory.read='pointer'"),
     (dict(read="residual", pointer_gate="sigmoid"), "pointer_gate='sigmoid' n"),
   ],
