@@ -55,7 +55,7 @@ STATE: Rules = (
   (r"^(fast|inner_opt)/.*w[o2]/value$", (TENSOR, None)),
   (r"^(fast|inner_opt)/.*head/value$", (None, TENSOR)),
   (
-    r"^memory/pointer/(address|value|valid_M|score_M|age_M)$",
+    r"^memory/pointer/(address|value|valid_M|score_M|born_M)$",
     {1: (CONTEXT,), 2: (CONTEXT, None), 3: (TENSOR, CONTEXT, None)},
   ),
   (

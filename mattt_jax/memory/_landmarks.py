@@ -132,16 +132,22 @@ def _halves(x_CxE: Array) -> Array:
 def _best_cells(index: Index, half_2xCxE: Array, count: int) -> Array:
   """The cells [C, count] with the highest sum of their landmarks' scores."""
   n = index.sum_2xnxE.shape[1]
-  score_2xCxn = half_2xCxE @ unit(index.sum_2xnxE).swapaxes(1, 2)
   there_n = jnp.arange(n) < index.keys
-  score_2xCxn = jnp.where(there_n, score_2xCxn, EMPTY)
-  # A cell among the best has halves among the best.
-  score_2xCxp, at_2xCxp = jax.lax.top_k(score_2xCxn, min(count, n))
-  score_Cxpxp = score_2xCxp[0, :, :, None] + score_2xCxp[1, :, None, :]
-  cell_Cxpxp = n * at_2xCxp[0, :, :, None] + at_2xCxp[1, :, None, :]
-  shape = (half_2xCxE.shape[1], -1)
-  _, best_CxP = jax.lax.top_k(score_Cxpxp.reshape(shape), count)
-  return jnp.take_along_axis(cell_Cxpxp.reshape(shape), best_CxP, axis=-1)
+
+  def best(half_CxE, sum_nxE):
+    score_Cxn = jnp.where(there_n, half_CxE @ unit(sum_nxE).T, EMPTY)
+    return jax.lax.top_k(score_Cxn, min(count, n))
+
+  # A cell among the best has halves among the best. (One search a half: XLA
+  # does not know a top-k of which slices are taken, and sorts.)
+  (score_Cxp, at_Cxp), (score_Cxq, at_Cxq) = (
+    best(half_2xCxE[i], index.sum_2xnxE[i]) for i in range(2)
+  )
+  score_Cxpxq = score_Cxp[:, :, None] + score_Cxq[:, None, :]
+  cell_Cxpxq = n * at_Cxp[:, :, None] + at_Cxq[:, None, :]
+  shape = (len(score_Cxp), -1)
+  _, best_CxP = jax.lax.top_k(score_Cxpxq.reshape(shape), count)
+  return jnp.take_along_axis(cell_Cxpxq.reshape(shape), best_CxP, axis=-1)
 
 
 def _live(index: Index, cell: Array, at: Array) -> Array:

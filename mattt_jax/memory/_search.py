@@ -21,7 +21,8 @@ class Slots:
   """What is compared with queries."""
 
   key_HxMxK: Array
-  bias_M: Any  # is added to each score; None: nothing
+  # Its log sigmoid is added to a slot's score; None: nothing is.
+  bias_M: Any
   valid_M: Array
 
 
@@ -82,7 +83,7 @@ def _product(equation: str, query: Array, key: Array, dtype: Any) -> Array:
 def _finished(product: Array, temperature: Array, bias, valid: Array) -> Array:
   score = temperature * product
   if bias is not None:
-    score = score + bias
+    score = score + jax.nn.log_sigmoid(bias)
   return jnp.where(valid, score, EMPTY)
 
 

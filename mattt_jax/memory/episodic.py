@@ -53,8 +53,8 @@ class State:
   value: Array  # [M] int32, or [H, M, K]
   valid_M: Array
   score_M: Any  # None where the settings do not need it
-  # int32: valid tokens since, its own included; None without `latest_wins`.
-  age_M: Any
+  # int32: tokens read before it; None without `latest_wins`.
+  born_M: Any
   written: Array  # int32: tokens since the start, padding included
   # `_landmarks.Index`, [1, ...] (pointer) or [H, ...]; None without one.
   index: Any = None
@@ -114,7 +114,7 @@ class Episodic(Memory):
       value=jnp.zeros((slots,), jnp.int32) if pointer else per_head,
       valid_M=jnp.zeros((slots,), bool),
       score_M=jnp.zeros((slots,), jnp.float32) if scored else None,
-      age_M=jnp.zeros((slots,), jnp.int32) if c.latest_wins else None,
+      born_M=jnp.zeros((slots,), jnp.int32) if c.latest_wins else None,
       written=jnp.zeros((), jnp.int32),
       index=self._empty_index(slots),
     )
@@ -148,7 +148,7 @@ class Episodic(Memory):
         log_prob_CxJ = _search.latest(
           score_CxJ,
           log_prob_CxJ,
-          state.age_M[slot_CxJ],
+          -state.born_M[slot_CxJ],
           jnp.exp(self.log_sharpness[...]),
           self.margin[...],
         )
@@ -178,18 +178,17 @@ class Episodic(Memory):
     if c.stop_gradient_keys:
       pairs = jax.lax.stop_gradient(pairs)
     valid_C = pairs.valid_C
-    # Valid tokens from each one on: padding makes nothing older.
-    age_C = jnp.cumsum(valid_C[::-1], dtype=jnp.int32)[::-1]
+    born_C = state.written + jnp.arange(len(valid_C), dtype=jnp.int32)
     feature_CxD = self.norm(pairs.hidden_CxD)
     if c.score == "learned":
       score_C = self.score_bias[...] + feature_CxD @ self.score_weight[...]
     else:
       score_C = _selection.fixed_score(c.score, pairs, state.written)
-    new = (pairs, feature_CxD, score_C, age_C)
+    new = (pairs, feature_CxD, score_C, born_C)
     if c.write_top or c.policy == "score":
       chosen_W = _selection.best_valid(score_C, valid_C, self.width)
       new = jax.tree.map(lambda x: x[chosen_W], new)
-    pairs, feature_WxD, score_W, age_W = new
+    pairs, feature_WxD, score_W, born_W = new
     if c.policy == "score":
       slot_W, keep_W = _selection.replace_lowest(
         state.score_M, state.valid_M, score_W, pairs.valid_C
@@ -218,17 +217,17 @@ class Episodic(Memory):
       value = put(state.value, pairs.next_token_C)
     else:
       value = put(state.value, self._heads(pairs.value_CxD, self.wv), 1)
-    score_M, age_M = state.score_M, state.age_M
+    score_M, born_M = state.score_M, state.born_M
     if score_M is not None:
       score_M = put(score_M, score_W)
-    if age_M is not None:
-      age_M = put(age_M + age_C[0], age_W)
+    if born_M is not None:
+      born_M = put(born_M, born_W)
     return State(
       address=address,
       value=value,
       valid_M=put(state.valid_M, keep_W),
       score_M=score_M,
-      age_M=age_M,
+      born_M=born_M,
       written=state.written + len(valid_C),
       index=index,
     )
@@ -268,9 +267,7 @@ class Episodic(Memory):
       key_HxMxK=unit(self._heads(state.address, self.wk))
       if c.rekey
       else state.address,
-      bias_M=jax.nn.log_sigmoid(state.score_M)
-      if c.score == "learned"
-      else None,
+      bias_M=state.score_M if c.score == "learned" else None,
       valid_M=state.valid_M,
     )
     number = len(state.valid_M)
