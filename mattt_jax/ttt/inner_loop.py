@@ -354,13 +354,16 @@ def read_chunk(
   )
   written = state.memory
   if memory:
+    # Never false, but only known once the memory was read: else XLA keeps a
+    # copy of the memory to read from, rather than write it in place.
+    read_C = ~(loss_C < -jnp.inf)
     written = model.write(
       state.memory,
       forward,
       chunk.target_C,
       jax.lax.stop_gradient(loss_C),
       chunk.relevant_C,
-      chunk.weight_C > 0,
+      (chunk.weight_C > 0) & read_C,
     )
   stored = state.replay
   if stored is not None:
