@@ -28,10 +28,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/meta_step.py \
-		--sizes=4x1024,1x2048,1x4096 --out=runs/bench/meta_step.json
-	$(BIN)/python benchmarks/input_pipeline.py \
-		--out=runs/bench/input_pipeline.json
+	$(BIN)/python benchmarks/run.py
 
 # What README shows; finished runs are not repeated, broken ones go on.
 RECALL := $(foreach seed,1 2 3,$(foreach system,\

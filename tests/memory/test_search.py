@@ -7,10 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 
 from mattt_jax.memory import _landmarks, _search, episodic
 from mattt_jax.memory.base import Pairs
+from mattt_jax.training.build import build_learner
+from mattt_jax.ttt.meta_loss import read_on
 
 DIM, CHUNK, HEADS, HEAD_DIM, VOCAB = 10, 4, 2, 4, 20
 LENGTH = 12 * CHUNK
@@ -387,3 +390,30 @@ def test_gradients_by_finite_differences(read, how):
       along, (moved[0] - moved[1]) / 2e-6, rtol=1e-5, atol=1e-7
     )
     assert abs(along) > 1e-3
+
+
+def test_a_large_store_is_written_in_place():
+  """A chunk is read and learned without a copy of what is stored."""
+  experiment = tiny.experiment(
+    "episodic", memory__capacity=2**15, memory__search="landmarks"
+  )
+  learner = build_learner(experiment, 30)
+  graphdef, params = nnx.split(learner)
+
+  def read(params, state, batch):
+    return read_on(nnx.merge(graphdef, params), state, batch)[0]
+
+  batch = {
+    key: jax.ShapeDtypeStruct((1, experiment.chunk), dtype)
+    for key, dtype in (
+      ("tokens", jnp.int32),
+      ("targets", jnp.int32),
+      ("inner_weight", jnp.float32),
+    )
+  }
+  state = jax.eval_shape(
+    lambda: jax.tree.map(lambda x: x[None], learner.init_state(2**15))
+  )
+  program = jax.jit(read, donate_argnums=1).lower(params, state, batch)
+  used = program.compile().memory_analysis().temp_size_in_bytes
+  assert used < learner.state_bytes(2**15)["memory"] / 2
