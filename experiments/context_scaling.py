@@ -32,6 +32,7 @@ timing); `chips` (another number than TOPOLOGY has; the mesh is made for it);
 `tiny` (a few steps of a small model, to see that it runs).
 """
 
+import math
 import pathlib
 
 from ml_collections import ConfigDict
@@ -152,7 +153,9 @@ def _published(config: ConfigDict, size: str, chips: int) -> None:
   )
   if config.batch_size > at_once:
     config.train.micro_batch = at_once
-  config.mesh.tensor = chips // at_once
+  each = chips // at_once
+  config.mesh.tensor = math.gcd(each, 4)  # the heads of a memory
+  config.mesh.context = each // config.mesh.tensor
   if size in ("1b", "3b"):
     config.mesh.fsdp = at_once
 
