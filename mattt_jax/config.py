@@ -243,7 +243,10 @@ class TrainConfig:
   log_every: int = 10
   eval_every: int = 0  # 0: only after the last step
   checkpoint_every: int = 100
-  keep_checkpoints: int = 2
+  keep_checkpoints: int = 2  # the newest
+  # And the one of the lowest loss on the tuning split, saved when it is
+  # measured (`eval_every`).
+  keep_best: bool = False
   prefetch: int = 8  # batches made ahead, and placed on the devices
   # Sequences whose gradient is taken at once, the parts of a batch one after
   # the other: less memory at the same numbers; 0: the whole batch.

@@ -201,24 +201,37 @@ def _define_train(values: flags.FlagValues) -> None:
     lower_bound=0,
     flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_bool(
+    "distributed", False, "one of several processes, a host each, that are all "
+    "started with this flag (jax.distributed)",
+    flag_values=values,
+  )  # fmt: skip
 
 
-def _train(values: flags.FlagValues) -> None:
+def _train(values: flags.FlagValues) -> int:
   example = "experiments/recall.py:tiny"
   required(values, "config", example)
   workdir = required(values, "workdir", "runs/recall")
   trackers.choose(values.tracker)
   keep_compiled_programs()
   experiment = config_lib.from_config_dict(values.config)
+  from mattt_jax import processes
   from mattt_jax.scaling import utilization
-  from mattt_jax.training import trainer
+  from mattt_jax.training import preemption, trainer
 
-  trainer.train(
-    experiment,
-    workdir,
-    profile=values.profile,
-    ideal=utilization.ideal(experiment),
-  )
+  if values.distributed:
+    processes.join()
+  try:
+    trainer.train(
+      experiment,
+      workdir,
+      profile=values.profile,
+      ideal=utilization.ideal(experiment),
+    )
+  except preemption.PreemptedError as notice:
+    processes.say(str(notice))
+    return preemption.EXIT_CODE
+  return 0
 
 
 TRAIN = Command(

@@ -251,12 +251,32 @@ def split_batch(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
+def rows_here(mesh: Mesh, size: int) -> range | list[int]:
+  """Which of the `size` sequences of a batch this process's devices hold."""
+  if jax.process_count() == 1:
+    return range(size)
+  where = split_batch(mesh).addressable_devices_indices_map((size,))
+  found = [index[0] for index in where.values() if index is not None]
+  return sorted({i for rows in found for i in range(size)[rows]})
+
+
+def put_whole_batch(
+  batch: Mapping[str, np.ndarray], mesh: Mesh
+) -> dict[str, jax.Array]:
+  """`put_batch` of a batch that every process has all of."""
+  size = len(next(iter(batch.values())))
+  rows = rows_here(mesh, size)
+  if len(rows) < size:
+    batch = {name: array[rows] for name, array in batch.items()}
+  return put_batch(batch, mesh)
+
+
 def put_batch(
   batch: Mapping[str, np.ndarray], mesh: Mesh
 ) -> dict[str, jax.Array]:
   """Places arrays [B, ...] with B split over "data" and "fsdp".
 
-  Each process passes the sequences that its own devices hold.
+  Each process passes the sequences that its own devices hold (`rows_here`).
   """
   arrays = {name: np.asarray(array) for name, array in batch.items()}
   # All of them in one call: a call for each costs three times as much.

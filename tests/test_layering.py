@@ -15,7 +15,7 @@ PACKAGE = "mattt_jax"
 LEVELS = (
   ("config", "registry", "strict", "systems", "scaling.sweep"),
   ("tasks", "data"),
-  ("model", "memory", "recompute", "sharding"),
+  ("model", "memory", "processes", "recompute", "sharding"),
   ("ttt",),
   ("baselines", "training", "inference", "evaluation", "interop"),
   ("scaling", "main", "cli", "demo"),

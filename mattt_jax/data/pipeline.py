@@ -4,7 +4,7 @@ Example i of outer step s has index `s * batch_size + i`: a batch depends on
 its step alone, so a run resumes anywhere from one number.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -24,6 +24,7 @@ def train_batches(
   start_step: int = 0,
   *,
   place: Callable[[Batch], Any] | None = None,
+  rows: Sequence[int] | None = None,
 ) -> grain.DatasetIterator:
   """Iterates over the batches of steps `start_step` .. `train.steps - 1`.
 
@@ -36,6 +37,9 @@ def train_batches(
     start_step: the first step.
     place: what the threads do to each batch when it is made, such as moving it
       to the devices, so that the training loop does not wait for that either.
+    rows: which examples of a batch are made; default: all. Processes that share
+      a batch make its rows between them, and the order of examples does not
+      depend on how many they are.
 
   Raises:
     ValueError: `start_step` is not one of 0 .. train.steps.
@@ -48,7 +52,7 @@ def train_batches(
 
   def batch(step: int) -> Any:
     length = train_length(task, experiment, step)
-    indices = range(step * size, (step + 1) * size)
+    indices = [step * size + row for row in rows or range(size)]
     made = stack([task.example("train", i, length, step) for i in indices])
     return made if place is None else place(made)
 

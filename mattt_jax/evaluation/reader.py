@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from mattt_jax import sharding
+from mattt_jax import processes, sharding
 from mattt_jax.config import Experiment
 from mattt_jax.ttt.context_state import ContextState
 from mattt_jax.ttt.meta_loss import SequenceOutput, read_batch, read_on
@@ -79,16 +79,16 @@ def segments(
   parts = {"inner": inner, "memory": memory}
   segment = _segment(experiment, graphdef, params, length)
   if segment == length:
-    placed = sharding.put_batch(arrays, mesh)
-    yield jax.device_get(_read(graphdef, params, placed, scale, mesh, **parts))
+    placed = sharding.put_whole_batch(arrays, mesh)
+    yield processes.fetch(_read(graphdef, params, placed, scale, mesh, **parts))
     return
   state = _start(graphdef, params, size, length, mesh)
   for start in range(0, length, segment):
-    placed = sharding.put_batch(
+    placed = sharding.put_whole_batch(
       {k: x[:, start : start + segment] for k, x in arrays.items()}, mesh
     )
     state, out = _read_on(graphdef, params, state, placed, scale, mesh, **parts)
-    yield jax.device_get(out)
+    yield processes.fetch(out)
 
 
 def states(
@@ -113,7 +113,7 @@ def states(
   state = _start(graphdef, params, size, context_length, mesh)
   for start in range(0, length, chunk):
     yield state
-    placed = sharding.put_batch(
+    placed = sharding.put_whole_batch(
       {k: batch[k][:, start : start + chunk] for k in READ}, mesh
     )
     state, _ = _read_on(

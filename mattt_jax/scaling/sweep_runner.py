@@ -159,10 +159,13 @@ class SweepRunner:
     log = workdir / name
     taken = {active.slot for active in self._active}
     slot = next(i for i in range(self.workers) if i not in taken)
+    command = self.runner(run, workdir)
+    if self.together:
+      command = [*command, "--distributed"]
     with log.open("ab") as file:
       start = file.tell()
       process = subprocess.Popen(
-        self.runner(run, workdir),
+        command,
         stdin=subprocess.DEVNULL,
         stdout=file,
         stderr=subprocess.STDOUT,

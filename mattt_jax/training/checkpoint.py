@@ -20,8 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax import lax
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mattt_jax import config as config_lib
+from mattt_jax import processes
 from mattt_jax.sharding import path_name
 
 CONFIG_FILE = "config.json"
@@ -45,17 +47,20 @@ class Restored:
 
 
 class Checkpoints:
-  """The checkpoints of one run, in `directory`/<step>; keeps the `keep` newest.
+  """The checkpoints of one run, in `directory`/<step>; keeps the `keep` newest,
+  and that of step `best`.
 
-  `keep=None` only reads.
+  `keep=None` only reads. Of several processes, each saves its part of the
+  arrays, and all call the same methods.
   """
 
   def __init__(self, directory: str | os.PathLike, keep: int | None = None):
     self.directory = pathlib.Path(directory).absolute()
+    self.best: int | None = None
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
+        preservation_policy=_Kept(self, keep),
         read_only=keep is None,
         create=keep is not None,
         cleanup_tmp_directories=keep is not None,
@@ -98,6 +103,8 @@ class Checkpoints:
     Raises:
       CheckpointError: something of it is missing or is not what was saved.
     """
+    failure: Exception | None = None
+    wrong: list[str] = []
     try:
       read = self._manager.restore(
         step,
@@ -113,11 +120,15 @@ class Checkpoints:
       wrong = [k for k, v in actual.items() if sums["state"].get(k) != int(v)]
       wrong += [k for k in ("data", "config") if sums[k] != _json_sum(read[k])]
     except Exception as error:  # damage surfaces as almost any type
-      reason = " ".join(str(error).split()) or "no reason given"
+      failure = error
+    # What one process cannot read, none of them uses.
+    if not processes.all_agree(failure is None):
+      failure = failure or ValueError("another process could not read it")
+      reason = " ".join(str(failure).split()) or "no reason given"
       raise CheckpointError(
         f"checkpoint {self.directory / str(step)} cannot be read: "
-        f"{type(error).__name__}: {reason[:300]}"
-      ) from error
+        f"{type(failure).__name__}: {reason[:300]}"
+      ) from failure
     if wrong:
       raise CheckpointError(
         f"checkpoint {self.directory / str(step)} was changed after it was "
@@ -154,7 +165,7 @@ class Checkpoints:
 
   def set_aside(self, steps: tuple[int, ...]) -> None:
     """Renames damaged checkpoints, so that their steps can be saved again."""
-    for step in steps:
+    for step in steps if processes.is_first() else ():
       path = self.directory / str(step)
       target = path.with_name(f"damaged-{step}")
       for number in range(1, 1000):
@@ -162,6 +173,7 @@ class Checkpoints:
           break
         target = path.with_name(f"damaged-{step}-{number}")
       path.rename(target)
+    processes.meet("damaged checkpoints set aside")
     self._manager.reload()
 
   def latest_step(self) -> int | None:
@@ -176,6 +188,19 @@ class Checkpoints:
   def close(self) -> None:
     """Waits for the save under way, then lets go of the directory."""
     self._manager.close()
+
+
+class _Kept(preservation_policy.PreservationPolicy):
+  """The newest `number`, and the best."""
+
+  def __init__(self, checkpoints: Checkpoints, number: int | None):
+    self.checkpoints, self.number = checkpoints, number
+
+  def should_preserve(self, checkpoints, *, context):
+    del context
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    kept = {*sorted(steps)[-(self.number or len(steps)) :]}
+    return [step in kept or step == self.checkpoints.best for step in steps]
 
 
 @jax.jit
@@ -235,8 +260,14 @@ def bind_workdir(
     f"workdir={workdir} has checkpoints but no {CONFIG_FILE}, so their "
     "settings are unknown: put the file back or use another workdir",
   )
-  workdir.mkdir(parents=True, exist_ok=True)
-  write_json(path, _plain(config_lib.to_dict(experiment)))
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_json(path, _plain(config_lib.to_dict(experiment)))
+  except OSError as error:
+    raise ValueError(
+      f"workdir={workdir} cannot be written ({error.strerror}): name a "
+      "directory on a disk that is there, writable and not full"
+    ) from error
   return workdir
 
 

@@ -14,6 +14,7 @@ from clu import parameter_overview
 from flax import nnx
 from tensorboardX import SummaryWriter
 
+from mattt_jax import processes
 from mattt_jax.model.fast_weights import FastWeight
 from mattt_jax.training import trackers
 
@@ -71,13 +72,17 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 class MetricsWriter:
   """Writes rows {"step": ..., "kind": ..., ...} to JSONL and TensorBoard, and
-  to a tracker if one is chosen.
+  to a tracker if one is chosen; in the first process only.
 
   Rows of steps after `restored_step`, and of the final evaluation, are dropped
   first: a run that goes on from there writes them again.
   """
 
   def __init__(self, workdir: pathlib.Path, restored_step: int):
+    self._tracker = trackers.start(workdir, jax.process_index())
+    self._file = self._board = None
+    if not processes.is_first():
+      return
     path = workdir / METRICS_FILE
     kept = [
       row
@@ -91,10 +96,11 @@ class MetricsWriter:
     self._board = SummaryWriter(
       str(workdir / "tensorboard"), purge_step=restored_step + 1
     )
-    self._tracker = trackers.start(workdir, jax.process_index())
 
   def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
     """Appends one row; nested dicts become "a/b" in TensorBoard."""
+    if self._file is None or self._board is None:
+      return
     self._file.write(_line({"step": step, "kind": kind, **values}))
     self._file.flush()
     scalars = dict(_scalars(values, kind))
@@ -103,8 +109,9 @@ class MetricsWriter:
     self._tracker.log(step, scalars)
 
   def close(self) -> None:
-    self._file.close()
-    self._board.close()
+    for file in (self._file, self._board):
+      if file is not None:
+        file.close()
     self._tracker.close()
 
 

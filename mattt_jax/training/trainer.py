@@ -4,6 +4,7 @@ Nothing waits for the device between two logs: metrics stay there, and are
 fetched when a row is written, a state saved, or the learner evaluated.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -19,11 +20,11 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from mattt_jax import config as config_lib
-from mattt_jax import registry, sharding
+from mattt_jax import processes, registry, sharding
 from mattt_jax.config import Experiment
 from mattt_jax.data import pipeline
 from mattt_jax.evaluation.evaluator import evaluate
-from mattt_jax.training import checkpoint, metrics, speed
+from mattt_jax.training import checkpoint, lock, metrics, preemption, speed
 from mattt_jax.training.build import build_learner
 from mattt_jax.training.optimizer import learning_rate, make_optimizer
 from mattt_jax.training.train_step import (
@@ -69,23 +70,27 @@ def train(
 
   Raises:
     ValueError: settings that do not fit, or a workdir of other settings.
+    LockedError: another process trains in `workdir`.
     DivergedError: a loss that is not finite; the last good state is kept.
+    PreemptedError: SIGTERM came; the state was saved after the step under way.
   """
   mesh = sharding.mesh_of(experiment.mesh) if mesh is None else mesh
   sharding.check_batches(experiment, mesh)
   task = make_task(experiment)
-  workdir = checkpoint.bind_workdir(workdir, experiment)
-  checkpoint.keep_tokenizer(workdir, task)
-  finished = _finished(workdir, experiment.train.steps)
-  if finished is not None:
-    print(f"{workdir} is already trained: see {EVALUATION_FILE}", flush=True)
-    return finished
-  run = _Run(experiment, workdir, task, mesh, profile, ideal)
-  try:
+  with processes.first_goes_first("workdir"):
+    workdir = checkpoint.bind_workdir(workdir, experiment)
+  with contextlib.ExitStack() as stack:
+    if processes.is_first():
+      stack.enter_context(lock.take(workdir))
+      checkpoint.keep_tokenizer(workdir, task)
+    finished = _finished(workdir, experiment.train.steps)
+    if finished is not None:
+      processes.say(f"{workdir} is already trained: see {EVALUATION_FILE}")
+      return finished
+    run = _Run(experiment, workdir, task, mesh, profile, ideal)
+    stack.callback(run.close)
     run.train()
     return run.finish()
-  finally:
-    run.close()
 
 
 def make_task(experiment: Experiment):
@@ -96,9 +101,11 @@ def make_task(experiment: Experiment):
 
 
 def load_learner(
-  experiment: Experiment, workdir: str | os.PathLike
+  experiment: Experiment, workdir: str | os.PathLike, *, best: bool = False
 ) -> tuple[Learner, int]:
   """Returns the learner of the newest good checkpoint, and its outer step.
+
+  `best`: of the lowest loss on the tuning split instead (`train.keep_best`).
 
   Raises:
     ValueError: `workdir` belongs to another experiment or has no checkpoint.
@@ -117,6 +124,13 @@ def load_learner(
   checkpoints = checkpoint.Checkpoints(workdir / CHECKPOINTS)
   try:
     restored = _restore_latest(checkpoints, state, experiment)
+    if best and restored is not None:
+      if restored.data["best"] is None:
+        raise ValueError(
+          f"workdir={workdir} has no best checkpoint: train with "
+          "train.keep_best=True and train.eval_every, or read the newest"
+        )
+      restored = checkpoints.restore(restored.data["best"]["step"], state)
   finally:
     checkpoints.close()
   if restored is None:
@@ -171,7 +185,7 @@ class _Run:
     learner = build_learner(experiment, task.vocab_size)
     self.graphdef, params = nnx.split(learner)
     state_bytes = learner.state_bytes(experiment.length)
-    print(metrics.overview(params, state_bytes), flush=True)
+    processes.say(metrics.overview(params, state_bytes))
     optimizer = make_optimizer(experiment.outer, config.steps)
     self.learning_rate = learning_rate(experiment.outer, config.steps)
     self.state: TrainState = init_state(params, optimizer, mesh)
@@ -180,11 +194,16 @@ class _Run:
     )
     self.compiled: dict[tuple[bool, bool, int], Any] = {}
     self.batches = pipeline.train_batches(
-      task, experiment, place=lambda batch: sharding.put_batch(batch, mesh)
+      task,
+      experiment,
+      place=lambda batch: sharding.put_batch(batch, mesh),
+      rows=sharding.rows_here(mesh, experiment.batch_size),
     )
+    self.notice = preemption.Notice()
     self.step = 0
     self.on_device: list[dict[str, Any]] = []  # metrics of the newest steps
     self.since_log: list[dict[str, float]] = []  # those fetched, not written
+    self.best: dict[str, Any] = {"step": None, "loss": math.inf}
     self.checkpoints = checkpoint.Checkpoints(
       workdir / CHECKPOINTS, config.keep_checkpoints
     )
@@ -197,7 +216,7 @@ class _Run:
       total=config.steps,
       initial=self.step,
       unit="step",
-      disable=not sys.stderr.isatty(),
+      disable=not (sys.stderr.isatty() and processes.is_first()),
     )
 
   def _restore(self) -> None:
@@ -208,7 +227,9 @@ class _Run:
     self.state, self.step = restored.state, restored.step
     self.batches.set_state(restored.data["batches"])
     self.since_log = restored.data["since_log"]
-    print(f"Resuming from the checkpoint of step {self.step}", flush=True)
+    self.best = restored.data["best"] or self.best
+    self.checkpoints.best = self.best["step"]
+    processes.say(f"Resuming from the checkpoint of step {self.step}")
 
   def train(self) -> None:
     """Runs the outer steps that are left."""
@@ -218,10 +239,18 @@ class _Run:
       last = self.step == config.steps
       if last or self.step % config.log_every == 0:
         self._log()
+      better = False
       if config.eval_every and self.step % config.eval_every == 0 and not last:
-        self._evaluate_tune()
-      if last or self.step % config.checkpoint_every == 0:
+        better = self._evaluate_tune()
+      told = self.notice.stops_after(self.step)
+      if last or told or better or self.step % config.checkpoint_every == 0:
         self._save()
+      if told and not last:
+        self.checkpoints.wait()
+        raise preemption.PreemptedError(
+          f"told to stop: step {self.step} is saved in {self.workdir}; the "
+          "same command goes on from there"
+        )
 
   def _one_step(self) -> None:
     with self.speed.waiting_for_data():
@@ -239,7 +268,7 @@ class _Run:
     self.state, values = step_fn(self.state, batch)
     self.step += 1
     self.on_device.append(values)
-    self.speed.step(*kind, tokens=sequences * length * jax.process_count())
+    self.speed.step(*kind, tokens=sequences * length)
     if self.trace.turns(values):
       with self.speed.idle():  # writing a trace takes seconds
         self.trace.turn()
@@ -292,7 +321,7 @@ class _Run:
       steps = self.experiment.train.steps
       left = pace["seconds_per_step"] * (steps - self.step)
       text = "  ".join(f"{k} {v}" for k, v in shown.items())
-      print(f"step {self.step}/{steps}  {text}  {left:.0f} s left", flush=True)
+      processes.say(f"step {self.step}/{steps}  {text}  {left:.0f} s left")
     self.since_log = []
 
   def _save(self) -> None:
@@ -301,7 +330,11 @@ class _Run:
       self.checkpoints.save(
         self.step,
         self.state,
-        {"batches": self.batches.get_state(), "since_log": self.since_log},
+        {
+          "batches": self.batches.get_state(),
+          "since_log": self.since_log,
+          "best": self.best if self.best["step"] is not None else None,
+        },
         config_lib.to_dict(self.experiment),
       )
 
@@ -318,9 +351,17 @@ class _Run:
         mesh=self.mesh,
       )
 
-  def _evaluate_tune(self) -> None:
+  def _evaluate_tune(self) -> bool:
+    """Returns whether this is the best step so far, of those to be kept."""
     result = self._evaluate("tune")
     self.writer.write(self.step, "evaluation", result)
+    loss = next(iter(result["lengths"].values()))["loss"]
+    keep = self.experiment.train.keep_best
+    if not keep or loss is None or loss >= self.best["loss"]:
+      return False
+    self.best = {"step": self.step, "loss": loss}
+    self.checkpoints.best = self.step
+    return True
 
   def finish(self) -> dict[str, Any]:
     """Evaluates on the test split and writes the result."""
@@ -334,10 +375,13 @@ class _Run:
       "train": trained[-1] if trained else {},
       "evaluation": result,
     }
-    checkpoint.write_json(self.workdir / EVALUATION_FILE, out)
+    if processes.is_first():
+      checkpoint.write_json(self.workdir / EVALUATION_FILE, out)
+    processes.meet("evaluation written")
     return out
 
   def close(self) -> None:
+    self.notice.close()
     self.batches.close()
     self.trace.close()
     self.bar.close()

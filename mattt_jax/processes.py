@@ -1,0 +1,83 @@
+"""The processes of a run: one on each host, of which the first one writes."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from mattt_jax.config import require
+
+_NUMBER, _INDEX = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+def join() -> None:
+  """Joins the other processes of this job; before JAX has any devices.
+
+  Cloud TPU, GKE, Slurm and Open MPI say who they are; elsewhere the variables
+  JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and
+  JAX_PROCESS_ID do.
+
+  Raises:
+    ValueError: neither does.
+  """
+  found = {name: os.environ.get(name, "") for name in (_NUMBER, _INDEX)}
+  for name, text in found.items():
+    require(
+      not text or text.isdecimal(),
+      f"{name}={text} must be a whole number",
+    )
+  try:
+    jax.distributed.initialize(
+      num_processes=int(found[_NUMBER]) if found[_NUMBER] else None,
+      process_id=int(found[_INDEX]) if found[_INDEX] else None,
+    )
+  except ValueError as error:
+    raise ValueError(
+      f"--distributed: nothing here says who the others are ({error}). Set "
+      f"JAX_COORDINATOR_ADDRESS, {_NUMBER} and {_INDEX}, or leave the flag out "
+      "to train in one process"
+    ) from error
+
+
+def is_first() -> bool:
+  """Whether this process writes files and speaks."""
+  return jax.process_index() == 0
+
+
+def say(text: str) -> None:
+  """Prints a line, in the first process."""
+  if is_first():
+    print(text, flush=True)
+
+
+@contextlib.contextmanager
+def first_goes_first(what: str) -> Iterator[None]:
+  """The others do what is in here once the first process has done it."""
+  if not is_first():
+    meet(what)
+  yield
+  if is_first():
+    meet(what)
+
+
+def meet(what: str) -> None:
+  """Waits until all processes are here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(what)
+
+
+def all_agree(ok: bool) -> bool:
+  """Whether `ok` is true in every process."""
+  if jax.process_count() == 1:
+    return ok
+  return bool(multihost_utils.process_allgather(ok).all())
+
+
+def fetch(tree: Any) -> Any:
+  """Arrays as NumPy arrays, whole in every process."""
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  return multihost_utils.process_allgather(tree, tiled=True)
