@@ -1,0 +1,125 @@
+"""One process of a run, for tests that kill processes: `start`, `run`.
+
+What it is to do is one JSON argument:
+
+  workdir, changes: of `tiny.experiment`.
+  pause: seconds before each batch.
+  at, signal: sends itself this signal before batch `at`.
+  process: only this one of several does so.
+  file_bytes: no file may grow beyond this.
+  clock: seconds by which the clock jumps before batch 5.
+  distributed: whether there are several.
+"""
+
+import itertools
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+TESTS = pathlib.Path(__file__).parent
+
+
+def start(
+  workdir, *, environment: dict[str, str] | None = None, **spec
+) -> subprocess.Popen:
+  """Starts a process; its output is text, both streams in one."""
+  paths = {"PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS.parent)))}
+  return subprocess.Popen(
+    [sys.executable, __file__, json.dumps({"workdir": str(workdir), **spec})],
+    env=os.environ | paths | (environment or {}),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def run(workdir, **spec) -> tuple[int, str]:
+  """Starts a process and waits for it; returns exit code and output."""
+  process = start(workdir, **spec)
+  out, _ = process.communicate(timeout=300)
+  return process.returncode, out
+
+
+def run_together(workdir, number: int, devices: int, **spec) -> list:
+  """`run` of several processes with so many devices each."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  started = [
+    start(
+      workdir,
+      environment=with_devices(devices)
+      | {
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": str(number),
+        "JAX_PROCESS_ID": str(index),
+      },
+      distributed=True,
+      **spec,
+    )
+    for index in range(number)
+  ]
+  outs = [process.communicate(timeout=300)[0] for process in started]
+  codes = [process.returncode for process in started]
+  return list(zip(codes, outs, strict=True))
+
+
+def with_devices(number: int) -> dict[str, str]:
+  """The environment of a process with so many CPU devices."""
+  return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={number}"}
+
+
+def _main(spec: dict) -> int:
+  from tiny import experiment
+
+  from mattt_jax import processes
+  from mattt_jax.data import pipeline
+  from mattt_jax.training import preemption, trainer
+
+  if spec.get("distributed"):
+    processes.join()
+  if spec.get("file_bytes"):
+    import resource
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limit = spec["file_bytes"]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+  make = pipeline.train_batches
+  clock = time.time
+
+  class Batches:
+    def __init__(self, *args, **settings):
+      self.made = make(*args, **settings)
+      self.count = itertools.count(1)
+
+    def __next__(self):
+      import jax
+
+      time.sleep(spec.get("pause", 0))
+      number = next(self.count)
+      if number == 5 and "clock" in spec:
+        time.time = lambda: clock() + spec["clock"]
+      index = spec.get("process", jax.process_index())
+      if number == spec.get("at") and index == jax.process_index():
+        os.kill(os.getpid(), spec["signal"])
+      return next(self.made)
+
+    def __getattr__(self, name):
+      return getattr(self.made, name)
+
+  pipeline.train_batches = Batches
+  try:
+    trainer.train(experiment(**spec.get("changes", {})), spec["workdir"])
+  except preemption.PreemptedError as notice:
+    print(notice)
+    return preemption.EXIT_CODE
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(_main(json.loads(sys.argv[1])))
