@@ -56,8 +56,9 @@ def test_two_processes_then_one_then_two(tmp_path):
   rows, values = losses(moved)
   expected_rows, expected = losses(tmp_path / "one")
   assert rows == expected_rows
-  # Sums over devices of one process and of two are in another order.
-  np.testing.assert_allclose(values, expected, rtol=2e-6)
+  # Sums over the devices of one process and of two go in another order, and
+  # Adam divides by their size what is small: rounding grows to 1e-5 by step 14.
+  np.testing.assert_allclose(values, expected, rtol=3e-5)
 
 
 @pytest.mark.parametrize(
