@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | results | books | lock | clean
+# make demo | test | soak | lint | bench | results | books | lock | clean
 # The first target that needs it sets up .venv from requirements.lock.
 
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -11,7 +11,7 @@ TEST_FLAGS ?= -n auto --maxprocesses=4 --dist=worksteal
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test lint bench results books lock clean
+.PHONY: demo test soak lint bench results books lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -21,6 +21,12 @@ demo: $(VENV)/.installed
 test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(TEST_FLAGS)
+
+# Runs killed 20 times, at random moments, and every other fault.
+soak: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+soak: $(VENV)/.installed
+	MATTT_KILLS=20 MATTT_SOAK=$(CURDIR)/results/soak.json \
+		$(BIN)/python -m pytest tests/faults tests/test_processes.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

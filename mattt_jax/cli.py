@@ -55,8 +55,22 @@ def _overview() -> str:
   )
 
 
-def _define_evaluate(values: flags.FlagValues) -> None:
+def _define_run(values: flags.FlagValues) -> None:
   main_lib.define_workdir(values)
+  flags.DEFINE_bool(
+    "best", False, "the checkpoint of the lowest loss on the tuning split "
+    "(train.keep_best), not the newest",
+    flag_values=values,
+  )  # fmt: skip
+
+
+def _define_export(values: flags.FlagValues) -> None:
+  _define_run(values)
+  flags.DEFINE_string("out", None, "a new directory", flag_values=values)
+
+
+def _define_evaluate(values: flags.FlagValues) -> None:
+  _define_run(values)
   flags.DEFINE_string(
     "lengths", "", "context lengths in tokens, or times the trained one: "
     "512,4x,64x; default: eval.lengths", flag_values=values,
@@ -91,19 +105,27 @@ def _define_evaluate(values: flags.FlagValues) -> None:
   )  # fmt: skip
 
 
+def _settings(values: flags.FlagValues) -> tuple[dict, config_lib.Experiment]:
+  """The settings of the run in --workdir, or what --config says they are."""
+  from mattt_jax.training import checkpoint
+
+  if values.config:
+    given = config_lib.from_config_dict(values.config)
+    return config_lib.to_dict(given), given
+  tree = checkpoint.read_config(values.workdir)
+  own = checkpoint.with_own_tokenizer(tree, values.workdir)
+  return tree, config_lib.from_config_dict(ConfigDict(own))
+
+
 def _evaluate(values: flags.FlagValues) -> None:
   workdir = main_lib.required(values, "workdir", "runs/recall")
   parse_lengths(values.lengths, 1)  # mistakes before anything is loaded
   main_lib.keep_compiled_programs()
-  given = values.config and config_lib.from_config_dict(values.config)
   from mattt_jax.evaluation import suite
   from mattt_jax.scaling.sweep import config_hash
-  from mattt_jax.training import checkpoint, trainer
+  from mattt_jax.training import trainer
 
-  tree = config_lib.to_dict(given) if given else checkpoint.read_config(workdir)
-  trained = given or config_lib.from_config_dict(
-    ConfigDict(checkpoint.with_own_tokenizer(tree, workdir))
-  )
+  tree, trained = _settings(values)
   if values.inner and not trained.inner.enabled:
     raise UsageError("--inner: this experiment has inner.enabled=False")
   if values.memory and trained.memory.read is None:
@@ -116,7 +138,7 @@ def _evaluate(values: flags.FlagValues) -> None:
       trained,
       eval=dataclasses.replace(trained.eval, sequences=values.sequences),
     )
-  learner, step = trainer.load_learner(trained, workdir)
+  learner, step = trainer.load_learner(trained, workdir, best=values.best)
   out = pathlib.Path(values.out or pathlib.Path(workdir) / "evaluate.jsonl")
   rows = suite.run(
     experiment,
@@ -138,6 +160,20 @@ def _evaluate(values: flags.FlagValues) -> None:
   )
   print(suite.table(rows))
   print(f"Rows are in {out}")
+
+
+def _export(values: flags.FlagValues) -> None:
+  workdir = main_lib.required(values, "workdir", "runs/recall")
+  out = main_lib.required(values, "out", "exported")
+  from flax import nnx
+
+  from mattt_jax.training import export, trainer
+
+  _, trained = _settings(values)
+  learner, step = trainer.load_learner(trained, workdir, best=values.best)
+  path = export.write(workdir, nnx.split(learner)[1], step, out)
+  print(f"The parameters of step {step} are in {path}")
+  print(f"mattt evaluate --workdir={out} reads them")
 
 
 def parse_lengths(text: str, trained: int) -> tuple[int, ...]:
@@ -290,6 +326,13 @@ COMMANDS = {
     example="--workdir=runs/recall --lengths=1x,4x,64x --noinner",
     run=_evaluate,
     define=_define_evaluate,
+    takes_config=True,
+  ),
+  "export": Command(
+    about="Writes a run's parameters alone (npz), for evaluation elsewhere.",
+    example="--workdir=runs/recall --out=exported",
+    run=_export,
+    define=_define_export,
     takes_config=True,
   ),
   "compare": Command(

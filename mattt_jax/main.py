@@ -77,7 +77,8 @@ def launch(command: Command, program: str, argv: Sequence[str]) -> int:
     usage = isinstance(error, (flags.Error, UsageError))
     more = f"{program} --help shows an example" if usage else (
       "--debug shows the traceback")  # fmt: skip
-    print(f"{program}: error: {error}\n({more})", file=sys.stderr)
+    text = trackers.without_secrets(str(error))
+    print(f"{program}: error: {text}\n({more})", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
     print(f"{program}: interrupted", file=sys.stderr)

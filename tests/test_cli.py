@@ -11,6 +11,7 @@ import pytest
 import mattt_jax
 from mattt_jax import cli, registry
 from mattt_jax import main as main_lib
+from mattt_jax.training import preemption
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = "--config=experiments/recall.py:tiny"
@@ -205,6 +206,28 @@ def test_an_error_of_the_trainer_is_one_message(trained, capsys, error):
   assert err.startswith(f"mattt train: error: {error}\n")
   with pytest.raises(type(error)):
     cli.main(["train", CONFIG, "--workdir=w", "--debug"])
+
+
+def test_a_preempted_run_is_no_error(trained, capsys):
+  def train(*args, **settings):
+    raise preemption.PreemptedError("step 7 is saved")
+
+  trained[1].train = train
+  code, out, err = run(capsys, "train", CONFIG, "--workdir=w")
+  assert (code, out, err) == (42, "step 7 is saved\n", "")
+
+
+def test_errors_show_no_secrets(trained, capsys, monkeypatch):
+  monkeypatch.setenv("WANDB_API_KEY", "hunter22")
+
+  def train(*args, **settings):
+    raise ValueError("key hunter22 refused")
+
+  trained[1].train = train
+  assert (
+    "key <WANDB_API_KEY> refused"
+    in run(capsys, "train", CONFIG, "--workdir=w")[2]
+  )
 
 
 def test_a_bug_keeps_its_traceback(trained):

@@ -7,7 +7,7 @@ What it is to do is one JSON argument:
   at, signal: sends itself this signal before batch `at`.
   process: only this one of several does so.
   file_bytes: no file may grow beyond this.
-  clock: seconds by which the clock jumps before batch 5.
+  clock: seconds by which the clock jumps, before each of three batches.
   distributed: whether there are several.
 """
 
@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -23,14 +24,16 @@ import time
 TESTS = pathlib.Path(__file__).parent
 
 
-def start(
-  workdir, *, environment: dict[str, str] | None = None, **spec
-) -> subprocess.Popen:
+def start(workdir, *, devices: int = 1, environment=None, **spec):
   """Starts a process; its output is text, both streams in one."""
-  paths = {"PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS.parent)))}
+  paths = os.pathsep.join(map(str, (TESTS, TESTS.parent)))
+  flags = os.environ["XLA_FLAGS"]
+  flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", flags)
   return subprocess.Popen(
     [sys.executable, __file__, json.dumps({"workdir": str(workdir), **spec})],
-    env=os.environ | paths | (environment or {}),
+    env=os.environ
+    | {"PYTHONPATH": paths, "XLA_FLAGS": flags}
+    | (environment or {}),
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
@@ -52,8 +55,8 @@ def run_together(workdir, number: int, devices: int, **spec) -> list:
   started = [
     start(
       workdir,
-      environment=with_devices(devices)
-      | {
+      devices=devices,
+      environment={
         "JAX_COORDINATOR_ADDRESS": address,
         "JAX_NUM_PROCESSES": str(number),
         "JAX_PROCESS_ID": str(index),
@@ -66,11 +69,6 @@ def run_together(workdir, number: int, devices: int, **spec) -> list:
   outs = [process.communicate(timeout=300)[0] for process in started]
   codes = [process.returncode for process in started]
   return list(zip(codes, outs, strict=True))
-
-
-def with_devices(number: int) -> dict[str, str]:
-  """The environment of a process with so many CPU devices."""
-  return {"XLA_FLAGS": f"--xla_force_host_platform_device_count={number}"}
 
 
 def _main(spec: dict) -> int:
@@ -91,6 +89,7 @@ def _main(spec: dict) -> int:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
   make = pipeline.train_batches
   clock = time.time
+  jumps = dict(zip((3, 6, 9), spec.get("clock", ()), strict=False))
 
   class Batches:
     def __init__(self, *args, **settings):
@@ -102,8 +101,8 @@ def _main(spec: dict) -> int:
 
       time.sleep(spec.get("pause", 0))
       number = next(self.count)
-      if number == 5 and "clock" in spec:
-        time.time = lambda: clock() + spec["clock"]
+      if number in jumps:
+        time.time = lambda: clock() + jumps[number]
       index = spec.get("process", jax.process_index())
       if number == spec.get("at") and index == jax.process_index():
         os.kill(os.getpid(), spec["signal"])

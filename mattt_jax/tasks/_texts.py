@@ -88,6 +88,14 @@ class Task:
     )
     return tokens
 
+  def contents(self) -> dict[str, str]:
+    """A checksum of each document, by its name."""
+    return {
+      document.name: base.checksum(document.text)
+      for documents in self._documents.values()
+      for document, _ in documents
+    }
+
   def train_length(self, length: int, step: int) -> int:
     """Tokens of a training sequence: always `length`."""
     return length

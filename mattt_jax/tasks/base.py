@@ -1,6 +1,7 @@
 """What a task gives: examples, each a function of (split, index) alone."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, TypedDict, runtime_checkable
 
@@ -85,6 +86,20 @@ class Task(Protocol):
     """Tokens of a training sequence at outer step `step` (a curriculum may
     start shorter than `length`); a multiple of the chunk.
     """
+
+
+@runtime_checkable
+class ReadingTask(Task, Protocol):
+  """A task that reads files: a run goes on with the same ones only."""
+
+  def contents(self) -> dict[str, str]:
+    """A checksum of each document, or part of the data, by its name."""
+
+
+def checksum(content: bytes | str) -> str:
+  """The beginning of the sha256 of a text."""
+  content = content.encode() if isinstance(content, str) else content
+  return hashlib.sha256(content).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ of them where these have no other answer.
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -111,6 +112,16 @@ class Task:
     """Number of held-out questions that fit; None (endless) for train."""
     base.require_split(split)
     return None if split == "train" else len(self.fitting(split, length))
+
+  def contents(self) -> dict[str, str]:
+    """A checksum of each list of rows."""
+    return {
+      "paragraphs": base.checksum(json.dumps(self._paragraphs)),
+      **{
+        split: base.checksum(json.dumps(part.questions))
+        for split, part in self._parts.items()
+      },
+    }
 
   def train_length(self, length: int, step: int) -> int:
     """Tokens of a training sequence: always `length`."""

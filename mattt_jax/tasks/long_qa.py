@@ -113,14 +113,22 @@ class Task:
     # The questions about a text come one after the other.
     self._encode_context = functools.lru_cache(maxsize=8)(self._encode)
     self._size_of = functools.cache(self._largest)
-    if self._maker:
-      self._sentences = {s: self._text(s) for s in base.SPLITS}
+    self._sentences = (
+      {s: self._text(s) for s in base.SPLITS} if self._maker else {}
+    )
 
   def size(self, split: str, length: int) -> int | None:
     """Number of held-out records; None (endless) for train and what is made."""
     base.require_split(split)
     endless = split == "train" or self._maker
     return None if endless else len(self._records[split])
+
+  def contents(self) -> dict[str, str]:
+    """A checksum of each split's records."""
+    return {
+      split: base.checksum(repr((records, self._sentences.get(split))))
+      for split, records in self._records.items()
+    }
 
   def train_length(self, length: int, step: int) -> int:
     """Tokens of a training sequence: always `length`."""

@@ -6,6 +6,7 @@ Arrays are summed on the devices, so that the checksum does not depend on how
 they are sharded and costs no copy.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -13,6 +14,7 @@ import math
 import os
 import pathlib
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,9 +27,12 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from mattt_jax import config as config_lib
 from mattt_jax import processes
 from mattt_jax.sharding import path_name
+from mattt_jax.tasks import base
 
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer"
+CONTENTS_FILE = "contents.json"
+_LONGEST_SAVE = 10**6  # seconds
 _log = logging.getLogger(__name__)
 
 
@@ -64,6 +69,8 @@ class Checkpoints:
         read_only=keep is None,
         create=keep is not None,
         cleanup_tmp_directories=keep is not None,
+        # By the wall clock, which may jump.
+        async_options=ocp.AsyncOptions(timeout_secs=_LONGEST_SAVE),
         lightweight_initialize=True,  # a damaged step must not stop the scan
       ),
     )
@@ -260,15 +267,27 @@ def bind_workdir(
     f"workdir={workdir} has checkpoints but no {CONFIG_FILE}, so their "
     "settings are unknown: put the file back or use another workdir",
   )
-  try:
+  config_lib.require(
+    processes.is_first(),
+    f"workdir={workdir} is not there in process {jax.process_index()}, but in "
+    "the first one: name a directory that all hosts share",
+  )
+  with writing("workdir", workdir):
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(path, _plain(config_lib.to_dict(experiment)))
+  return workdir
+
+
+@contextlib.contextmanager
+def writing(field: str, directory: pathlib.Path) -> Iterator[None]:
+  """Says of an `OSError` in here which directory cannot be written."""
+  try:
+    yield
   except OSError as error:
     raise ValueError(
-      f"workdir={workdir} cannot be written ({error.strerror}): name a "
+      f"{field}={directory} cannot be written ({error.strerror}): name a "
       "directory on a disk that is there, writable and not full"
     ) from error
-  return workdir
 
 
 def keep_tokenizer(workdir: pathlib.Path, task: Any) -> None:
@@ -280,6 +299,37 @@ def keep_tokenizer(workdir: pathlib.Path, task: Any) -> None:
   content = getattr(getattr(task, "tokenizer", None), "content", b"")
   if content:
     _write(workdir / TOKENIZER_FILE, content)
+
+
+def keep_contents(workdir: pathlib.Path, task: Any) -> None:
+  """Writes checksums of the documents that the task reads, if it reads any, or
+  compares them with those there.
+
+  Raises:
+    ValueError: documents are missing, other, or new; the message names them.
+  """
+  if not isinstance(task, base.ReadingTask):
+    return
+  here, path = task.contents(), workdir / CONTENTS_FILE
+  there = json.loads(path.read_text()) if path.exists() else here
+  missing = sorted(there.keys() - here.keys())
+  new = sorted(here.keys() - there.keys())
+  other = sorted(k for k in there.keys() & here.keys() if there[k] != here[k])
+  found = [
+    f"{', '.join(names[:3])}{' and others' * (len(names) > 3)} {what}"
+    for names, what in (
+      (missing, "missing"),
+      (other, "changed"),
+      (new, "new"),
+    )
+    if names
+  ]
+  config_lib.require(
+    not found,
+    f"workdir={workdir}: the data are not those that the run began with "
+    f"({'; '.join(found)}): put them back, or use another workdir",
+  )
+  write_json(path, here)
 
 
 def require_same_config(

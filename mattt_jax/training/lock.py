@@ -20,11 +20,12 @@ def take(workdir: pathlib.Path) -> IO[str]:
 
   Raises:
     LockedError: another process has it; the message says which.
+    OSError: the directory cannot be written.
   """
   file = (workdir / FILE).open("a+")
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except OSError as error:
+  except BlockingIOError as error:
     file.seek(0)
     owner = _owner(file.read())
     file.close()

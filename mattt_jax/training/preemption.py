@@ -23,6 +23,7 @@ class Notice:
 
   def __init__(self):
     self._told = False
+    self._error: PreemptedError | None = None
     # With several processes, JAX's own service listens.
     self._alone = jax.process_count() == 1
     self._before: Any = None
@@ -35,6 +36,12 @@ class Notice:
   def _tell(self, number: int, frame: object) -> None:
     del number, frame
     self._told = True
+    if self._error is not None:
+      raise self._error
+
+  def raises(self, error: PreemptedError) -> None:
+    """A notice raises `error` at once from now on."""
+    self._error = error
 
   def stops_after(self, step: int) -> bool:
     """Whether this step is the last; asked after each step, by each process."""

@@ -24,7 +24,14 @@ from mattt_jax import processes, registry, sharding
 from mattt_jax.config import Experiment
 from mattt_jax.data import pipeline
 from mattt_jax.evaluation.evaluator import evaluate
-from mattt_jax.training import checkpoint, lock, metrics, preemption, speed
+from mattt_jax.training import (
+  checkpoint,
+  export,
+  lock,
+  metrics,
+  preemption,
+  speed,
+)
 from mattt_jax.training.build import build_learner
 from mattt_jax.training.optimizer import learning_rate, make_optimizer
 from mattt_jax.training.train_step import (
@@ -79,10 +86,17 @@ def train(
   task = make_task(experiment)
   with processes.first_goes_first("workdir"):
     workdir = checkpoint.bind_workdir(workdir, experiment)
+  config_lib.require(
+    not (workdir / export.FILE).exists(),
+    f"workdir={workdir} holds exported parameters, without what training goes "
+    "on from: use the run's own workdir, or another one",
+  )
   with contextlib.ExitStack() as stack:
     if processes.is_first():
-      stack.enter_context(lock.take(workdir))
+      with checkpoint.writing("workdir", workdir):
+        stack.enter_context(lock.take(workdir))
       checkpoint.keep_tokenizer(workdir, task)
+      checkpoint.keep_contents(workdir, task)
     finished = _finished(workdir, experiment.train.steps)
     if finished is not None:
       processes.say(f"{workdir} is already trained: see {EVALUATION_FILE}")
@@ -106,6 +120,7 @@ def load_learner(
   """Returns the learner of the newest good checkpoint, and its outer step.
 
   `best`: of the lowest loss on the tuning split instead (`train.keep_best`).
+  What `mattt export` wrote is read too.
 
   Raises:
     ValueError: `workdir` belongs to another experiment or has no checkpoint.
@@ -119,18 +134,22 @@ def load_learner(
   task = make_task(experiment)
   learner = build_learner(experiment, task.vocab_size)
   graphdef, params = nnx.split(learner)
+  if (workdir / export.FILE).exists():
+    params, step = export.read(workdir, params)
+    return nnx.merge(graphdef, params), step
   optimizer = make_optimizer(experiment.outer, experiment.train.steps)
   state = init_state(params, optimizer, sharding.make_mesh(1))
   checkpoints = checkpoint.Checkpoints(workdir / CHECKPOINTS)
   try:
     restored = _restore_latest(checkpoints, state, experiment)
     if best and restored is not None:
-      if restored.data["best"] is None:
-        raise ValueError(
-          f"workdir={workdir} has no best checkpoint: train with "
-          "train.keep_best=True and train.eval_every, or read the newest"
-        )
-      restored = checkpoints.restore(restored.data["best"]["step"], state)
+      kept = restored.data.get("best")
+      config_lib.require(
+        kept is not None,
+        f"workdir={workdir} has no best checkpoint: train with "
+        "train.keep_best=True and train.eval_every, or read the newest",
+      )
+      restored = checkpoints.restore(kept["step"], state)
   finally:
     checkpoints.close()
   if restored is None:
@@ -227,7 +246,7 @@ class _Run:
     self.state, self.step = restored.state, restored.step
     self.batches.set_state(restored.data["batches"])
     self.since_log = restored.data["since_log"]
-    self.best = restored.data["best"] or self.best
+    self.best = restored.data.get("best") or self.best
     self.checkpoints.best = self.best["step"]
     processes.say(f"Resuming from the checkpoint of step {self.step}")
 
@@ -245,12 +264,15 @@ class _Run:
       told = self.notice.stops_after(self.step)
       if last or told or better or self.step % config.checkpoint_every == 0:
         self._save()
-      if told and not last:
+      if told:
         self.checkpoints.wait()
-        raise preemption.PreemptedError(
-          f"told to stop: step {self.step} is saved in {self.workdir}; the "
-          "same command goes on from there"
-        )
+        raise self._preempted()
+
+  def _preempted(self) -> preemption.PreemptedError:
+    return preemption.PreemptedError(
+      f"told to stop: step {self.step} is saved in {self.workdir}; the same "
+      "command goes on from there"
+    )
 
   def _one_step(self) -> None:
     with self.speed.waiting_for_data():
@@ -366,6 +388,7 @@ class _Run:
   def finish(self) -> dict[str, Any]:
     """Evaluates on the test split and writes the result."""
     self.checkpoints.wait()
+    self.notice.raises(self._preempted())  # all is saved: no need to wait
     result = self._evaluate("test")
     rows = metrics.read_rows(self.workdir / metrics.METRICS_FILE)
     trained = [row for row in rows if row["kind"] == "train"]

@@ -1,12 +1,17 @@
 """Whatever happens to a run, the same command ends it as if nothing had.
 
-`make soak` kills more often (MATTT_KILLS).
+`make soak` kills more often (MATTT_KILLS), and writes down what it saw
+(MATTT_SOAK).
 """
 
+import itertools
+import json
 import os
 import pathlib
 import random
+import shutil
 import signal
+import subprocess
 import time
 
 import jax
@@ -16,12 +21,23 @@ import worker
 from flax import nnx
 from tiny import experiment
 
-from mattt_jax import sharding
-from mattt_jax.training import lock, preemption, trainer
+from mattt_jax import config, sharding
+from mattt_jax.training import lock, metrics, preemption, trainer
 
 KILLS = int(os.environ.get("MATTT_KILLS", "2"))
+SOAK = os.environ.get("MATTT_SOAK")
+ONE = sharding.make_mesh(1)
+TIMES = {"tokens_per_second", "seconds_per_step", "compile_seconds",
+         "data_wait_share", "peak_bytes"}  # fmt: skip
 # Saves after every step, so that a kill may come while one is under way.
 OFTEN = {"train__checkpoint_every": 1}
+
+
+def rows(workdir) -> list[dict]:
+  return [
+    {k: v for k, v in row.items() if k not in TIMES}
+    for row in metrics.read_rows(workdir / metrics.METRICS_FILE)
+  ]
 
 
 def params(workdir, **changes):
@@ -32,19 +48,28 @@ def params(workdir, **changes):
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-  """The parameters that a run without faults ends with."""
+  """What a run without faults ends with: parameters, rows."""
   workdir = tmp_path_factory.mktemp("whole")
-  trainer.train(experiment(), workdir, mesh=sharding.make_mesh(1))
-  return params(workdir)
+  trainer.train(experiment(), workdir, mesh=ONE)
+  return params(workdir), rows(workdir)
 
 
-def ends_the_same(workdir, expected, **changes):
-  code, out = worker.run(workdir, changes=changes)
-  assert code == 0, out
-  jax.tree.map(
-    np.testing.assert_array_equal, params(workdir, **changes), expected
-  )
-  return out
+@pytest.fixture
+def ends_the_same(expected, capfd, caplog):
+  """Goes on with a run to its end; returns what that said."""
+
+  def go_on(workdir, **changes):
+    capfd.readouterr()
+    caplog.clear()
+    trainer.train(experiment(**changes), workdir, mesh=ONE)
+    whole_params, whole_rows = expected
+    jax.tree.map(
+      np.testing.assert_array_equal, params(workdir, **changes), whole_params
+    )
+    assert rows(workdir) == whole_rows
+    return capfd.readouterr().out + caplog.text
+
+  return go_on
 
 
 def newest(workdir) -> int:
@@ -52,44 +77,88 @@ def newest(workdir) -> int:
   return max((int(p.name) for p in saved if p.name.isdecimal()), default=0)
 
 
-def test_kill_at_any_moment(tmp_path, expected):
+def killed(workdir, rng) -> dict:
+  """Starts a run and kills it: while it starts, trains or saves."""
+  before = newest(workdir)
+  process = worker.start(workdir, changes=OFTEN, pause=0.05)
+  deadline = time.monotonic() + 120
+  if rng.random() < 0.8:  # some time after its first step
+    while newest(workdir) <= before and process.poll() is None:
+      assert time.monotonic() < deadline
+      time.sleep(0.005)
+  time.sleep(rng.uniform(0, 0.5))
+  process.kill()
+  out, _ = process.communicate()
+  assert process.returncode in (0, -signal.SIGKILL), out
+  after = newest(workdir)
+  assert after >= before
+  if before and "step " in out:  # no step is lost that had been saved
+    assert f"Resuming from the checkpoint of step {before}" in out
+  return {
+    "killed": process.returncode != 0,
+    "while_saving": any((workdir / "checkpoints").glob("*tmp*")),
+    "saved_before": before,
+    "saved_after": after,
+  }
+
+
+def test_kill_at_any_moment(tmp_path, ends_the_same):
   rng = random.Random(0)
-  kills = 0
-  while kills < KILLS and not (tmp_path / "evaluation.json").exists():
-    before = newest(tmp_path)
-    process = worker.start(tmp_path, changes=OFTEN, pause=0.1)
-    # While it starts, trains or saves: some time after its first step.
-    deadline = time.monotonic() + 120
-    while newest(tmp_path) <= before and time.monotonic() < deadline:
-      time.sleep(0.01)
-      if process.poll() is not None:
+  seen: list[dict] = []
+  for number in itertools.count():
+    workdir = tmp_path / str(number)
+    while sum(s["killed"] for s in seen) < KILLS:
+      seen.append(killed(workdir, rng))
+      if not seen[-1]["killed"] or seen[-1]["saved_after"] == 14:
         break
-    time.sleep(rng.uniform(0, 0.5))
-    process.kill()
-    out, _ = process.communicate()
-    kills += process.returncode == -signal.SIGKILL
-    if before:
-      # No step is lost that had been saved.
-      assert f"Resuming from the checkpoint of step {before}" in out
-  assert kills >= min(KILLS, 2)
-  ends_the_same(tmp_path, expected, **OFTEN)
+    ends_the_same(workdir, **OFTEN)
+    if sum(s["killed"] for s in seen) >= KILLS:
+      break
+  if SOAK:
+    kills = [s for s in seen if s["killed"]]
+    result = {
+      "runs": number + 1,
+      "kills": len(kills),
+      "while_saving": sum(s["while_saving"] for s in kills),
+      "before_the_first_checkpoint": sum(not s["saved_after"] for s in kills),
+      "equal_to_the_uninterrupted_run": number + 1,
+      "each": kills,
+    }
+    pathlib.Path(SOAK).write_text(json.dumps(result, indent=2) + "\n")
 
 
-def test_told_to_stop(tmp_path, expected):
+def test_told_to_stop(tmp_path, ends_the_same):
   code, out = worker.run(tmp_path, at=7, signal=signal.SIGTERM)
-  assert code == preemption.EXIT_CODE
+  assert code == preemption.EXIT_CODE, out
   assert "told to stop: step 7 is saved" in out
   assert newest(tmp_path) == 7
-  assert "Resuming from the checkpoint of step 7" in ends_the_same(
-    tmp_path, expected
-  )
+  out = ends_the_same(tmp_path)
+  assert "Resuming from the checkpoint of step 7" in out
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory) -> pathlib.Path:
+  """A run that was killed after its clock had jumped back and forth."""
+  workdir = tmp_path_factory.mktemp("interrupted")
+  day = 86400.0
+  code, out = worker.run(
+    workdir, clock=(-day, day, -3 * day), at=13, signal=signal.SIGKILL,
+    pause=0.02,
+  )  # fmt: skip
+  assert code == -signal.SIGKILL, out
+  return workdir
+
+
+def test_clock_jumps(interrupted, tmp_path, ends_the_same):
+  assert newest(interrupted) == 10
+  workdir = shutil.copytree(interrupted, tmp_path / "run")
+  assert "checkpoint of step 10" in ends_the_same(workdir)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
-def test_damaged_checkpoint(tmp_path, expected, damage):
-  code, _ = worker.run(tmp_path, at=12, signal=signal.SIGKILL)
-  assert code == -signal.SIGKILL
-  state = tmp_path / "checkpoints" / str(newest(tmp_path)) / "state"
+def test_damaged_checkpoint(interrupted, tmp_path, ends_the_same, damage):
+  workdir = shutil.copytree(interrupted, tmp_path / "run")
+  state = workdir / "checkpoints" / "10" / "state"
   largest = max(
     (p for p in state.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
   )
@@ -99,65 +168,93 @@ def test_damaged_checkpoint(tmp_path, expected, damage):
   else:
     content[len(content) // 2] ^= 1
   largest.write_bytes(content)
-  out = ends_the_same(tmp_path, expected)
+  out = ends_the_same(workdir)
   assert "cannot be read" in out or "was changed after it was saved" in out
   assert "using the checkpoint of step 5 instead" in out
+  assert (workdir / "checkpoints" / "damaged-10").is_dir()
 
 
-def test_full_disk(tmp_path, expected):
-  code, out = worker.run(tmp_path, file_bytes=4096)
-  assert code not in (0, preemption.EXIT_CODE)
-  assert "File too large" in out or "EFBIG" in out, out
-  ends_the_same(tmp_path, expected)
-
-
-@pytest.mark.parametrize("seconds", [-86400, 86400])
-def test_clock_jumps(tmp_path, expected, seconds):
-  code, _ = worker.run(
-    tmp_path, clock=seconds, at=12, signal=signal.SIGKILL, pause=0.02
+def mount(*arguments) -> bool:
+  command = ["mount", *map(str, arguments)]
+  return (
+    shutil.which("mount") is not None
+    and not subprocess.run(command, stderr=subprocess.DEVNULL).returncode
   )
-  assert code == -signal.SIGKILL
-  assert newest(tmp_path) in (5, 10)
-  ends_the_same(tmp_path, expected)
 
 
-def test_deleted_data(tmp_path):
-  texts = tmp_path / "texts"
+def test_full_disk(tmp_path, ends_the_same):
+  """A small file system where one may be mounted; else files stay small."""
+  mounted = mount("-t", "tmpfs", "-o", "size=192k", "none", tmp_path)
+  small = {} if mounted else {"file_bytes": 4096}
+  try:
+    code, out = worker.run(tmp_path / "run", changes=OFTEN, **small)
+    assert code not in (0, preemption.EXIT_CODE)
+    message = "No space left on device" if mounted else "File too large"
+    assert message in out, out
+    if mounted:
+      assert mount("-o", "remount,size=64m", tmp_path)
+    ends_the_same(tmp_path / "run", **OFTEN)
+  finally:
+    if mounted:
+      subprocess.run(["umount", tmp_path], check=True)
+
+
+def reads(texts) -> config.Experiment:
+  tree = config.template("language_modeling")
+  base = config.to_dict(experiment())
+  tree.update({k: base[k] for k in ("length", "chunk", "batch_size")})
+  tree.model.update(base["model"])
+  tree.eval.update(base["eval"])
+  tree.train.update({"steps": 4, "checkpoint_every": 2})
+  tree.task.source = f"directory:{texts}"
+  return config.from_config_dict(tree)
+
+
+def test_deleted_data(tmp_path, monkeypatch):
+  monkeypatch.setenv("MATTT_CACHE", str(tmp_path / "cache"))
+  texts, workdir = tmp_path / "texts", tmp_path / "run"
   texts.mkdir()
-  for name in "abc":
+  for name in "abcd":
     (texts / f"{name}.txt").write_text(f"This is the text {name}. " * 40)
-  from mattt_jax import config
-
-  def settings():
-    tree = config.template("language_modeling")
-    base = config.to_dict(experiment())
-    tree.update({k: base[k] for k in ("length", "chunk", "batch_size")})
-    tree.model.update(base["model"])
-    tree.train.steps = 4
-    tree.train.checkpoint_every = 2
-    tree.task.source = f"directory:{texts}"
-    return config.from_config_dict(tree)
-
-  mesh = sharding.make_mesh(1)
-  trainer.train(settings(), tmp_path / "run", mesh=mesh)
-  (tmp_path / "run" / "evaluation.json").unlink()
-  for file in texts.iterdir():
-    file.unlink()
-  with pytest.raises((ValueError, OSError), match="texts"):
-    trainer.train(settings(), tmp_path / "run", mesh=mesh)
-  for name in "abc":
-    (texts / f"{name}.txt").write_text(f"This is the text {name}. " * 40)
-  assert trainer.train(settings(), tmp_path / "run", mesh=mesh)["step"] == 4
+  kept = shutil.copytree(texts, tmp_path / "kept")
+  trainer.train(reads(texts), workdir, mesh=ONE)
+  whole = json.loads((workdir / "evaluation.json").read_text())
+  (workdir / "evaluation.json").unlink()
+  shutil.rmtree(workdir / "checkpoints" / "4")
+  (texts / "a.txt").unlink()
+  (texts / "b.txt").write_text("This is another text. " * 40)
+  with pytest.raises(ValueError, match=r"\(a.txt missing; b.txt changed"):
+    trainer.train(reads(texts), workdir, mesh=ONE)
+  shutil.rmtree(texts)
+  with pytest.raises(ValueError, match="there is no directory .*texts"):
+    trainer.train(reads(texts), workdir, mesh=ONE)
+  shutil.copytree(kept, texts)
+  again = trainer.train(reads(texts), workdir, mesh=ONE)
+  assert again["evaluation"] == whole["evaluation"]
 
 
-def test_second_run_in_a_directory(tmp_path, expected):
-  with lock.take(tmp_path):
-    code, out = worker.run(tmp_path)
-    assert code
-    assert f"is in use by process {os.getpid()} on " in out
-  # The lock is the process's: the file alone does not count.
-  assert (tmp_path / lock.FILE).exists()
-  ends_the_same(tmp_path, expected)
+def test_second_run_in_a_directory(tmp_path, ends_the_same):
+  code = (
+    "import pathlib, sys, time; from mattt_jax.training import lock; "
+    "kept = lock.take(pathlib.Path(sys.argv[1])); print('taken', flush=True); "
+    "time.sleep(300)"
+  )
+  holder = subprocess.Popen(
+    [worker.sys.executable, "-c", code, str(tmp_path)],
+    env=os.environ | {"PYTHONPATH": str(worker.TESTS.parent)},
+    stdout=subprocess.PIPE,
+  )
+  owner = f"in use by process {holder.pid} on .+: wait"
+  try:
+    assert holder.stdout is not None and holder.stdout.readline()
+    with pytest.raises(lock.LockedError, match=owner):
+      trainer.train(experiment(), tmp_path, mesh=ONE)
+  finally:
+    holder.kill()
+    holder.wait()
+  # The lock is the process's: the file that it leaves does not count.
+  assert str(holder.pid) in (tmp_path / lock.FILE).read_text()
+  ends_the_same(tmp_path)
 
 
 @pytest.mark.parametrize("under", ["/proc", "a_file"])
@@ -165,4 +262,4 @@ def test_nowhere_to_write(under, tmp_path):
   (tmp_path / "a_file").write_text("")
   workdir = pathlib.Path(tmp_path, under, "run")
   with pytest.raises(ValueError, match="run cannot be written .* name a"):
-    trainer.train(experiment(), workdir, mesh=sharding.make_mesh(1))
+    trainer.train(experiment(), workdir, mesh=ONE)

@@ -285,9 +285,16 @@ def test_a_preempted_run_stops_the_sweep(place):
   assert happened(events)["start"] == {0: 1}
 
 
-def test_hosts_that_do_runs_together(place):
+def test_hosts_that_do_runs_together(place, monkeypatch):
   """In order, both at once, no locks, stop at the first that fails."""
   out, events = place
+  start, commands = subprocess.Popen, []
+
+  def started(command, **settings):
+    commands.append(command)
+    return start(command, **settings)
+
+  monkeypatch.setattr(subprocess, "Popen", started)
   runs = make_runs(4, late=(0, True), fails=(2, "diverged"))
   with pytest.raises(ValueError, match="workers=2: hosts do runs together"):
     SweepRunner(runs, out, workers=2, together=True)
@@ -297,6 +304,7 @@ def test_hosts_that_do_runs_together(place):
     doing = SweepRunner(runs, out, together=True, runner=fake(events, 0))
     assert doing() == 1
   assert happened(events)["start"] == {0: 1, 1: 1, 2: 1}
+  assert {command[-1] for command in commands} == {"--distributed"}
   dying = make_runs(2, dies=(0, True))
   assert SweepRunner(dying, out, together=True, runner=fake(events, 0))() == 42
   assert happened(events)["start"][1] == 1

@@ -66,6 +66,16 @@ def test_the_order_of_asking_does_not_matter(task):
     np.testing.assert_array_equal(array, again[key])
 
 
+def test_what_is_read_has_checksums(name, task):
+  if not isinstance(task, base.ReadingTask):
+    assert name not in ("language_modeling", "documents_qa", "long_qa")
+    return
+  contents = task.contents()
+  assert len(contents) >= 3 and len(set(contents.values())) == len(contents)
+  again = registry.load("mattt_jax.tasks", name)
+  assert again.Task(again.Config(), 4).contents() == contents
+
+
 def test_indices_and_splits_give_different_examples(task):
   seen = {
     task.example(split, index, LENGTH)["tokens"].tobytes()

@@ -1,14 +1,9 @@
 """Runs end, stop and go on as they should."""
 
 import json
-import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -21,35 +16,6 @@ from mattt_jax.training import metrics, trainer
 ONE = sharding.make_mesh(1)
 TIMES = {"tokens_per_second", "seconds_per_step", "compile_seconds",
          "data_wait_share", "peak_bytes"}  # fmt: skip
-
-# Trains until the process kills itself on asking for batch 10, once the state
-# of step 5 is on disk.
-KILLED = """
-import os, pathlib, signal, sys, time
-sys.path[:0] = [{here!r}]
-from tiny import experiment
-from mattt_jax import sharding
-from mattt_jax.data import pipeline
-from mattt_jax.training import trainer
-
-make = pipeline.train_batches
-
-class Killing:
-  def __init__(self, *args, **settings):
-    self.batches, self.left = make(*args, **settings), 9
-  def __next__(self):
-    self.left -= 1
-    if self.left < 0:
-      while not pathlib.Path({workdir!r}, "checkpoints", "5").exists():
-        time.sleep(0.01)
-      os.kill(os.getpid(), signal.SIGKILL)
-    return next(self.batches)
-  def __getattr__(self, name):
-    return getattr(self.batches, name)
-
-pipeline.train_batches = Killing
-trainer.train(experiment(), {workdir!r}, mesh=sharding.make_mesh(1))
-"""
 
 
 def train(workdir, **changes):
@@ -102,34 +68,6 @@ def test_run_writes_what_it_says(whole):
   steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
   assert steps == [10, 14]
   assert list((workdir / "tensorboard").glob("events.*"))
-
-
-def test_killed_run_goes_on_bit_for_bit(whole, tmp_path, capfd):
-  workdir = tmp_path / "killed"
-  code = KILLED.format(
-    here=str(pathlib.Path(__file__).parents[1]), workdir=str(workdir)
-  )
-  environment = os.environ | {
-    "PYTHONPATH": str(pathlib.Path(__file__).parents[2])
-  }
-  process = subprocess.run(
-    [sys.executable, "-c", code], env=environment, timeout=300
-  )
-  assert process.returncode == -signal.SIGKILL
-  assert not (workdir / "evaluation.json").exists()
-  # Steps 1..9 were made; the state of step 5 was saved and row 8 written.
-  assert [r["step"] for r in rows(workdir)] == [4, 7, 8]
-  capfd.readouterr()
-  result = train(workdir)
-  assert "Resuming from the checkpoint of step 5" in capfd.readouterr().out
-
-  expected_workdir, expected = whole
-  step, resumed = params(workdir)
-  expected_step, uninterrupted = params(expected_workdir)
-  assert step == expected_step == 14
-  jax.tree.map(np.testing.assert_array_equal, resumed, uninterrupted)
-  assert result["evaluation"] == expected["evaluation"]
-  assert rows(workdir) == rows(expected_workdir)
 
 
 def test_trace_and_utilisation(tmp_path):
