@@ -5,6 +5,7 @@ What it is to do is one JSON argument:
   workdir, changes: of `tiny.experiment`.
   pause: seconds before each batch.
   at, signal: sends itself this signal before batch `at`.
+  after: once the checkpoint of that step is there.
   process: only this one of several does so.
   file_bytes: no file may grow beyond this.
   clock: seconds by which the clock jumps, before each of three batches.
@@ -87,6 +88,7 @@ def _main(spec: dict) -> int:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limit = spec["file_bytes"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+  spec.setdefault("after", 0)
   make = pipeline.train_batches
   clock = time.time
   jumps = dict(zip((3, 6, 9), spec.get("clock", ()), strict=False))
@@ -105,6 +107,9 @@ def _main(spec: dict) -> int:
         time.time = lambda: clock() + jumps[number]
       index = spec.get("process", jax.process_index())
       if number == spec.get("at") and index == jax.process_index():
+        saved = pathlib.Path(spec["workdir"], "checkpoints", str(spec["after"]))
+        while spec["after"] and not saved.exists():
+          time.sleep(0.01)
         os.kill(os.getpid(), spec["signal"])
       return next(self.made)
 

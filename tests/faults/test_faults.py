@@ -142,8 +142,8 @@ def interrupted(tmp_path_factory) -> pathlib.Path:
   workdir = tmp_path_factory.mktemp("interrupted")
   day = 86400.0
   code, out = worker.run(
-    workdir, clock=(-day, day, -3 * day), at=13, signal=signal.SIGKILL,
-    pause=0.02,
+    workdir, clock=(-day, day, -3 * day), at=13, after=10,
+    signal=signal.SIGKILL,
   )  # fmt: skip
   assert code == -signal.SIGKILL, out
   return workdir

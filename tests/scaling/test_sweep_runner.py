@@ -23,7 +23,7 @@ ROOT = HERE.parents[2]
 # does in EVENTS, one atomic append a line.
 TRAIN = """
 import json, os, pathlib, signal, sys, time
-workdir, tree, events, seconds = pathlib.Path(sys.argv[1]), *sys.argv[2:]
+workdir, tree, events, seconds = pathlib.Path(sys.argv[1]), *sys.argv[2:5]
 tree = json.loads(tree)
 def say(what):
   fd = os.open(events, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

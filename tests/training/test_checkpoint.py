@@ -296,7 +296,8 @@ def test_the_tokenizer_stays_with_the_run(reading, tmp_path, monkeypatch):
   assert checkpoint.bind_workdir(tmp_path / "w", moved)
   seen = []
 
-  def load(experiment, workdir):
+  def load(experiment, workdir, best):
+    assert not best
     seen.append(experiment)
     raise ValueError("enough")
 

@@ -71,6 +71,7 @@ def test_no_best_one(tmp_path):
 
 def test_notice_after_the_last_step(run, tmp_path, monkeypatch):
   workdir = shutil.copytree(run, tmp_path / "run")
+  before = signal.getsignal(signal.SIGTERM)
   (workdir / "evaluation.json").unlink()
 
   def told(*args, **settings):
@@ -80,7 +81,7 @@ def test_notice_after_the_last_step(run, tmp_path, monkeypatch):
   monkeypatch.setattr(trainer, "evaluate", told)
   with pytest.raises(preemption.PreemptedError, match="step 14 is saved"):
     trainer.train(experiment(**SETTINGS), workdir, mesh=ONE)
-  assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+  assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.fixture
