@@ -159,15 +159,13 @@ def test_clock_jumps(interrupted, tmp_path, ends_the_same):
 def test_damaged_checkpoint(interrupted, tmp_path, ends_the_same, damage):
   workdir = shutil.copytree(interrupted, tmp_path / "run")
   state = workdir / "checkpoints" / "10" / "state"
-  largest = max(
-    (p for p in state.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size
-  )
-  content = bytearray(largest.read_bytes())
-  if damage == "cut":
-    content = content[: len(content) // 2]
-  else:
-    content[len(content) // 2] ^= 1
-  largest.write_bytes(content)
+  for path in state.rglob("d/*"):
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+      content = content[: len(content) // 2]
+    else:
+      content[len(content) // 2] ^= 1
+    path.write_bytes(content)
   out = ends_the_same(workdir)
   assert "cannot be read" in out or "was changed after it was saved" in out
   assert "using the checkpoint of step 5 instead" in out
