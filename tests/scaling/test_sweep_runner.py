@@ -173,11 +173,21 @@ def test_a_machine_that_dies_is_taken_over_from(place):
   out, events = place
   runs = make_runs(12)
   two = [start_elsewhere(out, events, 12, 1) for _ in range(2)]
-  wait_for(lambda: len(running(out, runs)) == 2)
   dead = two[0]
-  for run in runs:
+
+  def has(run) -> bool:
     holder = sweep_state.lock_holder(out / run.hash)
-    if holder and holder.startswith(f"process {dead.pid} "):
+    return bool(holder and holder.startswith(f"process {dead.pid} "))
+
+  def at_work() -> bool:
+    started = happened(events)["start"]
+    return len(running(out, runs)) == 2 and any(
+      has(run) and started[run.settings["seed"]] for run in runs
+    )
+
+  wait_for(at_work)
+  for run in runs:
+    if has(run):
       os.kill(pid_of(events, run), signal.SIGKILL)
   dead.kill()
   assert dead.wait() == -signal.SIGKILL
