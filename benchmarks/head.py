@@ -17,12 +17,10 @@ whole. About 3 minutes on one core; logits are 4 V bytes a token.
 import argparse
 import json
 import pathlib
-import statistics
-import time
 
 import jax
 import jax.numpy as jnp
-from meta_step import machine
+from report import in_turns, write
 
 from mattt_jax.config import ModelConfig
 from mattt_jax.model import head
@@ -65,23 +63,18 @@ def measure(tokens: int, repeats: int) -> list[dict]:
     jax.random.randint(keys[3], (tokens,), 0, VOCAB),
   )
   compiled = {way: program(tokens, block) for way, block in BLOCKS.items()}
-  wall = {way: [] for way in compiled}
-  cpu = {way: [] for way in compiled}
-  for i in range(repeats + 1):
-    for way, run in compiled.items():
-      t, c = time.perf_counter(), time.process_time()
-      jax.block_until_ready(run(*args))
-      if i:  # the first run warms up
-        wall[way].append(time.perf_counter() - t)
-        cpu[way].append(time.process_time() - c)
+  seconds = in_turns(
+    {way: lambda turn, run=run: run(*args) for way, run in compiled.items()},
+    repeats,
+  )
   rows = [
     {
       "way": way,
       "vocab": VOCAB,
       "dim": DIM,
       "tokens": tokens,
-      "cpu_seconds": statistics.median(cpu[way]),
-      "wall_seconds": statistics.median(wall[way]),
+      "cpu_seconds": seconds[way][1],
+      "wall_seconds": seconds[way][0],
       "temp_bytes": run.memory_analysis().temp_size_in_bytes,
       "repeats": repeats,
     }
@@ -105,10 +98,7 @@ def main() -> None:
   rows = measure(args.tokens, args.repeats)
   for row in rows:
     print(json.dumps(row), flush=True)
-  if args.out:
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    report = {"machine": machine(), "rows": rows}
-    args.out.write_text(json.dumps(report, indent=2) + "\n")
+  write(args.out, rows=rows)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ About a minute on one core.
 
 import argparse
 import itertools
-import json
 import pathlib
 import time
 from collections.abc import Iterator
@@ -33,8 +32,8 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 from flax import nnx
-from meta_step import machine
 from ml_collections import ConfigDict
+from report import write
 
 from mattt_jax import config as config_lib
 from mattt_jax import registry, sharding
@@ -159,11 +158,8 @@ def main() -> None:
       rows.append(alone(full, registry.load_config(name), args.seconds))
     except ValueError as error:  # texts that are not prepared
       print(f"{full} is left out: {error}\n")
-  report = {"machine": machine(), "training": trained, "alone": rows}
   print(table(trained), table(rows), sep="\n\n")
-  if args.out:
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=2) + "\n")
+  write(args.out, training=trained, alone=rows)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from meta_step import machine
+from jax import Array
+from report import in_turns, write
 
 from mattt_jax.memory import _landmarks, episodic
 from mattt_jax.memory.base import Pairs
@@ -74,22 +75,27 @@ def contents(kind: str, number: int) -> tuple[np.ndarray, np.ndarray]:
   return hidden, which
 
 
+def pairs_of(hidden_CxD: Array, token_C: Array) -> Pairs:
+  """Contexts and the tokens that follow them, worth the same."""
+  zeros_C = jnp.zeros(len(token_C))
+  return Pairs(
+    hidden_CxD=hidden_CxD,
+    value_CxD=hidden_CxD,
+    next_token_C=token_C,
+    surprise_C=zeros_C,
+    gradient_C=None,
+    relevant_C=zeros_C > 0,
+    valid_C=zeros_C == 0,
+  )
+
+
 def full(slots: int, kind: str):
   """A memory by landmarks, its state when it is full, and what it holds.
   Written by chunks of 256, 8 times larger than those that read."""
   write = 8 * CHUNK
   memory = settings(slots, search="landmarks").make(DIM, write, nnx.Rngs(0))
   hidden_MxD, token_M = contents(kind, slots)
-  zeros_M = np.zeros(slots, np.float32)
-  pairs = Pairs(
-    hidden_CxD=hidden_MxD,
-    value_CxD=hidden_MxD,
-    next_token_C=token_M,
-    surprise_C=zeros_M,
-    gradient_C=None,
-    relevant_C=zeros_M > 0,
-    valid_C=zeros_M == 0,
-  )
+  pairs = pairs_of(hidden_MxD, token_M)
   chunks = jax.tree.map(lambda x: x.reshape(-1, write, *x.shape[1:]), pairs)
 
   @jax.jit
@@ -121,7 +127,7 @@ def readers(memory: episodic.Episodic, state, ways):
     compiled = jax.jit(read).lower(params, kept, asked).compile()
 
     def run(asked, compiled=compiled, kept=kept):
-      return jax.block_until_ready(compiled(params, kept, asked))
+      return compiled(params, kept, asked)
 
     found[way] = run, compiled.memory_analysis().temp_size_in_bytes
   return found
@@ -146,40 +152,34 @@ def costs(slots: int, ways, repeats: int) -> list[dict]:
   memory, state, hidden_MxD, _ = full(slots, "random")
   compiled = readers(memory, state, ways)
   rng = np.random.default_rng(1)
-  wall = {way: [] for way in compiled}
-  cpu = {way: [] for way in compiled}
-  for i in range(repeats + 1):
-    asked = hidden_MxD[rng.choice(slots, CHUNK)]
-    for way, (run, _) in compiled.items():
-      t, c = time.perf_counter(), time.process_time()
-      run(asked)
-      if i:  # the first run warms up
-        wall[way].append(time.perf_counter() - t)
-        cpu[way].append(time.process_time() - c)
+  asked = [hidden_MxD[rng.choice(slots, CHUNK)] for _ in range(repeats + 1)]
+  seconds = in_turns(
+    {
+      way: lambda turn, run=run: run(asked[turn])
+      for way, (run, _) in compiled.items()
+    },
+    repeats,
+  )
   write, params = writer(memory, state)
   written = []
   for _ in range(repeats + 1):
-    chunk = Pairs(
-      hidden_CxD=jnp.asarray(rng.normal(size=(CHUNK, DIM)), jnp.float32),
-      value_CxD=jnp.zeros((CHUNK, DIM)),
-      next_token_C=jnp.zeros(CHUNK, jnp.int32),
-      surprise_C=jnp.zeros(CHUNK),
-      gradient_C=None,
-      relevant_C=jnp.zeros(CHUNK, bool),
-      valid_C=jnp.ones(CHUNK, bool),
+    chunk = pairs_of(
+      jnp.asarray(rng.normal(size=(CHUNK, DIM)), jnp.float32),
+      jnp.zeros(CHUNK, jnp.int32),
     )
     c = time.process_time()
     state = jax.block_until_ready(write(params, state, chunk))
     written.append(time.process_time() - c)
-  whole = statistics.median(cpu["exact"])
+  _, whole = seconds["exact"]
   rows = []
   for way, (_, temp) in compiled.items():
+    wall, cpu = seconds[way]
     row = {
       "slots": slots,
       "way": way,
-      "ms": 1e3 * statistics.median(wall[way]),
-      "cpu_ms": 1e3 * statistics.median(cpu[way]),
-      "exact_over_this": whole / statistics.median(cpu[way]),
+      "ms": 1e3 * wall,
+      "cpu_ms": 1e3 * cpu,
+      "exact_over_this": whole / cpu,
       "temp_bytes": temp,
       "repeats": repeats,
     }
@@ -273,7 +273,7 @@ def main() -> None:
       "are multiples of 256 and at least 1024, like 8192,1048576"
     )
   ways = [w for w in WAYS if w != "approx" or args.approx]
-  report = {"machine": machine(), "clock": "medians, ways in turns", "cost": []}
+  report = {"clock": "medians, ways in turns", "cost": []}
   for slots in sizes:
     rows = costs(slots, ways, args.repeats)
     report["cost"] += rows
@@ -286,9 +286,7 @@ def main() -> None:
       report["recall"] += rows
       for row in rows:
         print(json.dumps(row), flush=True)
-  if args.out:
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=2) + "\n")
+  write(args.out, **report)
 
 
 if __name__ == "__main__":

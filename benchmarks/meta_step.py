@@ -20,17 +20,15 @@ import argparse
 import dataclasses
 import itertools
 import json
-import os
 import pathlib
-import platform
 import re
-import statistics
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from report import in_turns, write
 
 from mattt_jax.config import InnerConfig, ModelConfig
 from mattt_jax.memory import none
@@ -97,13 +95,9 @@ def measure(
   start = time.perf_counter()
   compiled = jax.jit(step).lower(params, batch).compile()
   compile_seconds = time.perf_counter() - start
-  wall, cpu = [], []
-  for i in range(repeats + 1):
-    t, c = time.perf_counter(), time.process_time()
-    jax.block_until_ready(compiled(params, batch))
-    if i:  # the first run warms up
-      wall.append(time.perf_counter() - t)
-      cpu.append(time.process_time() - c)
+  ((wall, cpu),) = in_turns(
+    {"": lambda turn: compiled(params, batch)}, repeats
+  ).values()
   memory = compiled.memory_analysis()
   tokens_read = sequences * length
   return {
@@ -115,24 +109,13 @@ def measure(
     "micro_batch": micro_batch,
     "sequences": sequences,
     "length_tokens": length,
-    "cpu_seconds": statistics.median(cpu),
-    "wall_seconds": statistics.median(wall),
-    "cpu_microseconds_per_token": 1e6 * statistics.median(cpu) / tokens_read,
+    "cpu_seconds": cpu,
+    "wall_seconds": wall,
+    "cpu_microseconds_per_token": 1e6 * cpu / tokens_read,
     "compile_seconds": compile_seconds,
     "temp_bytes": memory.temp_size_in_bytes,
     "peak_bytes": memory.peak_memory_in_bytes,
     "repeats": repeats,
-  }
-
-
-def machine() -> dict:
-  """What the figures were measured on."""
-  return {
-    "platform": jax.default_backend(),
-    "processor": platform.processor() or platform.machine(),
-    "cores": os.cpu_count(),
-    "python": platform.python_version(),
-    "jax": jax.__version__,
   }
 
 
@@ -160,7 +143,7 @@ def main() -> None:
       f"--sizes={args.sizes}: expected SEQUENCESxTOKENS,... with TOKENS a "
       f"multiple of {args.chunk}, like 4x1024,1x4096"
     )
-  ways = re.findall(rf"({'|'.join(WAYS)}):(\d+)(?::(\d+))?(?:,|$)", args.ways)
+  ways = re.findall(rf"({'|'.join(WAYS)}):(-?\d+)(?::(\d+))?(?:,|$)", args.ways)
   if len(ways) != len(args.ways.split(",")):
     parser.error(
       f"--ways={args.ways}: expected WAY:LEVELS or WAY:LEVELS:MICRO_BATCH,... "
@@ -178,10 +161,7 @@ def main() -> None:
     )  # fmt: skip
     rows.append(row)
     print(json.dumps(row), flush=True)
-    if args.out:  # after each row: a run of hours may be cut
-      args.out.parent.mkdir(parents=True, exist_ok=True)
-      report = {"machine": machine(), "rows": rows}
-      args.out.write_text(json.dumps(report, indent=2) + "\n")
+    write(args.out, rows=rows)  # after each: a run of hours may be cut
 
 
 if __name__ == "__main__":

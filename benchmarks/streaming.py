@@ -30,10 +30,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from meta_step import machine
+from memory_reads import pairs_of
+from report import write
 
 from mattt_jax import config as config_lib
-from mattt_jax.memory.base import Pairs
 from mattt_jax.registry import load_config
 from mattt_jax.training import trainer
 from mattt_jax.training.build import build_learner
@@ -125,17 +125,8 @@ def filled(memory, state, number: int, dim: int):
 
   def write(state, key):
     hidden_CxD = jax.random.normal(key, (chunk, dim))
-    nothing_C = jnp.zeros(chunk)
-    pairs = Pairs(
-      hidden_CxD=hidden_CxD,
-      value_CxD=hidden_CxD,
-      next_token_C=jax.random.randint(key, (chunk,), 0, 16),
-      surprise_C=nothing_C,
-      gradient_C=None,
-      relevant_C=nothing_C > 0,
-      valid_C=nothing_C == 0,
-    )
-    return memory.write(state, pairs), None
+    token_C = jax.random.randint(key, (chunk,), 0, 16)
+    return memory.write(state, pairs_of(hidden_CxD, token_C)), None
 
   def fill(state):
     keys = jax.random.split(jax.random.key(0), number // chunk)
@@ -194,14 +185,11 @@ def main() -> None:
       repeats = args.repeats // 10 if "exact" in name else args.repeats
       rows.append(measure(name, of, max(5, repeats)))
       print(json.dumps(rows[-1]), flush=True)
-  if args.out:
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    report = {
-      "machine": machine(),
-      "clock": "one core shared with other programs: calls in turns, medians",
-      "rows": rows,
-    }
-    args.out.write_text(json.dumps(report, indent=2) + "\n")
+  write(
+    args.out,
+    clock="one core shared with other programs: calls in turns, medians",
+    rows=rows,
+  )
 
 
 if __name__ == "__main__":
