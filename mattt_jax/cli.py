@@ -107,13 +107,13 @@ def _define_evaluate(values: flags.FlagValues) -> None:
 
 def _settings(values: flags.FlagValues) -> tuple[dict, config_lib.Experiment]:
   """The settings of the run in --workdir, or what --config says they are."""
-  from mattt_jax.training import checkpoint
+  from mattt_jax.training import workdir as workdir_lib
 
   if values.config:
     given = config_lib.from_config_dict(values.config)
     return config_lib.to_dict(given), given
-  tree = checkpoint.read_config(values.workdir)
-  own = checkpoint.with_own_tokenizer(tree, values.workdir)
+  tree = workdir_lib.read_config(values.workdir)
+  own = workdir_lib.with_own_tokenizer(tree, values.workdir)
   return tree, config_lib.from_config_dict(ConfigDict(own))
 
 

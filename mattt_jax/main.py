@@ -21,6 +21,8 @@ from mattt_jax.training import trackers
 
 Argv = list[str]
 
+PREEMPTED = 42  # exit code of a run that was told to stop, and saved
+
 
 class UsageError(ValueError):
   """The command line is wrong."""
@@ -231,7 +233,7 @@ def _train(values: flags.FlagValues) -> int:
     )
   except preemption.PreemptedError as notice:
     processes.say(str(notice))
-    return preemption.EXIT_CODE
+    return PREEMPTED
   return 0
 
 

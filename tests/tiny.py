@@ -1,6 +1,10 @@
 """The smallest experiment that has every part of training."""
 
 from mattt_jax import config
+from mattt_jax.training import metrics
+
+TIMES = {"tokens_per_second", "seconds_per_step", "compile_seconds",
+         "data_wait_share", "peak_bytes"}  # fmt: skip
 
 
 def experiment(memory: str = "none", **changes) -> config.Experiment:
@@ -24,3 +28,11 @@ def experiment(memory: str = "none", **changes) -> config.Experiment:
     {key.replace("__", "."): value for key, value in changes.items()}
   )
   return config.from_config_dict(tree)
+
+
+def rows(workdir) -> list[dict]:
+  """The metrics of a run, without those that no two runs share."""
+  return [
+    {k: v for k, v in row.items() if k not in TIMES}
+    for row in metrics.read_rows(workdir / metrics.METRICS_FILE)
+  ]

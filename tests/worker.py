@@ -77,6 +77,7 @@ def _main(spec: dict) -> int:
 
   from mattt_jax import processes
   from mattt_jax.data import pipeline
+  from mattt_jax.main import PREEMPTED
   from mattt_jax.training import preemption, trainer
 
   if spec.get("distributed"):
@@ -121,7 +122,7 @@ def _main(spec: dict) -> int:
     trainer.train(experiment(**spec.get("changes", {})), spec["workdir"])
   except preemption.PreemptedError as notice:
     print(notice)
-    return preemption.EXIT_CODE
+    return PREEMPTED
   return 0
 
 

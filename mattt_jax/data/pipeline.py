@@ -52,7 +52,8 @@ def train_batches(
 
   def batch(step: int) -> Any:
     length = train_length(task, experiment, step)
-    indices = [step * size + row for row in rows or range(size)]
+    here = range(size) if rows is None else rows
+    indices = [step * size + row for row in here]
     made = stack([task.example("train", i, length, step) for i in indices])
     return made if place is None else place(made)
 

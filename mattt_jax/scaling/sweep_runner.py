@@ -20,11 +20,12 @@ from contextlib import contextmanager
 from typing import IO
 
 from mattt_jax.config import require, require_at_least
+from mattt_jax.main import PREEMPTED
 from mattt_jax.scaling import sweep_state
 from mattt_jax.scaling.sweep import Run
 
 LOG_FILE = "log.txt"
-FAILED, PREEMPTED, INTERRUPTED = 1, 42, 130  # exit codes
+FAILED, INTERRUPTED = 1, 130  # exit codes
 _LOOK = 0.05  # seconds between two looks at one's own processes
 _ERROR_LINES = 4
 

@@ -7,16 +7,15 @@ operating system when all of it is dead.
 """
 
 import dataclasses
-import fcntl
 import json
 import os
 import pathlib
-import socket
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 from mattt_jax.scaling import collect
 from mattt_jax.scaling.sweep import Run, config_hash
+from mattt_jax.training import lock
 
 LOCK_FILE = "sweep.lock"
 
@@ -100,34 +99,13 @@ def write_note(
 
 
 def try_lock(workdir: pathlib.Path) -> IO[str] | None:
-  """The locked file, or None if somebody else holds it; never waits.
-
-  The file stays when the lock is released: whoever deleted it could delete
-  the one that another has just locked.
-  """
-  file = (workdir / LOCK_FILE).open("a+")
-  try:
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    file.close()
-    return None
-  file.truncate(0)
-  file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-  file.flush()
-  return file
+  """Locks a run for a sweep: `lock.try_lock`."""
+  return lock.try_lock(workdir / LOCK_FILE)
 
 
 def lock_holder(workdir: pathlib.Path) -> str | None:
-  """Who holds the lock of `workdir`; None if nobody does."""
-  try:
-    with (workdir / LOCK_FILE).open() as file:
-      try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-      except BlockingIOError:
-        return file.read().strip()
-  except FileNotFoundError:
-    pass
-  return None
+  """Which sweep has a run; None if none does."""
+  return lock.holder(workdir / LOCK_FILE)
 
 
 def _last_step(path: pathlib.Path) -> int | None:

@@ -1,4 +1,4 @@
-"""Checkpoints that know whether they are whole, and the work directory.
+"""Checkpoints that know whether they are whole.
 
 Every item carries a checksum that is verified when it is read back: a file
 that was truncated, lost or changed by one bit is never mistaken for a state.
@@ -6,7 +6,6 @@ Arrays are summed on the devices, so that the checksum does not depend on how
 they are sharded and costs no copy.
 """
 
-import contextlib
 import dataclasses
 import json
 import logging
@@ -14,7 +13,6 @@ import math
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -24,14 +22,10 @@ import orbax.checkpoint as ocp
 from jax import lax
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from mattt_jax import config as config_lib
 from mattt_jax import processes
 from mattt_jax.sharding import path_name
-from mattt_jax.tasks import base
+from mattt_jax.training.workdir import plain
 
-CONFIG_FILE = "config.json"
-TOKENIZER_FILE = "tokenizer"
-CONTENTS_FILE = "contents.json"
 _LONGEST_SAVE = 10**6  # seconds
 _log = logging.getLogger(__name__)
 
@@ -53,7 +47,7 @@ class Restored:
 
 class Checkpoints:
   """The checkpoints of one run, in `directory`/<step>; keeps the `keep` newest,
-  and that of step `best`.
+  and the best.
 
   `keep=None` only reads. Of several processes, each saves its part of the
   arrays, and all call the same methods.
@@ -61,11 +55,11 @@ class Checkpoints:
 
   def __init__(self, directory: str | os.PathLike, keep: int | None = None):
     self.directory = pathlib.Path(directory).absolute()
-    self.best: int | None = None
+    self._kept = _Kept(keep)
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=_Kept(self, keep),
+        preservation_policy=self._kept,
         read_only=keep is None,
         create=keep is not None,
         cleanup_tmp_directories=keep is not None,
@@ -81,14 +75,20 @@ class Checkpoints:
     return sorted(self._manager.all_steps())
 
   def save(
-    self, step: int, state: Any, data: Any, config: dict[str, Any]
+    self,
+    step: int,
+    state: Any,
+    data: Any,
+    config: dict[str, Any],
+    best: int | None = None,
   ) -> None:
     """Starts to save; returns when `state` may be donated.
 
-    `data` and `config` are JSON values; errors of an earlier save surface
-    here or in `close`.
+    `best` is the step that is kept beside the newest. `data` and `config` are
+    JSON values; errors of an earlier save surface here or in `close`.
     """
-    data, config = _plain(data), _plain(config)
+    data, config = plain(data), plain(config)
+    self._kept.best = best
     sums = {
       "state": {k: int(v) for k, v in jax.device_get(checksums(state)).items()},
       "data": _json_sum(data),
@@ -200,14 +200,15 @@ class Checkpoints:
 class _Kept(preservation_policy.PreservationPolicy):
   """The newest `number`, and the best."""
 
-  def __init__(self, checkpoints: Checkpoints, number: int | None):
-    self.checkpoints, self.number = checkpoints, number
+  def __init__(self, number: int | None):
+    self.number = number
+    self.best: int | None = None
 
   def should_preserve(self, checkpoints, *, context):
     del context
     steps = [checkpoint.step for checkpoint in checkpoints]
-    kept = {*sorted(steps)[-(self.number or len(steps)) :]}
-    return [step in kept or step == self.checkpoints.best for step in steps]
+    kept = {self.best, *sorted(steps)[-(self.number or len(steps)) :]}
+    return [step in kept for step in steps]
 
 
 @jax.jit
@@ -244,165 +245,10 @@ def _mix(h: jax.Array) -> jax.Array:
   return h ^ (h >> np.uint32(16))
 
 
-def bind_workdir(
-  workdir: str | os.PathLike, experiment: config_lib.Experiment
-) -> pathlib.Path:
-  """Makes `workdir` this experiment's own, or checks that it is.
-
-  Raises:
-    ValueError: it belongs to other settings (every differing field is named),
-      or is not a work directory.
-  """
-  workdir = pathlib.Path(workdir).absolute()
-  path = workdir / CONFIG_FILE
-  if path.exists():
-    require_same_config(f"workdir={workdir}", read_config(workdir), experiment)
-    return workdir
-  config_lib.require(
-    not workdir.exists() or workdir.is_dir(),
-    f"workdir={workdir} is a file: name a directory",
-  )
-  config_lib.require(
-    not (workdir / "checkpoints").exists(),
-    f"workdir={workdir} has checkpoints but no {CONFIG_FILE}, so their "
-    "settings are unknown: put the file back or use another workdir",
-  )
-  config_lib.require(
-    processes.is_first(),
-    f"workdir={workdir} is not there in process {jax.process_index()}, but in "
-    "the first one: name a directory that all hosts share",
-  )
-  with writing("workdir", workdir):
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_json(path, _plain(config_lib.to_dict(experiment)))
-  return workdir
-
-
-@contextlib.contextmanager
-def writing(field: str, directory: pathlib.Path) -> Iterator[None]:
-  """Says of an `OSError` in here which directory cannot be written."""
-  try:
-    yield
-  except OSError as error:
-    raise ValueError(
-      f"{field}={directory} cannot be written ({error.strerror}): name a "
-      "directory on a disk that is there, writable and not full"
-    ) from error
-
-
-def keep_tokenizer(workdir: pathlib.Path, task: Any) -> None:
-  """Copies the file of the task's tokenizer, if there is one, to `workdir`.
-
-  The settings hold its sha256, so that another one in its place is refused.
-  `with_own_tokenizer` reads the copy.
-  """
-  content = getattr(getattr(task, "tokenizer", None), "content", b"")
-  if content:
-    _write(workdir / TOKENIZER_FILE, content)
-
-
-def keep_contents(workdir: pathlib.Path, task: Any) -> None:
-  """Writes checksums of the documents that the task reads, if it reads any, or
-  compares them with those there.
-
-  Raises:
-    ValueError: documents are missing, other, or new; the message names them.
-  """
-  if not isinstance(task, base.ReadingTask):
-    return
-  here, path = task.contents(), workdir / CONTENTS_FILE
-  there = json.loads(path.read_text()) if path.exists() else here
-  missing = sorted(there.keys() - here.keys())
-  new = sorted(here.keys() - there.keys())
-  other = sorted(k for k in there.keys() & here.keys() if there[k] != here[k])
-  found = [
-    f"{', '.join(names[:3])}{' and others' * (len(names) > 3)} {what}"
-    for names, what in (
-      (missing, "missing"),
-      (other, "changed"),
-      (new, "new"),
-    )
-    if names
-  ]
-  config_lib.require(
-    not found,
-    f"workdir={workdir}: the data are not those that the run began with "
-    f"({'; '.join(found)}): put them back, or use another workdir",
-  )
-  write_json(path, here)
-
-
-def require_same_config(
-  what: str, there: dict[str, Any], experiment: config_lib.Experiment
-) -> None:
-  """Raises `ValueError` naming every field in which `what` differs; the mesh
-  may, and where the file of the tokenizer is, whose checksum must not."""
-  here = _plain(config_lib.to_dict(experiment))
-  there, here = (_without_path(config_lib.identity(x)) for x in (there, here))
-  lines = config_lib.differences(there, here)
-  config_lib.require(
-    not lines,
-    f"{what} belongs to a run with other settings; use another workdir, or the "
-    "settings it was started with. Differing fields (there -> here):\n  "
-    + "\n  ".join(lines),
-  )
-
-
-def _without_path(tree: dict[str, Any]) -> dict[str, Any]:
-  task = tree.get("task", {})
-  if not task.get("tokenizer_sha256"):
-    return tree
-  return tree | {"task": {k: v for k, v in task.items() if k != "tokenizer"}}
-
-
-def with_own_tokenizer(
-  tree: dict[str, Any], workdir: str | os.PathLike
-) -> dict[str, Any]:
-  """The settings `tree` of a run, with the copy of the tokenizer that it keeps
-  in `workdir`, if it does: the work directory can be anywhere."""
-  kept = pathlib.Path(workdir).absolute() / TOKENIZER_FILE
-  if not kept.is_file() or not tree.get("task", {}).get("tokenizer_sha256"):
-    return tree
-  return tree | {"task": tree["task"] | {"tokenizer": str(kept)}}
-
-
-def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
-  """Returns the settings (as `config.to_dict`) that `workdir` belongs to.
-
-  Raises:
-    ValueError: it has no readable `config.json`.
-  """
-  path = pathlib.Path(workdir) / CONFIG_FILE
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise ValueError(
-      f"workdir={workdir}: {path} cannot be read ({error}); name the workdir "
-      "of a run, or put the file back"
-    ) from error
-
-
-def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes `value` so that a reader finds the old file or the new one whole."""
-  text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-  _write(path, text.encode())
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-  partial = path.with_name(path.name + ".partial")
-  partial.write_bytes(content)
-  os.replace(partial, path)
-
-
 def _abstract(tree: Any) -> Any:
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
   )
-
-
-def _plain(value: Any) -> Any:
-  """`value` as JSON gives it back (tuples become lists)."""
-  return json.loads(json.dumps(value, allow_nan=False))
 
 
 def _json_sum(value: Any) -> int:

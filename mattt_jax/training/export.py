@@ -15,7 +15,7 @@ import numpy as np
 
 from mattt_jax import config as config_lib
 from mattt_jax.sharding import path_name
-from mattt_jax.training import checkpoint
+from mattt_jax.training import workdir as workdir_lib
 
 FILE = "parameters.npz"
 _STEP = "step"
@@ -38,9 +38,9 @@ def write(
     f"out={out} is there already: name a new directory",
   )
   path = out / FILE
-  with checkpoint.writing("out", out):
+  with workdir_lib.writing("out", out):
     out.mkdir(parents=True, exist_ok=True)
-    for name in (checkpoint.CONFIG_FILE, checkpoint.TOKENIZER_FILE):
+    for name in (workdir_lib.CONFIG_FILE, workdir_lib.TOKENIZER_FILE):
       if (workdir / name).exists():
         shutil.copyfile(workdir / name, out / name)
     arrays: dict[str, Any] = _named(jax.device_get(params))

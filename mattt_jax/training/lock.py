@@ -1,7 +1,11 @@
-"""One run at a time in a work directory."""
+"""Locks of work directories, which one process holds at a time.
+
+A lock is the operating system's, not the file's: it ends when the file that
+`try_lock` returns is closed, or its process ends, however it does. The file
+stays: whoever deleted it could delete the one that another has just locked.
+"""
 
 import fcntl
-import json
 import os
 import pathlib
 import socket
@@ -15,33 +19,47 @@ class LockedError(ValueError):
 
 
 def take(workdir: pathlib.Path) -> IO[str]:
-  """Locks `workdir` until the returned file is closed, or the process ends,
-  however it does: the lock is the operating system's, not the file's.
+  """Locks `workdir` for training.
 
   Raises:
     LockedError: another process has it; the message says which.
     OSError: the directory cannot be written.
   """
-  file = (workdir / FILE).open("a+")
+  path = workdir / FILE
+  file = try_lock(path)
+  if file is None:
+    raise LockedError(
+      f"workdir={workdir} is in use by {holder(path) or 'another process'}: "
+      "wait for it to end, stop it, or name another workdir"
+    )
+  return file
+
+
+def try_lock(path: pathlib.Path) -> IO[str] | None:
+  """The locked file, or None if somebody else holds it; never waits."""
+  file = path.open("a+")
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError as error:
-    file.seek(0)
-    owner = _owner(file.read())
+  except BlockingIOError:
     file.close()
-    raise LockedError(
-      f"workdir={workdir} is in use by {owner}: wait for it to end, stop it, "
-      "or name another workdir"
-    ) from error
+    return None
+  except OSError:
+    file.close()
+    raise
   file.truncate(0)
-  json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+  file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
   file.flush()
   return file
 
 
-def _owner(text: str) -> str:
+def holder(path: pathlib.Path) -> str | None:
+  """Who holds the lock; None if nobody does."""
   try:
-    owner = json.loads(text)
-    return f"process {owner['pid']} on {owner['host']}"
-  except (ValueError, KeyError, TypeError):
-    return "another process"
+    with path.open() as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+      except BlockingIOError:
+        return file.read().strip()
+  except FileNotFoundError:
+    pass
+  return None

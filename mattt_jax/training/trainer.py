@@ -32,6 +32,7 @@ from mattt_jax.training import (
   preemption,
   speed,
 )
+from mattt_jax.training import workdir as workdir_lib
 from mattt_jax.training.build import build_learner
 from mattt_jax.training.optimizer import learning_rate, make_optimizer
 from mattt_jax.training.train_step import (
@@ -85,7 +86,7 @@ def train(
   sharding.check_batches(experiment, mesh)
   task = make_task(experiment)
   with processes.first_goes_first("workdir"):
-    workdir = checkpoint.bind_workdir(workdir, experiment)
+    workdir = workdir_lib.bind(workdir, experiment)
   config_lib.require(
     not (workdir / export.FILE).exists(),
     f"workdir={workdir} holds exported parameters, without what training goes "
@@ -93,10 +94,10 @@ def train(
   )
   with contextlib.ExitStack() as stack:
     if processes.is_first():
-      with checkpoint.writing("workdir", workdir):
+      with workdir_lib.writing("workdir", workdir):
         stack.enter_context(lock.take(workdir))
-      checkpoint.keep_tokenizer(workdir, task)
-      checkpoint.keep_contents(workdir, task)
+      workdir_lib.keep_tokenizer(workdir, task)
+      workdir_lib.keep_contents(workdir, task)
     finished = _finished(workdir, experiment.train.steps)
     if finished is not None:
       processes.say(f"{workdir} is already trained: see {EVALUATION_FILE}")
@@ -126,11 +127,11 @@ def load_learner(
     ValueError: `workdir` belongs to another experiment or has no checkpoint.
   """
   config_lib.require(
-    (pathlib.Path(workdir) / checkpoint.CONFIG_FILE).is_file(),
-    f"workdir={workdir} holds no run ({checkpoint.CONFIG_FILE} is missing): "
+    (pathlib.Path(workdir) / workdir_lib.CONFIG_FILE).is_file(),
+    f"workdir={workdir} holds no run ({workdir_lib.CONFIG_FILE} is missing): "
     "train first, or name another",
   )
-  workdir = checkpoint.bind_workdir(workdir, experiment)
+  workdir = workdir_lib.bind(workdir, experiment)
   task = make_task(experiment)
   learner = build_learner(experiment, task.vocab_size)
   graphdef, params = nnx.split(learner)
@@ -162,7 +163,7 @@ def _restore_latest(
 ) -> checkpoint.Restored | None:
   restored = checkpoints.restore_latest(like)
   if restored is not None:
-    checkpoint.require_same_config(
+    workdir_lib.require_same_config(
       f"checkpoint {checkpoints.directory / str(restored.step)}",
       restored.config,
       experiment,
@@ -222,7 +223,7 @@ class _Run:
     self.step = 0
     self.on_device: list[dict[str, Any]] = []  # metrics of the newest steps
     self.since_log: list[dict[str, float]] = []  # those fetched, not written
-    self.best: dict[str, Any] = {"step": None, "loss": math.inf}
+    self.best: dict[str, Any] | None = None  # its step and loss
     self.checkpoints = checkpoint.Checkpoints(
       workdir / CHECKPOINTS, config.keep_checkpoints
     )
@@ -246,8 +247,7 @@ class _Run:
     self.state, self.step = restored.state, restored.step
     self.batches.set_state(restored.data["batches"])
     self.since_log = restored.data["since_log"]
-    self.best = restored.data.get("best") or self.best
-    self.checkpoints.best = self.best["step"]
+    self.best = restored.data.get("best")
     processes.say(f"Resuming from the checkpoint of step {self.step}")
 
   def train(self) -> None:
@@ -355,9 +355,10 @@ class _Run:
         {
           "batches": self.batches.get_state(),
           "since_log": self.since_log,
-          "best": self.best if self.best["step"] is not None else None,
+          "best": self.best,
         },
         config_lib.to_dict(self.experiment),
+        best=self.best["step"] if self.best else None,
       )
 
   def _evaluate(self, split: str) -> dict[str, Any]:
@@ -378,11 +379,11 @@ class _Run:
     result = self._evaluate("tune")
     self.writer.write(self.step, "evaluation", result)
     loss = next(iter(result["lengths"].values()))["loss"]
-    keep = self.experiment.train.keep_best
-    if not keep or loss is None or loss >= self.best["loss"]:
+    if not self.experiment.train.keep_best or loss is None:
+      return False
+    if self.best is not None and loss >= self.best["loss"]:
       return False
     self.best = {"step": self.step, "loss": loss}
-    self.checkpoints.best = self.step
     return True
 
   def finish(self) -> dict[str, Any]:
@@ -399,7 +400,7 @@ class _Run:
       "evaluation": result,
     }
     if processes.is_first():
-      checkpoint.write_json(self.workdir / EVALUATION_FILE, out)
+      workdir_lib.write_json(self.workdir / EVALUATION_FILE, out)
     processes.meet("evaluation written")
     return out
 

@@ -19,25 +19,17 @@ import numpy as np
 import pytest
 import worker
 from flax import nnx
-from tiny import experiment
+from tiny import experiment, rows
 
 from mattt_jax import config, sharding
-from mattt_jax.training import lock, metrics, preemption, trainer
+from mattt_jax.main import PREEMPTED
+from mattt_jax.training import lock, trainer
 
 KILLS = int(os.environ.get("MATTT_KILLS", "2"))
 SOAK = os.environ.get("MATTT_SOAK")
 ONE = sharding.make_mesh(1)
-TIMES = {"tokens_per_second", "seconds_per_step", "compile_seconds",
-         "data_wait_share", "peak_bytes"}  # fmt: skip
 # Saves after every step, so that a kill may come while one is under way.
 OFTEN = {"train__checkpoint_every": 1}
-
-
-def rows(workdir) -> list[dict]:
-  return [
-    {k: v for k, v in row.items() if k not in TIMES}
-    for row in metrics.read_rows(workdir / metrics.METRICS_FILE)
-  ]
 
 
 def params(workdir, **changes):
@@ -129,7 +121,7 @@ def test_kill_at_any_moment(tmp_path, ends_the_same):
 
 def test_told_to_stop(tmp_path, ends_the_same):
   code, out = worker.run(tmp_path, at=7, signal=signal.SIGTERM)
-  assert code == preemption.EXIT_CODE, out
+  assert code == PREEMPTED, out
   assert "told to stop: step 7 is saved" in out
   assert newest(tmp_path) == 7
   out = ends_the_same(tmp_path)
@@ -146,6 +138,9 @@ def interrupted(tmp_path_factory) -> pathlib.Path:
     signal=signal.SIGKILL,
   )  # fmt: skip
   assert code == -signal.SIGKILL, out
+  assert not (workdir / "evaluation.json").exists()
+  # Steps 1..12 were made; the state of step 10 was saved.
+  assert [r["step"] for r in rows(workdir)] == [4, 7, 8, 12]
   return workdir
 
 
@@ -186,7 +181,7 @@ def test_full_disk(tmp_path, ends_the_same):
   small = {} if mounted else {"file_bytes": 4096}
   try:
     code, out = worker.run(tmp_path / "run", changes=OFTEN, **small)
-    assert code not in (0, preemption.EXIT_CODE)
+    assert code not in (0, PREEMPTED)
     message = "No space left on device" if mounted else "File too large"
     assert message in out, out
     if mounted:

@@ -14,6 +14,7 @@ from mattt_jax import cli, config, sharding
 from mattt_jax.data import tokenizer
 from mattt_jax.tasks import language_modeling
 from mattt_jax.training import checkpoint, trainer
+from mattt_jax.training import workdir as workdir_lib
 
 
 def make_state(step: int):
@@ -213,11 +214,11 @@ def experiment(**changes) -> config.Experiment:
 
 def test_workdir_of_other_settings_is_refused(tmp_path):
   mine = experiment()
-  checkpoint.bind_workdir(tmp_path / "w", mine)
-  checkpoint.bind_workdir(tmp_path / "w", mine)
+  workdir_lib.bind(tmp_path / "w", mine)
+  workdir_lib.bind(tmp_path / "w", mine)
   other = experiment(**{"seed": 4, "outer.learning_rate": 1e-4})
   with pytest.raises(ValueError) as error:
-    checkpoint.bind_workdir(tmp_path / "w", other)
+    workdir_lib.bind(tmp_path / "w", other)
   text = str(error.value)
   assert "seed: 0 -> 4" in text
   assert "outer.learning_rate: 0.005 -> 0.0001" in text
@@ -226,27 +227,27 @@ def test_workdir_of_other_settings_is_refused(tmp_path):
 
 
 def test_the_mesh_may_be_another_one(tmp_path):
-  checkpoint.bind_workdir(tmp_path, experiment())
-  checkpoint.bind_workdir(tmp_path, experiment(**{"mesh.fsdp": 2}))
+  workdir_lib.bind(tmp_path, experiment())
+  workdir_lib.bind(tmp_path, experiment(**{"mesh.fsdp": 2}))
 
 
 def test_workdir_settings_read_back_as_the_experiment(tmp_path):
   mine = experiment(**{"eval.lengths": (256, 512)})
-  checkpoint.bind_workdir(tmp_path, mine)
-  tree = config.ConfigDict(checkpoint.read_config(tmp_path))
+  workdir_lib.bind(tmp_path, mine)
+  tree = config.ConfigDict(workdir_lib.read_config(tmp_path))
   assert config.from_config_dict(tree) == mine
 
 
 def test_workdir_whose_settings_are_unknown(tmp_path):
   (tmp_path / "checkpoints").mkdir()
   with pytest.raises(ValueError, match="no config.json"):
-    checkpoint.bind_workdir(tmp_path, experiment())
+    workdir_lib.bind(tmp_path, experiment())
   (tmp_path / "config.json").write_text("{")
   with pytest.raises(ValueError, match="config.json cannot be read"):
-    checkpoint.bind_workdir(tmp_path, experiment())
+    workdir_lib.bind(tmp_path, experiment())
   (tmp_path / "file").touch()
   with pytest.raises(ValueError, match="is a file"):
-    checkpoint.bind_workdir(tmp_path / "file", experiment())
+    workdir_lib.bind(tmp_path / "file", experiment())
 
 
 @pytest.fixture
@@ -284,16 +285,16 @@ def test_the_tokenizer_stays_with_the_run(reading, tmp_path, monkeypatch):
     assert kept.read_bytes() == path.read_bytes()
   assert tokenizer.load(str(kept)).vocab_size == 260
 
-  tree = config.ConfigDict(checkpoint.read_config(tmp_path / "w"))
+  tree = config.ConfigDict(workdir_lib.read_config(tmp_path / "w"))
   assert config.from_config_dict(tree) == mine
   path.unlink()
   with pytest.raises(ValueError, match="a run keeps a copy of its own"):
     config.from_config_dict(tree)
   # Its settings with its copy are the same run.
-  own = checkpoint.with_own_tokenizer(tree.to_dict(), tmp_path / "w")
+  own = workdir_lib.with_own_tokenizer(tree.to_dict(), tmp_path / "w")
   assert own["task"]["tokenizer"] == str(kept)
   moved = config.from_config_dict(config.ConfigDict(own))
-  assert checkpoint.bind_workdir(tmp_path / "w", moved)
+  assert workdir_lib.bind(tmp_path / "w", moved)
   seen = []
 
   def load(experiment, workdir, best):
@@ -316,20 +317,20 @@ def test_another_tokenizer_is_refused(reading, tmp_path):
   """When a run goes on, and when it is read back to be evaluated."""
   make, _ = reading
   mine = make()
-  checkpoint.bind_workdir(tmp_path / "w", mine)
+  workdir_lib.bind(tmp_path / "w", mine)
   saved = config.to_dict(mine)  # what each checkpoint holds
   other = make(261)  # another file in the same place
   digests = mine.task.tokenizer_sha256, other.task.tokenizer_sha256
   message = "task.tokenizer_sha256: {!r} -> {!r}".format(*digests)
   for call in (
-    lambda: checkpoint.bind_workdir(tmp_path / "w", other),
+    lambda: workdir_lib.bind(tmp_path / "w", other),
     lambda: trainer.load_learner(other, tmp_path / "w"),
-    lambda: checkpoint.require_same_config("checkpoint 3", saved, other),
+    lambda: workdir_lib.require_same_config("checkpoint 3", saved, other),
   ):
     with pytest.raises(ValueError) as error:
       call()
     assert message in str(error.value)
-  tree = config.ConfigDict(checkpoint.read_config(tmp_path / "w"))
+  tree = config.ConfigDict(workdir_lib.read_config(tmp_path / "w"))
   with pytest.raises(ValueError, match=f"has sha256 {digests[1]}, not task.to"):
     config.from_config_dict(tree)
 
@@ -338,7 +339,7 @@ def test_bytes_need_no_file(tmp_path):
   assert language_modeling.Config().tokenizer == "bytes"
   task = type("Task", (), {"tokenizer": tokenizer.Bytes()})
   for made in (task, object()):
-    checkpoint.keep_tokenizer(tmp_path, made)
+    workdir_lib.keep_tokenizer(tmp_path, made)
   assert not list(tmp_path.iterdir())
   for tree in ({"task": {"tokenizer": "bytes", "tokenizer_sha256": ""}}, {}):
-    assert checkpoint.with_own_tokenizer(tree, tmp_path) == tree
+    assert workdir_lib.with_own_tokenizer(tree, tmp_path) == tree

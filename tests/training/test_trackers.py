@@ -9,7 +9,8 @@ import pytest
 from tiny import experiment
 
 from mattt_jax import cli
-from mattt_jax.training import checkpoint, metrics, trackers
+from mattt_jax.training import metrics, trackers
+from mattt_jax.training import workdir as workdir_lib
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +56,7 @@ def test_off_by_default_and_not_even_imported(tmp_path, monkeypatch):
 
 def test_it_gets_what_tensorboard_gets(tmp_path, monkeypatch, wandb):
   monkeypatch.setenv("WANDB_PROJECT", "")
-  checkpoint.bind_workdir(tmp_path / "a" / "b", experiment())
+  workdir_lib.bind(tmp_path / "a" / "b", experiment())
   trackers.choose("wandb")
   for step in (3, 2):  # resumed from an earlier checkpoint
     writer = metrics.MetricsWriter(tmp_path / "a" / "b", 0)

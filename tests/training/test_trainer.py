@@ -7,26 +7,17 @@ import shutil
 import numpy as np
 import pytest
 from flax import nnx
-from tiny import experiment
+from tiny import experiment, rows
 
 from mattt_jax import sharding
 from mattt_jax.data import pipeline
 from mattt_jax.training import metrics, trainer
 
 ONE = sharding.make_mesh(1)
-TIMES = {"tokens_per_second", "seconds_per_step", "compile_seconds",
-         "data_wait_share", "peak_bytes"}  # fmt: skip
 
 
 def train(workdir, **changes):
   return trainer.train(experiment(**changes), workdir, mesh=ONE)
-
-
-def rows(workdir) -> list[dict]:
-  return [
-    {k: v for k, v in row.items() if k not in TIMES}
-    for row in metrics.read_rows(workdir / metrics.METRICS_FILE)
-  ]
 
 
 def params(workdir):
