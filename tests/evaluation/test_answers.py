@@ -276,7 +276,7 @@ def test_evaluate_answers(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(
     trainer,
     "load_learner",
-    lambda experiment, _: (build.build_learner(experiment, 256), 1),
+    lambda experiment, _, **__: (build.build_learner(experiment, 256), 1),
   )
   summary = {"sequences": 2, "loss": 1.0, "intervals": {"loss": [0.5, 1.5]}}
   monkeypatch.setattr(
