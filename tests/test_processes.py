@@ -10,7 +10,7 @@ import worker
 from mattt_jax import processes
 from mattt_jax.training import metrics
 
-STEPS = 5
+STEPS = 12  # a notice takes some steps to reach all
 CHANGES = {
   "batch_size": 8, "eval__batch_size": 8, "mesh__fsdp": 2,
   "train__steps": STEPS, "train__log_every": 1, "train__eval_every": 0,

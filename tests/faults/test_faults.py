@@ -69,16 +69,28 @@ def newest(workdir) -> int:
   return max((int(p.name) for p in saved if p.name.isdecimal()), default=0)
 
 
+def saving(workdir) -> bool:
+  return any((workdir / "checkpoints").glob("*tmp*"))
+
+
 def killed(workdir, rng) -> dict:
   """Starts a run and kills it: while it starts, trains or saves."""
   before = newest(workdir)
   process = worker.start(workdir, changes=OFTEN, pause=0.05)
   deadline = time.monotonic() + 120
-  if rng.random() < 0.8:  # some time after its first step
-    while newest(workdir) <= before and process.poll() is None:
+
+  def wait(until) -> None:
+    while not until() and process.poll() is None:
       assert time.monotonic() < deadline
-      time.sleep(0.005)
-  time.sleep(rng.uniform(0, 0.5))
+      time.sleep(0.002)
+
+  moment = rng.random()
+  if moment < 0.8:  # some time after its first step
+    wait(lambda: newest(workdir) > before)
+  if moment < 0.4:
+    wait(lambda: saving(workdir))
+  else:
+    time.sleep(rng.uniform(0, 0.5))
   process.kill()
   out, _ = process.communicate()
   assert process.returncode in (0, -signal.SIGKILL), out
@@ -88,7 +100,7 @@ def killed(workdir, rng) -> dict:
     assert f"Resuming from the checkpoint of step {before}" in out
   return {
     "killed": process.returncode != 0,
-    "while_saving": any((workdir / "checkpoints").glob("*tmp*")),
+    "while_saving": saving(workdir),
     "saved_before": before,
     "saved_after": after,
   }
