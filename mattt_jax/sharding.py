@@ -118,9 +118,12 @@ def make_mesh(
   shape, devices = (data, fsdp, tensor, context), devices[:count]
   slices = len({getattr(device, "slice_index", 0) for device in devices})
   if slices == 1:
-    return jax.make_mesh(
-      shape, AXES, axis_types=(AxisType.Auto,) * 4, devices=devices
+    # An axis of the mesh may be a part of one of the machine's: 128 x 2 of the
+    # 16 x 16 chips of a v6e slice (`jax.make_mesh` allows it on a v5e alone).
+    ordered = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
     )
+    return Mesh(ordered, AXES, axis_types=(AxisType.Auto,) * 4)
   # Between slices the network is slow: only sequences are split over them, and
   # what is left over parameters.
   outer = math.gcd(data, slices)
@@ -130,7 +133,9 @@ def make_mesh(
   )
   between = (outer, slices // outer, 1, 1)
   inside = tuple(n // k for n, k in zip(shape, between, strict=True))
-  ordered = mesh_utils.create_hybrid_device_mesh(inside, between, devices)
+  ordered = mesh_utils.create_hybrid_device_mesh(
+    inside, between, devices, allow_split_physical_axes=True
+  )
   return Mesh(ordered, AXES, axis_types=(AxisType.Auto,) * 4)
 
 
@@ -291,6 +296,11 @@ def on(mesh: Mesh) -> Iterator[None]:
   """What is traced in here runs on `mesh`: `constrain` has an effect."""
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
     yield
+
+
+def devices_on(axis: str) -> int:
+  """How many devices the mesh of `on` has on an axis; 1 without a mesh."""
+  return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

@@ -171,10 +171,28 @@ def test_mesh_of_the_settings():
     sharding.mesh_of(config.MeshConfig(data=4, fsdp=4))
 
 
-def test_neighbours_on_the_axis_are_neighbours_in_a_slice():
-  class Device(types.SimpleNamespace):
-    __hash__ = object.__hash__
+class Device(types.SimpleNamespace):
+  """A description of a device."""
 
+  __hash__ = object.__hash__
+
+
+def test_an_axis_may_be_a_part_of_one_of_the_machine():
+  """8 x 2 of the 4 x 4 chips of a v6e slice, which have two axes of 4."""
+  devices = [
+    Device(id=4 * y + x, coords=[x, y, 0], core_on_chip=0, platform="tpu",
+           device_kind="TPU v6 lite", process_index=0)
+    for y in range(4)
+    for x in range(4)
+  ]  # fmt: skip
+  mesh = sharding.make_mesh(1, 8, 2, 1, devices=devices)
+  assert tuple(mesh.shape.values()) == (1, 8, 2, 1)
+  for a, b in mesh.devices.reshape(8, 2):  # "tensor": next to each other
+    apart = sum(abs(m - n) for m, n in zip(a.coords, b.coords, strict=True))
+    assert apart == 1
+
+
+def test_neighbours_on_the_axis_are_neighbours_in_a_slice():
   devices = [
     Device(id=i, slice_index=i % 2, platform="cpu", device_kind="cpu",
            process_index=0)
