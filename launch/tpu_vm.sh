@@ -50,13 +50,15 @@ tpus=(gcloud compute tpus)
 
 # ABSENT, or WAITING_FOR_RESOURCES, PROVISIONING, ACTIVE, SUSPENDED, FAILED, ...
 state() {
-  local found error=0
+  local ask found error=0
+  ask=("${tpus[@]}" queued-resources describe "$name" "${where[@]}"
+    '--format=value(state.state)')
   if [[ -n $dry_run ]]; then
+    run "${ask[@]}"
     echo "${pretended:-ABSENT}"
     return
   fi
-  found=$("${tpus[@]}" queued-resources describe "$name" "${where[@]}" \
-    '--format=value(state.state)' 2>&1) || error=$?
+  found=$("${ask[@]}" 2>&1) || error=$?
   if ((error == 0)); then
     echo "${found##*$'\n'}"
   elif [[ $found == *NOT_FOUND* || $found == *"not found"* ]]; then
@@ -161,7 +163,8 @@ run_all() {
 
 case $action in
   status)
-    state
+    now=$(state)
+    [[ -n $dry_run ]] || echo "$now"
     exit
     ;;
   delete)

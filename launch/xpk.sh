@@ -3,9 +3,8 @@
 # own, and starts again where it stopped when it is preempted (exit code 42).
 # Again: what is there is left alone; what failed is submitted anew.
 #
-#   launch/xpk.sh submit --cluster=my-cluster --name=sweep --topology=v5e:4x4 \
-#     --image=IMAGE --bucket=my-bucket --experiment=recall \
-#     --out=/mnt/mattt/recall --shares=2
+#   launch/xpk.sh submit --name=sweep --topology=v5e:4x4 --image=IMAGE \
+#     --bucket=my-bucket --experiment=recall --out=/mnt/mattt/recall --shares=2
 #
 # The first word: submit, render (print the manifests), status, wait (until all
 # have ended; exit code 1 if one failed) or delete.
@@ -66,9 +65,15 @@ for one in "${names[@]}"; do check_name "$one"; done
 # ABSENT, Completed, Failed, Suspended (waits in a queue) or Running; then how
 # often it was started again.
 state() {
-  local found
-  found=$(kubectl get jobset "$1" "--namespace=$namespace" --ignore-not-found \
-    '--output=jsonpath={.metadata.name}/{.status.terminalState}/{.spec.suspend}/{.status.restarts}') ||
+  local found ask
+  ask=(kubectl get jobset "$1" "--namespace=$namespace" --ignore-not-found
+    '--output=jsonpath={.metadata.name}/{.status.terminalState}/{.spec.suspend}/{.status.restarts}')
+  if [[ -n $dry_run ]]; then
+    run "${ask[@]}"
+    echo "${pretended:-ABSENT}"
+    return
+  fi
+  found=$("${ask[@]}") ||
     fail "the state of $1 is not known: kubectl failed"
   local jobset terminal suspended restarts
   IFS=/ read -r jobset terminal suspended restarts <<<"$found" || true
@@ -131,7 +136,7 @@ case $action in
   status)
     for one in "${names[@]}"; do
       now=$(state "$one")
-      printf '%s  %s\n' "$one" "$now"
+      [[ -n $dry_run ]] || printf '%s  %s\n' "$one" "$now"
     done
     ;;
   delete)
@@ -141,7 +146,7 @@ case $action in
     done
     ;;
   wait)
-    code=0
+    code=0 pretended=Completed
     for one in "${names[@]}"; do
       while true; do
         now=$(state "$one")
@@ -154,7 +159,7 @@ case $action in
         esac
         sleep "$poll"
       done
-      printf '%s  %s\n' "$one" "$now"
+      [[ -n $dry_run ]] || printf '%s  %s\n' "$one" "$now"
     done
     exit "$code"
     ;;
@@ -169,8 +174,7 @@ case $action in
         manifest "$one" "$i"
         continue
       fi
-      now=ABSENT
-      [[ -n $dry_run ]] || now=$(state "$one")
+      now=$(state "$one")
       case $now in
         ABSENT) submit "$one" "$i" ;;
         Failed*)

@@ -81,6 +81,21 @@ def test_dry_run_changes_nothing(fakes, name):
   assert left == []
 
 
+@pytest.mark.parametrize(
+  "name, action",
+  [("tpu_vm.sh", action) for action in ("up", "status", "delete")]
+  + [("xpk.sh", action) for action in ("status", "wait", "delete")],
+)
+def test_looking_at_what_is_there_is_shown_too(fakes, name, action):
+  """No word of what a cloud that was not asked would have said."""
+  flags = [flag for flag in DRY[name] if flag.startswith("--")]
+  done = fakes.run(name, action, *flags, "--dry-run")
+  assert (done.returncode, done.stdout) == (0, ""), done.stderr
+  asks = "queued-resources describe" if name == "tpu_vm.sh" else "get jobset"
+  assert action == "delete" or asks in done.stderr
+  assert fakes.calls("gcloud") == fakes.calls("kubectl") == []
+
+
 def test_commands_are_shown_as_a_shell_reads_them(fakes):
   out = "/a dir/$x'"
   done = fakes.run(
@@ -221,11 +236,9 @@ def test_gcloud_knows_every_flag(fakes, tmp_path):
   done = fakes.run("tpu_vm.sh", *DRY["tpu_vm.sh"], "--spot", "--dry-run")
   lines = [line.removeprefix("+ ") for line in done.stderr.splitlines()]
   commands = [line for line in lines if line.startswith("gcloud ")]
-  assert len(commands) == 5
-  commands.append(
-    "gcloud compute tpus queued-resources describe s --zone=z "
-    "--format='value(state.state)'"
-  )
+  verbs = [line.split()[4] for line in commands]
+  assert verbs == ["describe", "create", "describe", "scp", "ssh", "ssh",
+                   "delete"]  # fmt: skip
   path = tmp_path / "commands.json"
   path.write_text(json.dumps([{"command_string": c} for c in commands]))
   done = subprocess.run(
@@ -237,9 +250,21 @@ def test_gcloud_knows_every_flag(fakes, tmp_path):
   if done.returncode:
     pytest.skip(f"this gcloud has no such linter: {done.stderr[-200:]}")
   found = json.loads(done.stdout)
-  assert [one["error_message"] for one in found] == [None] * len(commands)
+  errors = [one["error_message"] for one in found]
+  assert errors == [None] * len(set(commands))
 
 
 def test_the_image_has_what_the_manifest_calls():
   text = pathlib.Path(LAUNCH / "Dockerfile").read_text()
   assert "requirements.lock" in text and "[tpu]" in text
+
+
+def test_the_image_has_nothing_else():
+  """Neither environments nor data, nor the keys of --env-file."""
+  left_out = (ROOT / ".dockerignore").read_text().split()
+  made = (ROOT / ".gitignore").read_text().split()
+  hidden = {name for name in made if name.startswith(".")}
+  assert ".*" in left_out and "*.env" in left_out
+  rest = {name.strip("/") for name in made} - {x.strip("/") for x in hidden}
+  assert {"data", "runs"} <= rest - {"__pycache__", "*.egg-info"}
+  assert rest - {"__pycache__", "*.egg-info"} <= set(left_out)
