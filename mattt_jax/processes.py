@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from mattt_jax.config import require
 
+_LONGEST = 4096  # bytes of an error's message that reach the other processes
 _NUMBER, _INDEX = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -53,14 +55,53 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+class OtherProcessError(RuntimeError):
+  """Another process of the run failed, so that this one cannot go on."""
+
+
 @contextlib.contextmanager
-def first_goes_first(what: str) -> Iterator[None]:
-  """The others do what is in here once the first process has done it."""
-  if not is_first():
-    meet(what)
-  yield
+def together() -> Iterator[None]:
+  """What fails in here in one process fails in all, rather than let the others
+  wait for it; every process goes through it.
+
+  Raises:
+    OtherProcessError: in the others; it says which one failed, and why.
+  """
+  try:
+    yield
+  except Exception as error:
+    _failures(str(error) or repr(error))
+    raise
+  for index, why in enumerate(_failures("")):
+    if why:
+      raise OtherProcessError(f"process {index} of the run failed: {why}")
+
+
+@contextlib.contextmanager
+def first_goes_first() -> Iterator[None]:
+  """The others do what is in here once the first process has done it; if one
+  fails, all do, as in `together`."""
   if is_first():
-    meet(what)
+    with together():
+      yield
+    with together():
+      pass
+  else:
+    with together():
+      pass
+    with together():
+      yield
+
+
+def _failures(why: str) -> list[str]:
+  """What each process says here, "" where all is well."""
+  if jax.process_count() == 1:
+    return [why]
+  said = np.zeros(_LONGEST, np.uint8)
+  text = why.encode()[:_LONGEST]
+  said[: len(text)] = np.frombuffer(text, np.uint8)
+  rows = multihost_utils.process_allgather(said)
+  return [bytes(row).rstrip(b"\0").decode(errors="replace") for row in rows]
 
 
 def meet(what: str) -> None:

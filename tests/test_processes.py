@@ -64,6 +64,70 @@ def test_two_processes_then_one_then_two(tmp_path):
   assert (rows, last) == losses(tmp_path / "one")
 
 
+# What one of two processes cannot do, neither goes on from; each says why.
+FAILS = """
+import json, sys
+
+import jax
+from tiny import experiment
+
+from mattt_jax import processes
+from mattt_jax.training import lock, trainer
+
+workdir = json.loads(sys.argv[1])["workdir"]
+processes.join()
+
+
+def tried(case, call):
+  try:
+    call()
+  except (ValueError, RuntimeError) as error:
+    print(case, type(error).__name__, error, flush=True)
+
+
+def fails(index):
+  with processes.first_goes_first():
+    if jax.process_index() == index:
+      raise ValueError("no disk" + " here" * index)
+
+
+for index in (0, 1):
+  tried(f"case {index}:", lambda: fails(index))
+run = lambda **changes: trainer.train(
+  experiment(batch_size=8, eval__batch_size=8, **changes), workdir
+)
+real = trainer.make_task
+if jax.process_index() == 1:
+  trainer.make_task = lambda experiment: int("texts")
+tried("texts:", run)
+trainer.make_task = real
+if jax.process_index() == 0:
+  lock.take = lambda workdir: open("/absent/lock")
+tried("lock:", run)
+tried("settings:", lambda: run(train__steps=15))
+"""
+
+
+def test_what_fails_in_one_process_fails_in_both(tmp_path):
+  program = tmp_path / "fails.py"
+  program.write_text(FAILS)
+  workdir = tmp_path / "run"
+  ended = worker.run_together(workdir, 2, 4, program=program)
+  assert [code for code, _ in ended] == [0, 0], ended
+  cannot = f"workdir={workdir} cannot be written (No such file or directory)"
+  differs = f"workdir={workdir} belongs to a run with other settings"
+  for case, index, said in (
+    ("case 0:", 0, "no disk"),
+    ("case 1:", 1, "no disk here"),
+    ("texts:", 1, "invalid literal for int"),
+    ("lock:", 0, cannot),
+    ("settings:", 0, differs),
+  ):
+    other = f"{case} OtherProcessError process {index} of the run failed: "
+    assert f"\n{case} ValueError {said}" in f"\n{ended[index][1]}"
+    assert f"\n{other}{said}" in f"\n{ended[1 - index][1]}"
+
+
 @pytest.mark.parametrize(
   "environment, message",
   [

@@ -25,13 +25,20 @@ import time
 TESTS = pathlib.Path(__file__).parent
 
 
-def start(workdir, *, devices: int = 1, environment=None, **spec):
-  """Starts a process; its output is text, both streams in one."""
+def start(
+  workdir, *, devices: int = 1, environment=None, program=__file__, **spec
+):
+  """Starts a process (of another `program`, if it is one, with the same
+  argument); its output is text, both streams in one."""
   paths = os.pathsep.join(map(str, (TESTS, TESTS.parent)))
   flags = os.environ["XLA_FLAGS"]
   flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", flags)
   return subprocess.Popen(
-    [sys.executable, __file__, json.dumps({"workdir": str(workdir), **spec})],
+    [
+      sys.executable,
+      str(program),
+      json.dumps({"workdir": str(workdir), **spec}),
+    ],
     env=os.environ
     | {"PYTHONPATH": paths, "XLA_FLAGS": flags}
     | (environment or {}),
