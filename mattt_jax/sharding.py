@@ -19,7 +19,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 
 from mattt_jax.config import Experiment, MeshConfig, require
 
@@ -27,6 +33,7 @@ DATA, FSDP, TENSOR, CONTEXT = AXES = ("data", "fsdp", "tensor", "context")
 BATCH = (DATA, FSDP)  # the sequences of a batch are split over both
 
 Axes = tuple[str | None, ...]
+AnyMesh = Mesh | AbstractMesh  # shapes are placed on an abstract one, too
 Rules = Sequence[tuple[str, Axes | dict[int, Axes]]]  # dict: by number of axes
 
 # Matrices that read the residual stream, and those that write to it; stacks of
@@ -62,6 +69,17 @@ STATE: Rules = (
     r"^memory/blocks/(address|value|valid_M|score_M)$",
     {2: (CONTEXT,), 3: (CONTEXT, None), 4: (TENSOR, CONTEXT, None)},
   ),
+  # An index: of each cell its places, of each slot its place. A head has its
+  # own where each reads apart.
+  (r"^memory/pointer/index/(slot_NxS|place_M)$", (CONTEXT,)),
+  (
+    r"^memory/blocks/index/(slot_NxS|place_M)$",
+    {3: (TENSOR, CONTEXT), 4: (TENSOR, None, CONTEXT)},
+  ),
+  (
+    r"^memory/blocks/index/",
+    {2: (TENSOR,), 3: (TENSOR, None), 5: (TENSOR, None, None, None)},
+  ),
   (r"^memory/.*matrix_HxFxE$", (TENSOR, None, None)),
   (r"^memory/.*normalizer_HxF$", (TENSOR, None)),
   (r"^memory/.*(change|momentum)/\d+$", (TENSOR, None, None)),
@@ -95,27 +113,16 @@ def make_mesh(
     ValueError: there are not so many devices.
   """
   devices = list(jax.devices() if devices is None else devices)
-  here, others = len(devices), fsdp * tensor * context
-  asked = f"mesh of fsdp={fsdp} x tensor={tensor} x context={context}"
-  if data == -1:
-    require(
-      here % others == 0,
-      f"{asked} = {others} devices must divide the {here} devices that are "
-      "here: change one of them, or say mesh.data=NUMBER to use fewer",
-    )
-    data = here // others
-  count = data * others
-  require(
-    1 <= count <= here,
-    f"{asked} x data={data} devices is {count}, but {here} are here: "
-    f"use 1 .. {here}",
-  )
+  here = len(devices)
+  shape = data, *_ = _shape(here, data, fsdp, tensor, context)
+  count = math.prod(shape)
   require(
     count == here or jax.process_count() == 1,
-    f"{asked} x data={data} is {count} of {here} devices, but every process "
-    "must have its part: use mesh.data=-1",
+    f"mesh of fsdp={fsdp} x tensor={tensor} x context={context} x data={data} "
+    f"is {count} of {here} devices, but every process must have its part: use "
+    "mesh.data=-1",
   )
-  shape, devices = (data, fsdp, tensor, context), devices[:count]
+  devices = devices[:count]
   slices = len({getattr(device, "slice_index", 0) for device in devices})
   if slices == 1:
     # An axis of the mesh may be a part of one of the machine's: 128 x 2 of the
@@ -148,6 +155,35 @@ def mesh_of(
   )
 
 
+def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
+  """The mesh that `mesh_of` makes of so many devices, without having them."""
+  c = config
+  shape = _shape(devices, c.data, c.fsdp, c.tensor, c.context)
+  return AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * 4)
+
+
+def _shape(
+  here: int, data: int, fsdp: int, tensor: int, context: int
+) -> tuple[int, int, int, int]:
+  """Of a mesh on `here` devices, `data` -1 resolved."""
+  others = fsdp * tensor * context
+  asked = f"mesh of fsdp={fsdp} x tensor={tensor} x context={context}"
+  if data == -1:
+    require(
+      here % others == 0,
+      f"{asked} = {others} devices must divide the {here} devices that are "
+      "here: change one of them, or say mesh.data=NUMBER to use fewer",
+    )
+    data = here // others
+  count = data * others
+  require(
+    1 <= count <= here,
+    f"{asked} x data={data} devices is {count}, but {here} are here: "
+    f"use 1 .. {here}",
+  )
+  return data, fsdp, tensor, context
+
+
 def path_name(path: tuple[Any, ...]) -> str:
   """Returns a pytree path as "suffix/fast_mlp/up": no wrappers, no brackets."""
   name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -155,7 +191,7 @@ def path_name(path: tuple[Any, ...]) -> str:
   return name.removesuffix("/value")
 
 
-def shardings(mesh: Mesh, tree: Any, rules: Rules = PARAMETERS) -> Any:
+def shardings(mesh: AnyMesh, tree: Any, rules: Rules = PARAMETERS) -> Any:
   """Gives a tree like `tree` with the `NamedSharding` of each array: by its
   rule; without one, split over "fsdp" if it is large.
 
@@ -205,7 +241,7 @@ def _longest(shape: tuple[int, ...], devices: int) -> Axes:
   return (None,) * at + (FSDP,)
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
   """Every device holds the whole array."""
   return NamedSharding(mesh, PartitionSpec())
 
@@ -213,12 +249,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 # Batches.
 
 
-def batch_devices(mesh: Mesh) -> int:
+def batch_devices(mesh: AnyMesh) -> int:
   """So many devices share the sequences of a batch."""
   return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
-def check_batch(field: str, batch_size: int, mesh: Mesh) -> None:
+def check_batch(field: str, batch_size: int, mesh: AnyMesh) -> None:
   """Raises `ValueError` unless the devices that share a batch divide it."""
   data, fsdp = mesh.shape[DATA], mesh.shape[FSDP]
   devices = batch_devices(mesh)
@@ -230,7 +266,7 @@ def check_batch(field: str, batch_size: int, mesh: Mesh) -> None:
   )
 
 
-def check_batches(experiment: Experiment, mesh: Mesh) -> None:
+def check_batches(experiment: Experiment, mesh: AnyMesh) -> None:
   """`check_batch` of everything that is computed at once."""
   check_batch("batch_size", experiment.batch_size, mesh)
   check_batch("train.micro_batch", experiment.train.micro_batch, mesh)
@@ -251,7 +287,7 @@ def abstract(tree: Any, placement: Any) -> Any:
   )
 
 
-def split_batch(mesh: Mesh) -> NamedSharding:
+def split_batch(mesh: AnyMesh) -> NamedSharding:
   """B, the first axis, is split over "data" and "fsdp"."""
   return NamedSharding(mesh, PartitionSpec(BATCH))
 
@@ -344,7 +380,7 @@ def constrain_state(state: Any) -> Any:
   return jax.tree_util.tree_map_with_path(place, state)
 
 
-def split_states(mesh: Mesh, states: Any) -> Any:
+def split_states(mesh: AnyMesh, states: Any) -> Any:
   """The placement of the states of B sequences, each array [B, ...]."""
 
   def place(path, x):

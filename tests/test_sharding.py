@@ -1,6 +1,9 @@
 """Placement by path, and the sizes that a mesh accepts."""
 
+import functools
 import math
+import pathlib
+import re
 import types
 
 import jax
@@ -128,6 +131,170 @@ def test_every_rule_of_a_state_has_something_to_say(memory, read):
   left = {"position", "written", "key_NxD", "query_D", "embedding_NxE",
           "token_NxT", "valid_NxT", "slot_MxP", "usage_M", "count"}  # fmt: skip
   assert {name.split("/")[-1] for name in whole} <= left
+
+
+# Rows of README's table, and of each some arrays: the system that has it, its
+# name, and what its axes are, in the words of the row.
+_INDEX = dict(memory__search="landmarks", memory__cell=4, memory__top_k=2)
+_UNTIED = dict(model__suffix_mixer="gated_delta", model__tie_embeddings=False,
+               inner__optimizer="momentum")  # fmt: skip
+_S = "sequences"
+ROWS = {
+  "batch": [((), "batch", (_S,))],
+  "embedding, head": [
+    (("none", None, _UNTIED), "model/embedding", ("vocabulary", "width")),
+    (("none", None, _UNTIED), "model/head", ("width", "vocabulary")),
+  ],
+  "attention, gated delta net, memory projections": [
+    (("none", None, _UNTIED), f"model/{block}/attention/{name}", axes)
+    for block in ("prefix", "suffix")
+    for name, axes in (
+      ("wq", (None, "width", "heads")),
+      ("wk", (None, "width", "heads")),
+      ("wv", (None, "width", "heads")),
+      ("wo", (None, "heads", "width")),
+    )
+  ]
+  + [
+    (("none", None, _UNTIED), "model/suffix/attention/wg",
+     (None, "width", "heads")),
+    (("episodic", "pointer", {}), "model/pointer/wk", ("width", "heads")),
+  ]
+  + [
+    ((memory, "residual", {}), f"model/suffix/memory/{name}", axes)
+    for memory in ("episodic", "associative", "neural", "slots", "chunk_store")
+    for name, axes in (
+      ("wq", (None, "width", "heads")),
+      ("wk", (None, "width", "heads")),
+      ("wv", (None, "width", "heads")),
+      ("wo", (None, "heads", "width")),
+    )
+  ],
+  "MLPs (static, fast W_0)": [
+    (("none", None, {}), f"model/{mlp}/{name}", axes)
+    for mlp in ("prefix/mlp", "suffix/mlp", "suffix/fast_mlp")
+    for name, axes in (
+      ("w1", (None, "width", "hidden")),
+      ("w3", (None, "width", "hidden")),
+      ("w2", (None, "hidden", "width")),
+    )
+  ],
+  "fast weights W_i and inner optimiser": [
+    (("none", None, _UNTIED), f"{tree}/suffix/fast_mlp/{name}/value", axes)
+    for tree in ("fast", "inner_opt/2/trace")
+    for name, axes in (
+      ("w1", (_S, None, None, "hidden")),
+      ("w2", (_S, None, "hidden", None)),
+    )
+  ],
+  "KV cache, matrices of linear attention": [
+    (("none", None, {}), "cache/suffix/k_HxPxK", (_S, None, "heads", None,
+                                                  None)),
+    (("none", None, {}), "cache/prefix/v_HxPxK", (_S, None, "heads", None,
+                                                  None)),
+    (("none", None, _UNTIED), "cache/suffix/matrix_HxKxK",
+     (_S, None, "heads", None, None)),
+  ],
+  "`episodic`: slots": [
+    (("episodic", "pointer", {}), "memory/pointer/address",
+     (_S, "heads", "slots", None)),
+    (("episodic", "pointer", {}), "memory/pointer/value", (_S, "slots")),
+    (("episodic", "residual", {}), "memory/blocks/value",
+     (_S, None, "heads", "slots", None)),
+    (("episodic", "residual", {}), "memory/blocks/valid_M",
+     (_S, None, "slots")),
+  ],
+  "`episodic`: index of landmarks": [
+    (("episodic", "pointer", _INDEX), "memory/pointer/index/slot_NxS",
+     (_S, None, None, "places")),
+    (("episodic", "pointer", _INDEX), "memory/pointer/index/place_M",
+     (_S, None, "slots")),
+    (("episodic", "pointer", _INDEX), "memory/pointer/index/load_N", (_S,)),
+    (("episodic", "residual", _INDEX), "memory/blocks/index/slot_NxS",
+     (_S, None, "heads", None, "places")),
+    (("episodic", "residual", _INDEX), "memory/blocks/index/place_M",
+     (_S, None, "heads", "slots")),
+    (("episodic", "residual", _INDEX), "memory/blocks/index/keys",
+     (_S, None, "heads")),
+    (("episodic", "residual", _INDEX), "memory/blocks/index/load_N",
+     (_S, None, "heads", None)),
+    (("episodic", "residual", _INDEX), "memory/blocks/index/sum_2xnxE",
+     (_S, None, "heads", None, None, None)),
+  ],
+  "`associative`, `neural`: state": [
+    (("associative", "residual", {}), "memory/blocks/matrix_HxFxE",
+     (_S, None, "heads", None, None)),
+    (("neural", "residual", {}), "memory/blocks/momentum/1",
+     (_S, None, "heads", None, None)),
+  ],
+  "`chunk_store`": [
+    (("chunk_store", "residual", {}), "memory/blocks/key_NxTxHxK",
+     (_S, None, None, None, "heads", None)),
+  ],
+  "`slots`": [(("slots", "residual", {}), "memory/blocks/slot_MxP", (_S,))],
+  "replay": [
+    (("none", None, dict(coordination__replay=1)), "replay/x_NxCxD",
+     (_S, None, "tokens", None)),
+    (("none", None, dict(coordination__replay=1)), "replay/target_NxC",
+     (_S, None, "tokens")),
+  ],
+}  # fmt: skip
+# What these say is tested above, and in training/test_collectives.py.
+OTHER_ROWS = {"activations", "optimiser state",
+              "other large parameters (adapters of `perk`)"}  # fmt: skip
+
+
+def readme_table() -> dict[str, dict[str, str]]:
+  """What README says of each row that each mesh axis splits."""
+  text = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+  text = text.split("## Many devices")[1].split("\n## ")[0]
+  lines = [x.strip("|").split("|") for x in text.splitlines() if x[:1] == "|"]
+  (_, *axes), _, *rows = [[cell.strip(" `") for cell in x] for x in lines]
+  assert tuple(axes) == sharding.AXES
+  labels = [x[0].strip() for x in lines[2:]]
+  return {
+    label: dict(zip(axes, cells[1:], strict=True))
+    for label, cells in zip(labels, rows, strict=True)
+  }
+
+
+@functools.cache
+def placed_arrays(memory=None, read=None, changes=()) -> dict[str, P]:
+  """Of all parameters, and of a batch of states; on no devices."""
+  mesh = sharding.abstract_mesh(config.MeshConfig(2, 2, 2, 2), 16)
+  if memory is None:
+    return {"batch": sharding.split_batch(mesh).spec}
+  made = small.experiment(memory, read, **dict(changes))
+  graphdef, params = build.abstract_learner(made, 40)
+  states = jax.eval_shape(reader._starter(graphdef, 4, 16), params)
+  found = {}
+  for path, x in jax.tree_util.tree_leaves_with_path(
+    sharding.split_states(mesh, states)
+  ):
+    found[jax.tree_util.keystr(path, simple=True, separator="/")] = x.spec
+  for path, x in jax.tree_util.tree_leaves_with_path(
+    sharding.shardings(mesh, params)
+  ):
+    found[sharding.path_name(path)] = x.spec
+  return found
+
+
+def test_the_table_of_the_readme_has_these_rows():
+  assert set(readme_table()) == set(ROWS) | OTHER_ROWS
+
+
+@pytest.mark.parametrize("label", ROWS)
+def test_the_table_of_the_readme_is_true(label):
+  cells = readme_table()[label]
+  words = {axis: set(re.findall(r"\w+", cell)) for axis, cell in cells.items()}
+  said = set()
+  for system, name, axes in ROWS[label]:
+    system = (*system[:2], *(tuple(x.items()) for x in system[2:]))
+    by = [tuple(a for a in words if word in words[a]) for word in axes]
+    wanted = [x[0] if len(x) == 1 else x or None for x in by]
+    assert placed_arrays(*system)[name] == P(*wanted), name
+    said |= {axis for x in by for axis in x}
+  assert said == {axis for axis, cell in cells.items() if cell}
 
 
 @pytest.mark.parametrize("shape", [(8,), (4, 2), (1, 8)])

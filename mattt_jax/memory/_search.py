@@ -23,7 +23,7 @@ class Slots:
   key_HxMxK: Array
   # Its log sigmoid is added to a slot's score; None: nothing is.
   bias_M: Any
-  valid_M: Array
+  valid_M: Any  # None: those that are asked for are
 
 
 def score(
@@ -66,7 +66,8 @@ def score_at(
     query_HxCxK, key_HxCxJxK, dtype,
   )  # fmt: skip
   bias = None if slots.bias_M is None else slots.bias_M[slot]
-  return _finished(product, temperature, bias, slots.valid_M[slot])
+  valid = None if slots.valid_M is None else slots.valid_M[slot]
+  return _finished(product, temperature, bias, valid)
 
 
 def _product(equation: str, query: Array, key: Array, dtype: Any) -> Array:
@@ -80,11 +81,11 @@ def _product(equation: str, query: Array, key: Array, dtype: Any) -> Array:
   )
 
 
-def _finished(product: Array, temperature: Array, bias, valid: Array) -> Array:
+def _finished(product: Array, temperature: Array, bias, valid) -> Array:
   score = temperature * product
   if bias is not None:
     score = score + jax.nn.log_sigmoid(bias)
-  return jnp.where(valid, score, EMPTY)
+  return score if valid is None else jnp.where(valid, score, EMPTY)
 
 
 def best_in_blocks(

@@ -268,7 +268,9 @@ class Episodic(Memory):
       if c.rekey
       else state.address,
       bias_M=state.score_M if c.score == "learned" else None,
-      valid_M=state.valid_M,
+      # What an index names was valid; to look again, devices that share the
+      # slots would tell each other of all of them.
+      valid_M=state.valid_M if state.index is None else None,
     )
     number = len(state.valid_M)
     each_head = c.read == "residual"

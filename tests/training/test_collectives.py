@@ -93,6 +93,25 @@ def test_no_sequence_travels_in_the_loop_over_chunks(memory):
     assert "[4,2,48,8]" in found and not re.search(r"[\[,]192[\],]", found)
 
 
+def test_of_an_index_what_travels_is_what_tokens_look_at():
+  """Which slots, and their keys; of what grows with the slots, how full each
+  cell is."""
+  slots, cells, seen = 512, 16**2, 3 * 8
+  found = program(
+    "episodic", (2, 1, 1, 4), memory__search="landmarks", memory__top_k=2,
+    memory__num_heads=2, memory__head_dim=8, memory__capacity=slots,
+    memory__cell=8, memory__probes=3,
+  )  # fmt: skip
+  # A device has a quarter of each cell, and of the slots' places.
+  assert f"[4,1,{cells},2]" in found and f"[4,1,{slots // 4}]" in found
+  kinds = (*MOVES, "all-reduce")
+  lines = in_loops(found)
+  assert max(moved(lines, kinds)) == (8 // 2) * CHUNK * seen * DIM
+  of_all = re.compile(rf"[\[,]({slots}|{cells})[\],]")
+  big = [x for x in lines if moved([x], kinds) and of_all.search(x)]
+  assert len(big) == 1 and f"s32[4,1,{cells}]" in big[0]
+
+
 def test_fsdp_gathers_a_layer_at_a_time():
   """Of four prefix blocks no array is gathered whole."""
   found = program(

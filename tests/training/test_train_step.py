@@ -18,6 +18,15 @@ from mattt_jax.training import build, optimizer, train_step, trainer
 SYSTEMS = {
   "ttt_e2e": ("none", {}),
   "episodic": ("episodic", dict(memory__shards=2, memory__top_k=4)),
+  "landmarks": (
+    "episodic",
+    dict(
+      memory__search="landmarks",
+      memory__cell=4,
+      memory__probes=2,
+      memory__top_k=4,
+    ),
+  ),
   "associative": ("associative", {}),
 }
 MESHES = (
