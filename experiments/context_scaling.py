@@ -97,7 +97,7 @@ def get_config(arg: str = "") -> ConfigDict:
   if args.size == "small" or args.tiny:
     _small(config)
   else:
-    _published(config, args.size, args.chips)
+    _published(config, args)
     _corpus(config, args.data)
   lengths = [n for n in LENGTHS[args.size] if n >= length]
   config.eval.lengths = tuple(lengths or [length])
@@ -127,9 +127,10 @@ def _small(config: ConfigDict) -> None:
   config.eval.update(sequences=8, batch_size=1)
 
 
-def _published(config: ConfigDict, size: str, chips: int) -> None:
-  dim, blocks, heads, mlp, rate, steps, sequences = PUBLISHED[size]
-  chips = chips or TOPOLOGY[size][1]
+def _published(config: ConfigDict, args: ConfigDict) -> None:
+  dim, blocks, heads, mlp, rate, steps, sequences = PUBLISHED[args.size]
+  chip, chips = TOPOLOGY[args.size]
+  chips = args.chips or chips
   config.chunk = 1024
   config.batch_size = max(1, sequences * 8192 // config.length)
   config.model.update(
@@ -142,10 +143,14 @@ def _published(config: ConfigDict, size: str, chips: int) -> None:
     reduction="chunks",
   )  # fmt: skip
   config.train.update(steps=steps, checkpoint_every=max(100, steps // 50))
-  config.eval.update(sequences=64, batch_size=config.batch_size, segment=8192)
   # A sequence on each chip, one after the other; with fewer sequences than
   # chips, each is read by several.
   at_once = min(chips, config.batch_size)
+  config.eval.update(sequences=64, batch_size=config.batch_size, segment=8192)
+  if args.system == "full_attention" and chip.startswith("v5e"):
+    # Evaluation keeps keys and values of LENGTHS[-1] tokens in all blocks: too
+    # much for one of these chips.
+    at_once = config.eval.batch_size = min(at_once, 16)
   require(
     chips % at_once == 0,
     f"chips={chips} must be a multiple of {at_once}, the sequences that are "
@@ -156,7 +161,7 @@ def _published(config: ConfigDict, size: str, chips: int) -> None:
   each = chips // at_once
   config.mesh.tensor = math.gcd(each, 4)  # the heads of a memory
   config.mesh.context = each // config.mesh.tensor
-  if size in ("1b", "3b"):
+  if args.size != "125m":  # whose parameters and moments lie on each chip
     config.mesh.fsdp = at_once
 
 

@@ -143,9 +143,25 @@ def lower(
   parts = {"inner": inner, "memory": memory}
   if segment == length:
     return _read.lower(graphdef, params, arrays, 1.0, mesh, **parts)
-  state = jax.eval_shape(_starter(graphdef, size, length), params)
-  state = sharding.abstract(state, sharding.split_states(mesh, state))
+  state = abstract_states(graphdef, params, size, length, mesh)
   return _read_on.lower(graphdef, params, state, arrays, 1.0, mesh, **parts)
+
+
+def abstract_states(
+  graphdef: nnx.GraphDef,
+  params: Any,
+  size: int,
+  length: int,
+  mesh: sharding.AnyMesh,
+) -> ContextState:
+  """The shapes of the state of `size` sequences of `length` tokens that is
+  carried from segment to segment, and where they lie.
+
+  Raises:
+    ValueError: the devices of a mesh axis do not divide what they are to split.
+  """
+  states = jax.eval_shape(_starter(graphdef, size, length), params)
+  return sharding.abstract(states, sharding.split_states(mesh, states))
 
 
 def _segment(experiment, graphdef, params, length: int) -> int:

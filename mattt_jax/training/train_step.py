@@ -36,9 +36,12 @@ def init_state(
 
 
 def abstract_state(
-  params: Any, optimizer: optax.GradientTransformation, mesh: Mesh
+  params: Any,
+  optimizer: optax.GradientTransformation,
+  mesh: sharding.AnyMesh,
 ) -> TrainState:
-  """The shapes of `init_state`, and where they lie; `params` may be shapes."""
+  """The shapes of `init_state`, and where they lie; `params` may be shapes,
+  and `mesh` one without devices."""
   state = jax.eval_shape(lambda params: _first(params, optimizer), params)
   return sharding.abstract(state, sharding.shardings(mesh, state))
 

@@ -29,6 +29,7 @@ from mattt_jax.training import (
   export,
   lock,
   metrics,
+  placement,
   preemption,
   speed,
 )
@@ -79,13 +80,16 @@ def train(
   Raises:
     ValueError: settings that do not fit, or a workdir of other settings.
     LockedError: another process trains in `workdir`.
+    OtherProcessError: another process of the run raised one of these.
     DivergedError: a loss that is not finite; the last good state is kept.
     PreemptedError: SIGTERM came; the state was saved after the step under way.
   """
   mesh = sharding.mesh_of(experiment.mesh) if mesh is None else mesh
-  sharding.check_batches(experiment, mesh)
-  task = make_task(experiment)
-  with processes.first_goes_first("workdir"):
+  with processes.together():
+    task = make_task(experiment)
+    if mesh.size > 1:  # what does not fit is named before anything is computed
+      placement.place(experiment, task.vocab_size, mesh)
+  with processes.first_goes_first():
     workdir = workdir_lib.bind(workdir, experiment)
   config_lib.require(
     not (workdir / export.FILE).exists(),
@@ -93,11 +97,12 @@ def train(
     "on from: use the run's own workdir, or another one",
   )
   with contextlib.ExitStack() as stack:
-    if processes.is_first():
-      with workdir_lib.writing("workdir", workdir):
-        stack.enter_context(lock.take(workdir))
-      workdir_lib.keep_tokenizer(workdir, task)
-      workdir_lib.keep_contents(workdir, task)
+    with processes.together():
+      if processes.is_first():
+        with workdir_lib.writing("workdir", workdir):
+          stack.enter_context(lock.take(workdir))
+        workdir_lib.keep_tokenizer(workdir, task)
+        workdir_lib.keep_contents(workdir, task)
     finished = _finished(workdir, experiment.train.steps)
     if finished is not None:
       processes.say(f"{workdir} is already trained: see {EVALUATION_FILE}")

@@ -1,0 +1,162 @@
+"""The runs of the experiments, compiled for the machines that they are for.
+
+    python benchmarks/plan_experiments.py --out=results/plan/experiments
+    python benchmarks/plan_experiments.py --out=results/plan/experiments \
+      --only=size=760m,length=8192
+
+Train step and evaluation step of each, as `mattt plan` compiles them: for one
+CPU device, or (`context_scaling`, from 125m on) for the slice that its TOPOLOGY
+names, which need not be there; that needs libtpu (`pip install
+"mattt-jax[tpu]"`) and 5 to 10 minutes of a core a run. Runs that differ in
+their seed alone are one program. OUT.jsonl gets a row a program, OUT.md the
+table, also of what is not compiled yet; rows that are there are not made again.
+`books` is listed once its texts are there (experiments/books.py says how).
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import time
+from collections.abc import Iterator
+
+from mattt_jax import config, registry
+from mattt_jax.scaling import sweep, topology
+from mattt_jax.scaling.topology import GIB
+
+CPU, CPU_GIB = "cpu:1", 4.0  # what a run on a small machine may take
+PACKAGES = ("jax", "libtpu")
+SIZES = registry.load_experiment("context_scaling")[0].TOPOLOGY
+SWEEPS = {
+  **dict.fromkeys(("recall", "recall:hard", "ablation"), CPU),
+  "context_scaling": CPU,
+  **{
+    f"context_scaling:size={size},data=made": name
+    for size, (name, _) in SIZES.items()
+  },
+}
+# Experiments that are no sweeps, with what their results are of.
+_SQUARE = [f"system={name}" for name in ("swa", "ttt", "swa_episodic",
+                                         "ttt_episodic")]  # fmt: skip
+ALONE = {
+  "rule": _SQUARE,
+  "recall:easy": _SQUARE,
+  "coordination": [
+    f"how={how}" for how in registry.load_experiment("coordination")[0].HOW
+  ],
+  "student_records": [
+    f"question={question},system={system}"
+    for question in ("recall", "relation", "aggregate")
+    for system in ("perk", "ttt_memory")
+  ],
+  "language_modeling": ["system=sliding_window", "system=ttt"],
+  "any_task": [f"task={name}" for name in registry.names(config.TASKS)],
+}
+
+
+COLUMNS = ("run", "machine", "sequences", "tokens", "train step, GiB",
+           "evaluation, GiB", "of", "fits")  # fmt: skip
+
+
+def texts() -> Iterator[tuple[str, str]]:
+  """What `--config` takes, and the machine, of all runs that are listed."""
+  for name, args in ALONE.items():
+    for arg in args:
+      yield f"{name}{',' if ':' in name else ':'}{arg}", CPU
+  books = ["books"] if pathlib.Path("data/books.json").exists() else []
+  for name, machine in {**SWEEPS, **dict.fromkeys(books, CPU)}.items():
+    for run in sweep.runs(name):
+      yield run.config, machine
+
+
+def listed() -> Iterator[tuple[str, str, config.Experiment]]:
+  """Those of `texts` that are programs of their own, with their settings."""
+  seen = set()
+  for text, machine in texts():
+    experiment = config.from_config_dict(registry.load_config(text))
+    key = dataclasses.replace(experiment, seed=0), machine
+    if key not in seen:
+      seen.add(key)
+      yield text, machine, experiment
+
+
+def digest(experiment: config.Experiment) -> str:
+  """Names all settings, the mesh too; a row of others is of no use."""
+  tree = json.dumps(config.to_dict(experiment), sort_keys=True)
+  return hashlib.sha256(tree.encode()).hexdigest()[:12]
+
+
+def row(text: str, machine: str, experiment: config.Experiment) -> dict:
+  """The plan of one run, whether it fits or not."""
+  from mattt_jax.scaling import planner  # initialises JAX
+
+  topo = topology.parse(machine)
+  start = time.process_time()
+  found = planner.plan(
+    experiment, topo, usable_bytes=None if topo.chip else CPU_GIB * GIB
+  )
+  return {
+    "config": text,
+    "settings": digest(experiment),
+    "command": f"mattt plan --config={text} --topology={machine}",
+    "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
+    "cpu_seconds": round(time.process_time() - start, 1),
+    **found,
+  }
+
+
+def line(text: str, machine: str, found: dict | None) -> tuple[str, ...]:
+  """A row of the table; `found` None: not compiled yet."""
+  if found is None:
+    return (text, machine, *[""] * 5, "not compiled yet")
+  train, evaluation = found["train"], found["evaluation"]
+  return (
+    text,
+    machine,
+    str(train["sequences"]),
+    str(train["length"]),
+    *(
+      f"{p['peak_bytes'] / GIB:.2f}" if p["peak_bytes"] else p["compiler"]
+      for p in (train, evaluation)
+    ),
+    f"{found['usable_bytes'] / GIB:.2f}",
+    "yes" if train["fits"] and evaluation["fits"] else "no",
+  )
+
+
+def main() -> None:
+  """Parses the command line, plans, writes."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--out", type=pathlib.Path, required=True)
+  parser.add_argument("--only", default="", help="parts of a run, all of them")
+  parser.add_argument("--dry-run", action="store_true", help="lists, no more")
+  args = parser.parse_args()
+  wanted = [part for part in args.only.split(",") if part]
+  args.out.parent.mkdir(parents=True, exist_ok=True)
+  path = args.out.with_suffix(".jsonl")
+  lines = path.read_text().splitlines() if path.exists() else []
+  have = {(r["settings"], r["topology"]): r for r in map(json.loads, lines)}
+  topology.prepare(topology.parse("v5e:4x4"))
+  rows = []
+  for text, machine, experiment in listed():
+    key = digest(experiment), machine
+    asked = not args.dry_run and all(part in text for part in wanted)
+    if asked and key not in have:
+      have[key] = row(text, machine, experiment)
+      with path.open("a") as file:
+        file.write(json.dumps(have[key]) + "\n")
+    rows.append(line(text, machine, have.get(key)))
+    if asked or args.dry_run:
+      print(*rows[-1], sep="  ", flush=True)
+  table = [COLUMNS, ("---",) * len(COLUMNS), *rows]
+  args.out.with_suffix(".md").write_text(
+    "".join(f"| {' | '.join(row)} |\n" for row in table)
+  )
+
+
+if __name__ == "__main__":
+  main()
