@@ -35,14 +35,8 @@ STORIES = "stories"
 _OWN_SPLITS = {"train": "train", "validation": "tune", "dev": "tune",
                "test": "test"}  # fmt: skip
 _PARQUET_ROWS = 64  # read at a time: one holds a whole book
-_LONGBENCH_METRICS = {
-  "dureader": "rouge_l", "gov_report": "rouge_l", "qmsum": "rouge_l",
-  "multi_news": "rouge_l", "vcsum": "rouge_l", "samsum": "rouge_l",
-  "trec": "classification", "lsht": "classification",
-  "passage_retrieval_en": "retrieval", "passage_retrieval_zh": "retrieval",
-  "passage_count": "count", "lcc": "code_similarity",
-  "repobench-p": "code_similarity",
-}  # fmt: skip
+# Examples come before the question, and what is between them before it.
+_FEW_SHOT = {"trec": "\n", "lsht": "\n", "triviaqa": "\n\n", "samsum": "\n\n"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +55,8 @@ class Record:
   document: str = ""  # what questions share; "": nothing, it is the id
   split: str = ""  # its own: "train", "validation", "dev", "test", or none
   choices: tuple[str, ...] = ()  # one of them is answers[0]; (): none
-  labels: tuple[str, ...] = ()  # of "babilong": every answer of its task
+  # Of "babilong" and LongBench's classifications: every answer of the task.
+  labels: tuple[str, ...] = ()
   ask: str = ""  # "": the question, in a plain form
   leads: tuple[str, ...] = (" ",)
   # [first, after the last) character of the context: what decides the answer;
@@ -171,17 +166,18 @@ def _quality(place: str, row: Row) -> Iterator[Record]:
 
 
 def _longbench(place: str, row: Row) -> Iterator[Record]:
-  name = row["dataset"].removesuffix("_e")
-  metric = _LONGBENCH_METRICS.get(name, "f1")
+  name, asked = row["dataset"].removesuffix("_e"), row["input"]
   answers, classes = tuple(row["answers"]), tuple(row["all_classes"] or ())
-  code = metric == "code_similarity"  # goes on where the context ends
+  code = name in ("lcc", "repobench-p")  # goes on where the context ends
+  ask = (asked or "\n") if code else ""
+  if name in _FEW_SHOT:  # the question is in the form of the examples
+    ask = _FEW_SHOT[name] + asked
   yield Record(
     # The file too: LongBench-E is drawn from the same rows.
-    f"{place.partition(':')[0]}:{row['_id']}", row["context"], row["input"],
-    answers, metric, row["_id"],
+    f"{place.partition(':')[0]}:{row['_id']}", row["context"], asked,
+    answers, f"longbench:{name}", row["_id"],
     choices=classes if answers[:1] and answers[0] in classes else (),
-    ask=(row["input"] or "\n") if code else "",
-    leads=("",) if code else (" ",),
+    labels=classes, ask=ask, leads=("",) if code else (" ",),
   )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from mattt_jax import registry
 from mattt_jax.config import Experiment, require
 from mattt_jax.data import pipeline
 from mattt_jax.data.tokenizer import Tokenizer
-from mattt_jax.evaluation import bootstrap, reader, text_match
+from mattt_jax.evaluation import bootstrap, own_rules, reader, text_match
 from mattt_jax.inference.generate import generate
 from mattt_jax.inference.session import Session
 from mattt_jax.tasks.base import Question, QuestionTask, Task
@@ -91,7 +91,8 @@ def collect(
   """The questions of each sequence that will be read.
 
   Raises:
-    ValueError: there are none, or for "choice" none with two choices.
+    ValueError: there are none, for "choice" none with two choices, or for
+      "written" one of a set whose rule is not here.
   """
   wanted, size = experiment.eval.sequences, task.size(split, length)
   asked = [
@@ -110,6 +111,9 @@ def collect(
     f"{about}no question has choices: use --answers=written, or a set of "
     "multiple choice",
   )
+  if "written" in kinds:
+    for metric in {question.metric for row in asked for question in row}:
+      own_rules.check(metric)
   return asked
 
 
@@ -145,7 +149,7 @@ def measure(
     `choice_accuracy`, `choice_chance` and, where the task has rules that guess,
     `choice_<rule>`; of all `written_questions`, `written_exact_match`,
     `written_f1`, `written_string_match`, and of those of a set with a rule of
-    its own (`text_match.own_rule`) `written_<rule>`; and `intervals` of these
+    its own (`own_rules.own_rule`) `written_<rule>`; and `intervals` of these
     shares, of 95 %, by bootstrap of sequences.
   """
   graphdef, params = nnx.split(learner)
@@ -190,7 +194,7 @@ def measure(
             "string_match": text_match.string_match(
               text, references, any_of=True
             ),
-            **text_match.own_rule(
+            **own_rules.own_rule(
               question.metric, text, references, question.asked, question.labels
             ),
           })  # fmt: skip

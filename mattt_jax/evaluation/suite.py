@@ -28,6 +28,7 @@ _COLUMNS = ("loss", "other_loss", "answer_accuracy", "answer_exact_match",
             "choice_chance", "choice_majority", "choice_nearest_mention",
             "written_exact_match", "written_f1", "written_rouge_l",
             "written_only_label")  # fmt: skip
+_LONGBENCH = "written_longbench_"  # and the task
 
 
 def task_experiment(
@@ -201,7 +202,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
   ]
   lines = [f"{first['split']} split, step {first['step']}, {', '.join(parts)}"]
   width = max(len("task"), *(len(row["task"]) for row in rows))
+  own = {name for row in rows for name in row if name.startswith(_LONGBENCH)}
   columns = [name for name in _COLUMNS if any(name in row for row in rows)]
+  columns += sorted(own)
   head = [f"{'task':<{width}}", " length", "sequences", *columns, "seconds"]
   lines += ["  ".join(head)]
   for row in rows:

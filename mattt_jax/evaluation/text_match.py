@@ -32,7 +32,7 @@ def exact_match(answer: str, references: Sequence[str]) -> float:
   Raises:
     ValueError: no references.
   """
-  return _best(
+  return best(
     lambda reference: normalize(answer) == normalize(reference), references
   )
 
@@ -54,7 +54,7 @@ def f1(answer: str, references: Sequence[str]) -> float:
     shared = (Counter(words) & Counter(wanted)).total()
     return 2 * shared / (len(words) + len(wanted))
 
-  return _best(score, references)
+  return best(score, references)
 
 
 def string_match(
@@ -120,34 +120,15 @@ def rouge_l(answer: str, references: Sequence[str]) -> float:
         )
     return 2 * common[-1] / max(1, len(words) + len(wanted))
 
-  return _best(score, references)
+  return best(score, references)
 
 
-def own_rule(
-  metric: str,
-  answer: str,
-  references: Sequence[str],
-  question: str,
-  labels: Sequence[str],
-) -> dict[str, float]:
-  """The score by a set's own rule, {its name: it}, where that is not one that
-  every written answer gets (exact match, F1, string match).
+def best(score: Callable[[str], float], references: Sequence[str]) -> float:
+  """The highest score that any of the references gives.
 
-  Args:
-    metric: `Record.metric` of data/public_sets.py; {} of those not known here.
-    answer: as the model wrote it.
-    references: the right ones.
-    question: as it was asked.
-    labels: every possible answer of the task, of "babilong".
+  Raises:
+    ValueError: no references.
   """
-  if metric == "rouge_l":
-    return {"rouge_l": rouge_l(answer, references)}
-  if metric == "babilong":
-    return {"only_label": only_label(answer, references[0], question, labels)}
-  return {}
-
-
-def _best(score: Callable[[str], float], references: Sequence[str]) -> float:
   _require(references)
   return float(max(map(score, references)))
 

@@ -111,7 +111,7 @@ class Question:
   references: tuple[str, ...]  # every right answer, as text
   room: int  # tokens that a written answer may have
   end: str = ""  # text that ends a written answer before that; "": none does
-  # The set's own rule for what is written (`text_match.own_rule`), and what it
+  # The set's own rule for what is written (`own_rules.own_rule`), and what it
   # needs: the question as it was asked, every possible answer.
   metric: str = ""
   asked: str = ""

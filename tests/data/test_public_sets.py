@@ -127,7 +127,15 @@ def test_longbench(tmp_path):
   classes = ["Place", "Person"]
   write_jsonl(
     tmp_path / "data" / "trec_e.jsonl",
-    [longbench("trec_e", 3, answers=["Person"], all_classes=classes)],
+    [
+      longbench(
+        "trec_e",
+        3,
+        input="Question: Who 3?\nType:",
+        answers=["Person"],
+        all_classes=classes,
+      )
+    ],
   )
   write_jsonl(
     tmp_path / "data" / "lcc.jsonl",
@@ -141,16 +149,20 @@ def test_longbench(tmp_path):
   assert len(found) == 6
   split, record = found["data/qasper.jsonl:id2"]
   assert found["data/qasper_e.jsonl:id2"][0] == split  # the same text
-  assert record.answers == ("Ann", "A. Lee") and record.metric == "f1"
+  assert record.answers == ("Ann", "A. Lee")
+  assert record.metric == "longbench:qasper"
   assert record.context + record.ask == (
     "Passage 2.\n\nQuestion: Who 2?\nAnswer:"
   )
   _, record = found["data/trec_e.jsonl:id3"]
-  assert record.metric == "classification" and record.choices == tuple(classes)
+  assert record.metric == "longbench:trec"
+  assert record.choices == record.labels == tuple(classes)
+  assert record.context + record.ask == "Passage 3.\nQuestion: Who 3?\nType:"
   _, record = found["data/lcc.jsonl:id4"]
   assert (record.ask, record.leads) == ("\n", ("",))
   _, record = found["data/gov_report.jsonl:id5"]
-  assert record.ask == "\n\nAnswer:" and record.metric == "rouge_l"
+  assert record.ask == "\n\nAnswer:" and not record.labels
+  assert record.metric == "longbench:gov_report"
 
 
 @pytest.mark.parametrize("form", ["list", "lines", "parquet"])

@@ -321,6 +321,12 @@ def test_evaluate_answers(tmp_path, capsys, monkeypatch):
     "num_mentions=9999", "--answers=choice",
   )  # fmt: skip
   assert "nothing is asked in 2 sequences: use a larger length" in message
+  row = {"input": "", "context": "x", "answers": ["y"], "all_classes": None}
+  rows = [row | {"_id": f"{n}", "dataset": "vcsum"} for n in range(3)]
+  (tmp_path / "vcsum.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  chinese = f"--tasks=long_qa:source=longbench:{tmp_path}/vcsum.jsonl"
+  message = error(chinese, "--answers=written")
+  assert "scores vcsum by Chinese words" in message
   monkeypatch.setattr(Learner, "streams", False)
   message = error("--answers=written")
   assert "answers=written needs a system that carries a state" in message

@@ -187,3 +187,16 @@ def test_table():
     "loss": "1.2500", "other_loss": "-", "answer_accuracy": "0.5000",
     "answer_exact_match": "0.0000", "seconds": "2.0",
   }  # fmt: skip
+
+
+def test_table_of_longbench():
+  row = {
+    "split": "test", "step": 3, "inner": False, "memory": True, "length": 64,
+    "task": "long_qa", "sequences": 4, "written_f1": 0.25, "seconds": 2.0,
+    "written_longbench_trec": 0.5, "written_longbench_lcc": 0.75,
+  }  # fmt: skip
+  _, header, cells = suite.table([row]).splitlines()
+  assert header.split()[3:-1] == [
+    "written_f1", "written_longbench_lcc", "written_longbench_trec",
+  ]  # fmt: skip
+  assert cells.split()[3:-1] == ["0.2500", "0.7500", "0.5000"]

@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 
+from mattt_jax.evaluation.own_rules import own_rule
 from mattt_jax.evaluation.text_match import (
   exact_match,
   f1,
   normalize,
   only_label,
-  own_rule,
   rouge_l,
   string_match,
 )

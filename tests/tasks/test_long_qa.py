@@ -10,6 +10,7 @@ from test_babi import Simulator
 
 from mattt_jax import config as config_lib
 from mattt_jax.data import public_sets, ruler_text, tokenizer
+from mattt_jax.evaluation import own_rules
 from mattt_jax.tasks import base, long_qa
 from mattt_jax.tasks.long_qa import Config, Task
 
@@ -195,6 +196,32 @@ def test_no_choices(babilong):
   # What BABILong's own rule needs.
   assert (asked.metric, asked.asked) == ("babilong", "Where is Mary?")
   assert set(asked.labels) == {f"place{n}" for n in range(30)}
+
+
+def test_longbench(tmp_path):
+  """The question has the form of the examples, and what its rule needs."""
+  names = ["City", "Date", "Person"]
+  rows = [
+    {
+      "input": f"Question: Who {n}?\nType:", "answers": [names[n % 3]],
+      "context": "Question: Where?\nType: City", "length": 9, "language": "en",
+      "dataset": "trec", "all_classes": names, "_id": f"id{n}",
+    }
+    for n in range(30)
+  ]  # fmt: skip
+  (tmp_path / "trec.jsonl").write_text("\n".join(map(json.dumps, rows)))
+  task = Task(Config(source=f"longbench:{tmp_path}"), SEED)
+  example = task.example("test", 0, 256)
+  (asked,) = task.questions("test", 0, 256, 8)
+  (right,) = asked.references
+  assert text(whole(example)[: used(example)]) == (
+    f"Question: Where?\nType: City\n{asked.asked} {right}"
+  )
+  assert (asked.metric, asked.labels) == ("longbench:trec", tuple(names))
+  score = own_rules.own_rule(
+    asked.metric, f"{right}\nDate", [right], asked.asked, asked.labels
+  )
+  assert score == {"longbench_trec": 1.0}
 
 
 def test_questions_of_several_answers():
