@@ -278,10 +278,17 @@ class EvalConfig:
   inner: bool = True  # False: read with the inner loop off
   memory: bool = True  # False: read with the memory off
   choices: int = 8  # answers of a multiple choice at most, with the right one
+  # What a run ends with (evaluation/final.py): the split that is read, more
+  # tasks ("mqar:num_pairs=64@4096": at 4096 tokens, without: at `lengths`), and
+  # whether it is also read without each part, at the training length.
+  split: str = "test"
+  tasks: tuple[str, ...] = ()
+  parts_off: bool = False
 
   def __post_init__(self):
     for field in ("sequences", "batch_size", "position_buckets"):
       require_at_least(f"eval.{field}", getattr(self, field), 1)
+    require_choice("eval.split", self.split, ("tune", "test"))
     require_at_least("eval.choices", self.choices, 2)
     require_at_least("eval.segment", self.segment, 0)
 

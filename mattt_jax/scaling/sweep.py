@@ -92,6 +92,18 @@ def config_hash(config: dict[str, Any]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def hash_today(config: dict[str, Any]) -> str | None:
+  """The `config_hash` that settings saved earlier have today.
+
+  Fields that have come since have their defaults; None if one has gone.
+  """
+  try:
+    experiment = config_lib.from_config_dict(ConfigDict(config))
+  except ValueError:
+    return None
+  return config_hash(config_lib.to_dict(experiment))
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """One run of a sweep, its settings resolved and checked."""

@@ -1,7 +1,9 @@
 """The command `mattt sweep`: its flags."""
 
 import fcntl
+import json
 import pathlib
+from typing import Any
 
 from absl import flags
 
@@ -21,6 +23,13 @@ def define(values: flags.FlagValues) -> None:
     ("out", "directory of the runs: a new one, or that of the same sweep"),
   ):
     flags.DEFINE_string(name, None, about, flag_values=values)
+  flags.DEFINE_string(
+    "results",
+    None,
+    f"JSONL of the rows (default: OUT/{ROWS_FILE}); a run that it has a row of "
+    "is not done again, wherever it was done",
+    flag_values=values,
+  )
   for name, default, about in (
     ("workers", 1, "processes at a time"),
     ("index", 0, "do only this share of the runs, from 0 on"),
@@ -46,43 +55,74 @@ def run(values: flags.FlagValues) -> int:
   if values.parquet:
     collect.require_parquet()
   trackers.choose(values.tracker)
+  results = pathlib.Path(values.results or out / ROWS_FILE)
+  known = read_rows(results) if values.results else {}
   every = sweep.runs(text)
   mine = sweep.share(every, values.index, values.of)
   if values.status:
-    print(sweep_state.table(every, out))
+    print(sweep_state.table(every, out, known))
     return 0
   if values["dry-run"].value:
     for one in mine:
-      done = sweep_state.is_finished(out / one.hash)
+      done = one.hash in known or sweep_state.is_finished(out / one.hash)
       print("# finished: " * done + sweep.command(one, out / one.hash))
     return 0
   doing = sweep_runner.SweepRunner(
-    mine,
+    [one for one in mine if one.hash not in known],
     out,
     workers=values.workers,
     together=values.together,
     report=lambda line: print(line, flush=True),
   )
   code = doing()
-  rows = write_rows(every, out, values.parquet)
-  print(f"{rows} of {len(every)} runs finished; rows are in {out / ROWS_FILE}")
+  rows = write_rows(every, out, results, values.parquet)
+  print(f"{rows} of {len(every)} runs finished; rows are in {results}")
   if doing.failed:
     print(f"{len(doing.failed)} failed: {', '.join(sorted(doing.failed))}")
   return code
 
 
+def read_rows(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+  """The rows of a results file, by the hash that their settings have today.
+
+  Raises:
+    ValueError: a line that is no such row.
+  """
+  rows = {}
+  for number, line in enumerate(path.open() if path.exists() else (), 1):
+    try:
+      row = json.loads(line)
+      hash_ = sweep.hash_today(row["config"]) or row["config_hash"]
+      rows[hash_] = row | {"config_hash": hash_}
+    except (ValueError, TypeError, KeyError) as error:
+      raise ValueError(
+        f"results={path}, line {number} is no row of a run ({error!r}): remove "
+        "it, or name another file"
+      ) from error
+  return rows
+
+
 def write_rows(
-  every: list[sweep.Run], out: pathlib.Path, parquet: bool = False
+  every: list[sweep.Run],
+  out: pathlib.Path,
+  results: pathlib.Path,
+  parquet: bool = False,
 ) -> int:
-  """Collects the finished runs; returns how many there are."""
+  """Adds the finished runs to `results`; returns how many of `every` it has.
+
+  Rows of other runs that are there stay, in front.
+  """
   with (out / "results.lock").open("w") as file:
     fcntl.flock(file, fcntl.LOCK_EX)  # another may end at the same time
     done = [out / one.hash for one in every]
-    rows = collect.rows(out, filter(sweep_state.is_finished, done))
-    collect.write(rows, out / ROWS_FILE)
+    new = collect.rows(out, filter(sweep_state.is_finished, done))
+    # Only what --results names may hold rows of runs that are not in `out`.
+    old = read_rows(results) if results != out / ROWS_FILE else {}
+    rows = old | {row["config_hash"]: row for row in new}
+    collect.write(list(rows.values()), results)
     if parquet:
-      collect.write(rows, out / PARQUET_FILE)
-  return len(rows)
+      collect.write(list(rows.values()), out / PARQUET_FILE)
+  return sum(one.hash in rows for one in every)
 
 
 SWEEP = Command(

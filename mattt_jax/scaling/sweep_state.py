@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import IO, Any
 
 from mattt_jax.scaling import collect
@@ -44,9 +44,19 @@ def state(run: Run, out: pathlib.Path) -> State:
   return State("broken" if note or step is not None else "waiting", step=step)
 
 
-def table(runs: Sequence[Run], out: pathlib.Path) -> str:
-  """A line for each run, then how many there are in each state."""
-  states = [state(run, out) for run in runs]
+def table(
+  runs: Sequence[Run], out: pathlib.Path, known: Collection[str] = ()
+) -> str:
+  """A line for each run, then how many there are in each state.
+
+  `known`: hashes of runs that are finished elsewhere.
+  """
+  states = [
+    State("finished", step=run.tree["train"]["steps"])
+    if run.hash in known
+    else state(run, out)
+    for run in runs
+  ]
   width = max(len(run.label) for run in runs)
   lines = []
   for run, at in zip(runs, states, strict=True):

@@ -87,7 +87,7 @@ class MetricsWriter:
     kept = [
       row
       for row in read_rows(path)
-      if row["step"] <= restored_step and row.get("split") != "test"
+      if row["step"] <= restored_step and row.get("kind") != "final"
     ]
     partial = path.with_name(path.name + ".partial")
     partial.write_text("".join(_line(row) for row in kept))

@@ -23,6 +23,7 @@ from mattt_jax import config as config_lib
 from mattt_jax import processes, registry, sharding
 from mattt_jax.config import Experiment
 from mattt_jax.data import pipeline
+from mattt_jax.evaluation import final
 from mattt_jax.evaluation.evaluator import evaluate
 from mattt_jax.training import (
   checkpoint,
@@ -75,7 +76,7 @@ def train(
 
   Returns:
     The content of evaluation.json: `step`, `train` (the last averages), and
-    `evaluation` on the test split. A finished run is not trained again.
+    `evaluation` (`final.measure`). A finished run is not trained again.
 
   Raises:
     ValueError: settings that do not fit, or a workdir of other settings.
@@ -87,6 +88,7 @@ def train(
   mesh = sharding.mesh_of(experiment.mesh) if mesh is None else mesh
   with processes.together():
     task = make_task(experiment)
+    final.more_tasks(experiment, task.vocab_size)  # raises before, not after
     if mesh.size > 1:  # what does not fit is named before anything is computed
       placement.place(experiment, task.vocab_size, mesh)
   with processes.first_goes_first():
@@ -366,22 +368,17 @@ class _Run:
         best=self.best["step"] if self.best else None,
       )
 
-  def _evaluate(self, split: str) -> dict[str, Any]:
-    with self.speed.idle():
-      self._check(state_too=True)
-      learner = (self.graphdef, self.state.params)
-      return evaluate(
-        self.experiment,
-        learner,
-        self.task,
-        split,
-        step=self.step,
-        mesh=self.mesh,
-      )
+  def _learner(self) -> tuple[nnx.GraphDef, Any]:
+    self._check(state_too=True)
+    return self.graphdef, self.state.params
 
   def _evaluate_tune(self) -> bool:
     """Returns whether this is the best step so far, of those to be kept."""
-    result = self._evaluate("tune")
+    with self.speed.idle():
+      result = evaluate(
+        self.experiment, self._learner(), self.task, "tune",
+        step=self.step, mesh=self.mesh,
+      )  # fmt: skip
     self.writer.write(self.step, "evaluation", result)
     loss = next(iter(result["lengths"].values()))["loss"]
     if not self.experiment.train.keep_best or loss is None:
@@ -392,13 +389,17 @@ class _Run:
     return True
 
   def finish(self) -> dict[str, Any]:
-    """Evaluates on the test split and writes the result."""
+    """Evaluates (`evaluation/final.py`) and writes the result."""
     self.checkpoints.wait()
     self.notice.raises(self._preempted())  # all is saved: no need to wait
-    result = self._evaluate("test")
+    with self.speed.idle():
+      result = final.measure(
+        self.experiment, self._learner(), self.task,
+        step=self.step, mesh=self.mesh,
+      )  # fmt: skip
     rows = metrics.read_rows(self.workdir / metrics.METRICS_FILE)
     trained = [row for row in rows if row["kind"] == "train"]
-    self.writer.write(self.step, "evaluation", result)
+    self.writer.write(self.step, "final", result)
     out = {
       "step": self.step,
       "train": trained[-1] if trained else {},

@@ -104,3 +104,39 @@ def test_two_real_runs(capsys, tmp_path):
   assert all(line.startswith("# finished: mattt") for line in text.splitlines())
   code, text, _ = run(capsys, *flags, "--workers=2")
   assert code == 0 and "starts" not in text
+
+
+def test_a_row_is_enough(capsys, tmp_path):
+  """What a results file has is not done again, in another directory and with
+  a program that has more settings; what else the file has stays."""
+  path, results = tmp_path / "mine.py", tmp_path / "study.jsonl"
+  path.write_text(SMALL)
+  flags = [f"--experiment={path}", f"--results={results}"]
+  code, text, _ = run(
+    capsys, *flags, f"--out={tmp_path / 'a'}", "--index=1", "--of=2"
+  )
+  assert code == 0 and f"1 of 2 runs finished; rows are in {results}" in text
+  (row,) = map(json.loads, results.open())
+  assert row["settings"] == {"seed": 2}
+  # As an older program wrote it, which had no `eval.parts_off`.
+  del row["config"]["eval"]["parts_off"]
+  row["config_hash"] = sweep.config_hash(row["config"])
+  other = row | {"config": {"of": "another"}, "config_hash": "123"}
+  results.write_text("".join(json.dumps(x) + "\n" for x in (other, row)))
+
+  flags += [f"--out={tmp_path / 'b'}"]
+  code, text, _ = run(capsys, *flags, "--status")
+  assert text.splitlines()[-1] == "2 runs: 1 finished, 1 waiting"
+  code, text, _ = run(capsys, *flags, "--dry-run")
+  assert [x.startswith("# finished") for x in text.splitlines()] == [0, 1]
+  code, text, _ = run(capsys, *flags)
+  assert code == 0 and "2 of 2 runs finished" in text
+  assert len([x for x in (tmp_path / "b").iterdir() if x.is_dir()]) == 1
+  rows = [json.loads(line) for line in results.open()]
+  assert rows[0] == other
+  assert [x["settings"]["seed"] for x in rows[1:]] == [2, 1]
+  assert rows[1]["evaluation"] == row["evaluation"]
+
+  results.write_text("{}\n")
+  code, _, err = run(capsys, *flags)
+  assert code == 2 and f"results={results}, line 1 is no row of a run" in err

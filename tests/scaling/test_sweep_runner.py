@@ -162,7 +162,7 @@ def test_twelve_runs_on_two_workers_one_of_them_killed(place):
   assert counts["start"] == dict.fromkeys(range(12), 1) | {dead: 2}
   # It went on where it stopped: no step twice.
   assert counts["step1"] == dict.fromkeys(range(12), 1)
-  assert sweep_command.write_rows(runs, out) == 12
+  assert sweep_command.write_rows(runs, out, out / "results.jsonl") == 12
   rows = [json.loads(x) for x in (out / "results.jsonl").open()]
   assert sorted(row["settings"]["seed"] for row in rows) == list(range(12))
   assert [row["config_hash"] for row in rows] == [run.hash for run in runs]

@@ -37,8 +37,8 @@ def test_rows_after_the_restored_step_are_written_again(tmp_path):
     path,
     {"step": 5, "loss": 3},
     {"step": 10, "loss": 2},
-    {"step": 10, "split": "tune"},
-    {"step": 10, "split": "test"},
+    {"step": 10, "kind": "evaluation"},
+    {"step": 10, "kind": "final"},
     {"step": 15, "loss": 1},
   )
   with path.open("a") as file:
@@ -49,7 +49,7 @@ def test_rows_after_the_restored_step_are_written_again(tmp_path):
   assert metrics.read_rows(path) == [
     {"step": 5, "loss": 3},
     {"step": 10, "loss": 2},
-    {"step": 10, "split": "tune"},
+    {"step": 10, "kind": "evaluation"},
     {"step": 15, "kind": "train", "loss": 1.5},
   ]
 

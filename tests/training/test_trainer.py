@@ -49,7 +49,7 @@ def test_run_writes_what_it_says(whole):
     (8, "train", None),
     (12, "train", None),
     (14, "train", None),
-    (14, "evaluation", "test"),
+    (14, "final", "test"),
   ]
   for row in written:
     if row["kind"] == "train":
