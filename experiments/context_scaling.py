@@ -105,8 +105,8 @@ def get_config(arg: str = "") -> ConfigDict:
     _tiny(config)
   config.train.steps = args.steps or config.train.steps
   systems.apply(config, args.system)
-  if args.size != "small" and not args.tiny and config.inner.enabled:
-    config.inner.warmup_steps = config.train.steps // 10
+  if args.size != "small" and not args.tiny:
+    _loop(config)
   return config
 
 
@@ -163,6 +163,18 @@ def _published(config: ConfigDict, args: ConfigDict) -> None:
   config.mesh.context = each // config.mesh.tensor
   if args.size != "125m":  # whose parameters and moments lie on each chip
     config.mesh.fsdp = at_once
+
+
+def _loop(config: ConfigDict) -> None:
+  """How the published sizes go from chunk to chunk."""
+  if config.inner.enabled:
+    config.inner.warmup_steps = config.train.steps // 10
+    if config.length > 32768:  # weights before each of 128 chunks are too many
+      config.inner.remat_levels = 2
+  elif config.memory.name == "none":
+    # Nothing is learned or written between chunks, which then say only how much
+    # is read at once. Keys and values are kept before each: all of the past.
+    config.chunk = min(config.length, 32768)
 
 
 def _corpus(config: ConfigDict, data: str) -> None:

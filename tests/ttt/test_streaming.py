@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from flax import nnx
 
 from mattt_jax.ttt.inner_loop import read_sequence
 
@@ -112,3 +113,32 @@ def recall(model, memory, asked):
   return jax.vmap(lambda block, state: block.memory.read(state, asked))(
     model.suffix, memory.blocks
   )
+
+
+@pytest.mark.parametrize("attention", ["full", "window"])
+def test_of_a_plain_transformer_a_chunk_is_only_what_is_read_at_once(attention):
+  """Losses and gradients are the same, whatever its size."""
+  tokens, targets = small.text(LENGTH)
+
+  def read(chunk):
+    learner = small.learner(
+      length=LENGTH, chunk=chunk, inner__enabled=False,
+      model__num_layers=3, model__num_suffix=2, model__attention=attention,
+      task__out_of_reach=False, float64=True,
+    )  # fmt: skip
+    graphdef, params = nnx.split(learner)
+
+    def loss(params):
+      learner = nnx.merge(graphdef, params)
+      _, out = small.read(
+        learner, tokens, targets, jnp.ones(LENGTH), inner=False
+      )
+      loss_L = out.loss_C.reshape(-1)
+      return jnp.mean(loss_L), loss_L
+
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, loss_L), grads = step(params)
+    return loss_L, grads
+
+  with jax.enable_x64(True):
+    assert_close(read(small.CHUNK), read(LENGTH))
