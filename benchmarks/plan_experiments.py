@@ -15,7 +15,6 @@ table, also of what is not compiled yet; rows that are there are not made again.
 
 import argparse
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -23,7 +22,7 @@ import time
 from collections.abc import Iterator
 
 from mattt_jax import config, registry
-from mattt_jax.scaling import sweep, topology
+from mattt_jax.scaling import collect, sweep, topology
 from mattt_jax.scaling.topology import GIB
 
 CPU, CPU_GIB = "cpu:1", 4.0  # what a run on a small machine may take
@@ -82,10 +81,10 @@ def listed() -> Iterator[tuple[str, str, config.Experiment]]:
       yield text, machine, experiment
 
 
-def digest(experiment: config.Experiment) -> str:
-  """Names all settings, the mesh too; a row of others is of no use."""
-  tree = json.dumps(config.to_dict(experiment), sort_keys=True)
-  return hashlib.sha256(tree.encode()).hexdigest()[:12]
+def is_of(row: dict, experiment: config.Experiment) -> bool:
+  """Whether a row is of these settings; those that are newer are not asked."""
+  lines = config.differences(row["settings"], config.to_dict(experiment))
+  return not [line for line in lines if "(absent)" not in line]
 
 
 def row(text: str, machine: str, experiment: config.Experiment) -> dict:
@@ -99,8 +98,9 @@ def row(text: str, machine: str, experiment: config.Experiment) -> dict:
   )
   return {
     "config": text,
-    "settings": digest(experiment),
+    "settings": config.to_dict(experiment),
     "command": f"mattt plan --config={text} --topology={machine}",
+    "commit": collect.commit(),
     "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
     "cpu_seconds": round(time.process_time() - start, 1),
     **found,
@@ -139,11 +139,13 @@ def main() -> None:
   args.out.parent.mkdir(parents=True, exist_ok=True)
   path = args.out.with_suffix(".jsonl")
   lines = path.read_text().splitlines() if path.exists() else []
-  have = {(r["settings"], r["topology"]): r for r in map(json.loads, lines)}
+  have = {(r["config"], r["topology"]): r for r in map(json.loads, lines)}
   topology.prepare(topology.parse("v5e:4x4"))
   rows = []
   for text, machine, experiment in listed():
-    key = digest(experiment), machine
+    key = text, machine
+    if key in have and not is_of(have[key], experiment):
+      del have[key]
     asked = not args.dry_run and all(part in text for part in wanted)
     if asked and key not in have:
       have[key] = row(text, machine, experiment)
