@@ -58,6 +58,10 @@ class ModelConfig:
   post_norm: bool = True
   dtype: str = "float32"  # of matrix products; norms, softmax, loss are float32
   remat_prefix: bool = True
+  # How the prefix attends to its window: "banded" (model/attention.py),
+  # "splash" (a kernel for TPUs, model/splash.py), or "auto", which is splash in
+  # programs for TPUs where lengths are multiples of its blocks.
+  prefix_attention: str = "auto"
   # Entries of the vocabulary that the head scores at once (a larger vocabulary
   # is scored in blocks, whose logits are not stored); 0: all.
   vocab_block: int = 8192
@@ -87,6 +91,16 @@ class ModelConfig:
     require_choice("model.attention", self.attention, ("window", "full"))
     require_choice(
       "model.suffix_mixer", self.suffix_mixer, ("attention", "gated_delta")
+    )
+    require_choice(
+      "model.prefix_attention",
+      self.prefix_attention,
+      ("auto", "banded", "splash"),
+    )
+    require(
+      self.prefix_attention != "splash" or self.attention == "window",
+      "model.prefix_attention='splash' reads a window, but model.attention="
+      f"{self.attention!r}: use model.prefix_attention='auto'",
     )
     require_choice("model.dtype", self.dtype, ("float32", "bfloat16"))
 

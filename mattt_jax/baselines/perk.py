@@ -83,7 +83,8 @@ class Config(BaseConfig):
     """
     rngs = nnx.Rngs(experiment.seed)
     model = Transformer(
-      dataclasses.replace(experiment.model, fast=()),
+      # Its inner loop goes through the prefix, too: no kernel there.
+      dataclasses.replace(experiment.model, fast=(), prefix_attention="banded"),
       vocab_size,
       experiment.memory,
       experiment.chunk,
@@ -108,6 +109,11 @@ class Config(BaseConfig):
       require(
         not value, f"{field} does nothing in baseline perk: use its default"
       )
+    require(
+      model.prefix_attention != "splash",
+      "model.prefix_attention='splash' can be differentiated once, but the "
+      "inner loop of baseline perk goes through the prefix: use 'auto'",
+    )
     require(
       experiment.memory.read is None,
       "baseline perk has no external memory: use memory=none",

@@ -74,7 +74,7 @@ def attend(
   """
   length = q_HxLxK.shape[1]
   past = k_HxSxK.shape[1] - length
-  block = min(length, _block_size(window))
+  block = min(length, block_size(window))
   n = math.ceil(length / block)
   reach = past  # keys before the first query of a block that it may see
   if window is not None:
@@ -107,7 +107,7 @@ def attend(
   return out.reshape(out.shape[0], n * block, -1)[:, :length]
 
 
-def _block_size(window: int | None) -> int:
+def block_size(window: int | None) -> int:
   """Queries of a block: few, to see few keys outside of the window."""
   return (
     _BLOCKS[-1]

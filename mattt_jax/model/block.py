@@ -5,6 +5,10 @@ Each is x + post_norm(f(pre_norm(x))); the memory has a gate of its own instead.
 Shapes: C chunk, D model.
 """
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 from flax import nnx
 from jax import Array
@@ -14,8 +18,9 @@ from mattt_jax.memory.base import Memory, ResidualRead
 from mattt_jax.model import linear_attention
 from mattt_jax.model.layers import Attention, SwiGLU, make_norm, vector_norm
 
-_MIXERS = {
+_MIXERS: dict[str, Callable[..., Any]] = {
   "attention": Attention,
+  "prefix_attention": functools.partial(Attention, prefix=True),
   "gated_delta": linear_attention.GatedDeltaNet,
 }
 

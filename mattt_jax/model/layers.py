@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from mattt_jax.config import ModelConfig
-from mattt_jax.model import attention
+from mattt_jax.model import attention, splash
 from mattt_jax.model.attention import KVCache
 from mattt_jax.recompute import recomputed
 
@@ -79,8 +79,12 @@ class SwiGLU(nnx.Module):
 class Attention(nnx.Module):
   """Multi-head attention with qk-norm and RoPE, over a window or in full."""
 
-  def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
+  def __init__(
+    self, config: ModelConfig, rngs: nnx.Rngs, *, prefix: bool = False
+  ):
+    """`prefix`: it is differentiated once, so that a kernel may do it."""
     dim, std = config.dim, config.init_std
+    self.how = config.prefix_attention if prefix else "banded"
     self.heads = config.num_heads
     self.theta = config.rope_theta
     self.window = config.window if config.attention == "window" else None
@@ -113,9 +117,19 @@ class Attention(nnx.Module):
     # Positions restart at the oldest key (see `rope`); queries come last.
     k = attention.rope(k, self.theta)
     q = attention.rope(q, self.theta, start=past)
-    out_HxCxK = attention.attend(q, k, v, position, self.window)
+    out_HxCxK = self._attend(q, k, v, position)
     out_CxD = out_HxCxK.swapaxes(0, 1).reshape(x_CxD.shape)
     return out_CxD @ self.wo[...].astype(x_CxD.dtype), cache
+
+  def _attend(self, q_HxCxK, k_HxSxK, v_HxSxK, position) -> Array:
+    length, past = q_HxCxK.shape[1], k_HxSxK.shape[1] - q_HxCxK.shape[1]
+    args = q_HxCxK, k_HxSxK, v_HxSxK, position
+    if self.window is not None:
+      if self.how == "splash":
+        return splash.attend(*args, self.window)
+      if self.how == "auto" and splash.fits(length, past):
+        return splash.on_tpu(*args, self.window)
+    return attention.attend(*args, self.window)
 
 
 def make_norm(use: bool, dim: int, eps: float) -> RMSNorm | Identity:

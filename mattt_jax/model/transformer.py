@@ -112,7 +112,11 @@ class Transformer(nnx.Module):
       rngs, (vocab_size, c.dim), c.embedding_std or c.init_std
     )
     if self.num_prefix:
-      self.prefix = stack(lambda rngs: Block(c, rngs), self.num_prefix, rngs)
+      self.prefix = stack(
+        lambda rngs: Block(c, rngs, mixer="prefix_attention"),
+        self.num_prefix,
+        rngs,
+      )
     if c.num_suffix:
       self.suffix = stack(suffix_block, c.num_suffix, rngs)
     self.final_norm = make_norm(True, c.dim, c.norm_eps)

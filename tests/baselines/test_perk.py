@@ -299,6 +299,15 @@ def test_the_adapter_starts_as_the_base_model():
     ),
     (dict(model__attention="window", model__window=3), "model.window=3 must"),
     (dict(inner__enabled=False), "inner.enabled=False"),
+    (
+      dict(
+        model__attention="window",
+        model__window=LENGTH,
+        model__prefix_attention="splash",
+        task__out_of_reach=False,
+      ),
+      "inner loop of baseline perk goes through the prefix",
+    ),
     (dict(inner__retention=0.9), "inner.retention does nothing"),
     (dict(coordination__replay=1), "coordination.replay does nothing"),
   ],
@@ -306,6 +315,10 @@ def test_the_adapter_starts_as_the_base_model():
 def test_settings_that_do_not_fit(changes, message):
   with pytest.raises(ValueError, match=message):
     experiment(**changes)
+
+
+def test_its_prefix_can_be_differentiated_twice():
+  assert make().model.config.prefix_attention == "banded"
 
 
 @pytest.mark.parametrize(

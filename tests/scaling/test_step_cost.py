@@ -84,6 +84,21 @@ def ttt_read():
   return prefix, suffix + back
 
 
+def test_a_kernel_counts_as_attention_in_blocks():
+  """Not as the one block that its program shows."""
+  costs = [
+    step_cost(
+      experiment(
+        length=128, model__window=32, model__prefix_attention=how,
+        task__out_of_reach=False,
+      ),
+      V,
+    )
+    for how in ("banded", "auto", "splash")
+  ]  # fmt: skip
+  assert costs[0] == costs[1] == costs[2]
+
+
 def test_ttt():
   fast = {"model__num_suffix": 1, "model__fast_mlp_dim": F}
   cost = step_cost(experiment(inner__enabled=True, **fast), V)
