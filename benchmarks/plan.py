@@ -16,7 +16,7 @@ import json
 import pathlib
 import time
 
-from mattt_jax import config, registry
+from mattt_jax import config, registry, sharding
 from mattt_jax.scaling import plan_command, topology
 
 # Size, tokens: machines.
@@ -55,20 +55,39 @@ def row(size: str, length: int, system: str, machine: topology.Topology):
   }
 
 
+def predicted(row: dict) -> dict[str, int]:
+  """Bytes of the train step by term, without the compiler."""
+  from mattt_jax.scaling import memory_model
+  from mattt_jax.training import trainer
+
+  made = experiment(
+    f"size={row['size']},length={row['length']},system={row['system']},"
+    f"chips={row['chips']}"
+  )
+  return memory_model.train_step_bytes(
+    made,
+    trainer.make_task(made).vocab_size,
+    sharding.abstract_mesh(made.mesh, row["devices"]),
+  )
+
+
 def table(rows: list[dict]) -> str:
   """In Markdown."""
   lines = [
-    "| model | tokens | system | machine | sequences | peak, GiB | of | fits "
-    "| step at least, s | 30 % MFU: tokens/s | chip-hours of the run |",
-    "|---|---|---|---|---|---|---|---|---|---|---|",
+    "| model | tokens | system | machine | sequences | peak, GiB | predicted "
+    "| of | fits | step at least, s | 30 % MFU: tokens/s | chip-hours of the "
+    "run |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|",
   ]
   for r in rows:
     train, run = r["train"], r["run"]
-    peak = train["peak_bytes"]
+    peak, expected = train["peak_bytes"], sum(predicted(r).values())
     needed = f"{peak / GIB:.1f}" if peak else train["compiler"]
     lines.append(
       f"| {r['size']} | {r['length']} | {r['system']} | {r['topology']} "
-      f"| {train['sequences']} | {needed} | {r['usable_bytes'] / GIB:.1f} "
+      f"| {train['sequences']} | {needed} | {expected / GIB:.1f}"
+      + (f" ({expected / peak - 1:+.0%})" if peak else "")
+      + f" | {r['usable_bytes'] / GIB:.1f} "
       f"| {'yes' if train['fits'] else 'no'} "
       f"| {r['step']['at_least_seconds']:.2f} "
       f"| {run['tokens_per_second']:,.0f} | {run['chip_hours']:,.0f} |"

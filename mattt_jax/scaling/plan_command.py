@@ -111,6 +111,14 @@ def text(found: dict[str, Any]) -> str:
     )
     if program["compiler"]:
       lines.append(f"{'':<12}compiler: {program['compiler']}")
+  predicted = found["predicted"]
+  if predicted is not None:
+    largest = sorted(predicted, key=lambda k: -predicted[k])[:5]
+    lines.append(
+      f"Predicted peak of train: {size(sum(predicted.values()))} ("
+      + ", ".join(f"{k} {size(predicted[k])}" for k in largest)
+      + ", ...)"
+    )
   if search is not None:
     lines.append(
       f"Largest {search['of']} that fits: {search['largest'] or 'none'}"

@@ -16,10 +16,11 @@ from typing import Any
 import jax
 
 from mattt_jax import sharding
+from mattt_jax.baselines import none
 from mattt_jax.config import Experiment, require
 from mattt_jax.data import pipeline
 from mattt_jax.evaluation import reader
-from mattt_jax.scaling import cost_model, topology
+from mattt_jax.scaling import cost_model, memory_model, topology
 from mattt_jax.scaling.topology import GIB, Topology
 from mattt_jax.training import build, trainer
 from mattt_jax.training.optimizer import make_optimizer
@@ -69,14 +70,15 @@ def plan(
     report: is told of each compiled train step of a search.
 
   Returns:
-    JSON-ready: `train` and `evaluation` (a `Program` each), `cost` (a
-    `StepCost` of the dearest step), `step` (bounds in seconds), `run`
+    JSON-ready: `train` and `evaluation` (a `Program` each), `predicted` (bytes
+    by term of `memory_model.train_step_bytes`, None where that says nothing),
+    `cost` (a `StepCost` of the dearest step), `step` (bounds in seconds), `run`
     (estimates, None without known peaks) and `search`.
 
   Raises:
     ValueError: settings that do not fit the machine.
   """
-  steps = _Steps(experiment, machine, usable_bytes)
+  steps = Steps(experiment, machine, usable_bytes)
   require(
     search is None or steps.usable_bytes is not None,
     f"--search={search}: the memory of {machine.name} is not known: say it "
@@ -128,6 +130,7 @@ def plan(
     "usable_bytes": steps.usable_bytes,
     "train": train and dataclasses.asdict(train),
     "evaluation": dataclasses.asdict(evaluation),
+    "predicted": steps.predicted(size, length, inner=inner),
     "cost": dataclasses.asdict(costs[dearest]),
     "step": _bounds(machine, costs[dearest].hardware_flops, train),
     "run": _run(machine, mfu, [(costs[kind], n) for kind, n in kinds.items()]),
@@ -153,7 +156,7 @@ def largest(fits: Callable[[int], bool], start: int, most: int) -> int:
   return low
 
 
-class _Steps:
+class Steps:
   """The programs of an experiment on a machine."""
 
   def __init__(self, experiment: Experiment, machine: Topology, usable_bytes):
@@ -191,6 +194,19 @@ class _Steps:
       build.abstract_batch(sequences, length), sharding.split_batch(self.mesh)
     )
     return step.lower(self.state, batch, **parts)
+
+  def predicted(
+    self, sequences: int, length: int, *, inner: bool
+  ) -> dict[str, int] | None:
+    """Bytes of a train step without compiling it; None without an inner loop,
+    and for baselines that read in a way of their own."""
+    plain = isinstance(self.experiment.baseline, none.Config)
+    if not (plain and inner) or sequences % self.sharing:
+      return None
+    return memory_model.train_step_bytes(
+      self.experiment, self.task.vocab_size, self.mesh, sequences=sequences,
+      length=length,
+    )  # fmt: skip
 
   def evaluation(self) -> Program:
     """The step of evaluation, of the longest sequences."""

@@ -35,7 +35,7 @@ def remembering():
 
 @pytest.fixture(scope="module")
 def steps(remembering):
-  return planner._Steps(remembering, CPUS, None)
+  return planner.Steps(remembering, CPUS, None)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_plan_on_the_mesh_of_the_experiment():
   """Parameters and moments are split over "fsdp": half of them a device."""
   sizes = []
   for fsdp in (1, 2):
-    steps = planner._Steps(tiny.experiment(mesh__fsdp=fsdp), CPUS, None)
+    steps = planner.Steps(tiny.experiment(mesh__fsdp=fsdp), CPUS, None)
     program = steps.train(2, 32, inner=False, memory=False)
     sizes.append(program.argument_bytes - 4 * 5 * 32)
   assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.05)
@@ -134,7 +134,7 @@ class _Lowered:
 )
 def test_memory_on_cpu(experiment, usable, fits):
   """10 come in, 8 go out, 3 of them in their place, 10 between."""
-  steps = planner._Steps(experiment, CPUS, usable)
+  steps = planner.Steps(experiment, CPUS, usable)
   lowered = _Lowered(
     argument_size=10, output_size=8, alias_size=3, temp_size=10, peak_memory=9
   )
@@ -191,8 +191,8 @@ def test_search(experiment, monkeypatch, search, largest):
     return planner.Program(sequences, length, **parts, fits=fits,
                            compile_seconds=0.0)  # fmt: skip
 
-  monkeypatch.setattr(planner._Steps, "_train", train)
-  monkeypatch.setattr(planner._Steps, "evaluation", lambda self: train(
+  monkeypatch.setattr(planner.Steps, "_train", train)
+  monkeypatch.setattr(planner.Steps, "evaluation", lambda self: train(
     self, 2, 32, inner=True, memory=False))  # fmt: skip
   tried = []
   found = planner.plan(
