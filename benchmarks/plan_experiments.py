@@ -28,15 +28,14 @@ from mattt_jax.scaling.topology import GIB
 CPU, CPU_GIB = "cpu:1", 4.0  # what a run on a small machine may take
 PACKAGES = ("jax", "libtpu")
 SIZES = registry.load_experiment("context_scaling")[0].TOPOLOGY
-SWEEPS = {
-  **dict.fromkeys(("recall", "recall:hard", "ablation"), CPU),
-  "context_scaling": CPU,
+MORE_SWEEPS = {
+  "recall:hard": CPU,
   **{
     f"context_scaling:size={size},data=made": name
     for size, (name, _) in SIZES.items()
   },
 }
-# Experiments that are no sweeps, with what their results are of.
+# Of experiments, or variants, that are no sweeps: results are of.
 _SQUARE = [f"system={name}" for name in ("swa", "ttt", "swa_episodic",
                                          "ttt_episodic")]  # fmt: skip
 ALONE = {
@@ -53,8 +52,6 @@ ALONE = {
   "language_modeling": ["system=sliding_window", "system=ttt"],
   "any_task": [f"task={name}" for name in registry.names(config.TASKS)],
 }
-
-
 COLUMNS = ("run", "machine", "sequences", "tokens", "train step, GiB",
            "evaluation, GiB", "of", "fits")  # fmt: skip
 
@@ -64,8 +61,13 @@ def texts() -> Iterator[tuple[str, str]]:
   for name, args in ALONE.items():
     for arg in args:
       yield f"{name}{',' if ':' in name else ':'}{arg}", CPU
-  books = ["books"] if pathlib.Path("data/books.json").exists() else []
-  for name, machine in {**SWEEPS, **dict.fromkeys(books, CPU)}.items():
+  sweeps = [
+    name
+    for name in sorted(registry.experiments())
+    if hasattr(registry.load_experiment(name)[0], "sweep")
+    and (name != "books" or pathlib.Path("data/books.json").exists())
+  ]
+  for name, machine in (dict.fromkeys(sweeps, CPU) | MORE_SWEEPS).items():
     for run in sweep.runs(name):
       yield run.config, machine
 
