@@ -64,7 +64,7 @@ def test_every_run_has_its_place_on_its_machine(benchmark, listed, name):
 
 def test_bytes_are_those_of_the_compiled_programs():
   made = tiny.experiment("episodic", mesh__fsdp=2, eval__segment=16)
-  steps = planner._Steps(made, topology.parse("cpu:2"), None)
+  steps = planner.Steps(made, topology.parse("cpu:2"), None)
   mesh = sharding.abstract_mesh(made.mesh, 2)
   placed = placement.place(made, steps.task.vocab_size, mesh)
   train = steps.train(2, 32, inner=False, memory=False)
