@@ -13,13 +13,15 @@ the suffix, and holds (in bytes):
                    its cotangent: (blocks + 2) L D
     gathered       parameters of the suffix that are split over "fsdp", whole;
                    the head's too, where it is not laid out
+    casts          parameters of the suffix, fast weights and the cotangent of
+                   their gradient, in `model.dtype` where that is not float32
     slow_gradients of the suffix, embedding and head: what chunks have added up
     cotangents     of one state, of the inner gradient, and the new one of the
                    fast weights
     head           its matrix, laid out in blocks of the vocabulary: 4 V D
     chunk          what the suffix blocks keep of C tokens, and its derivative
                    along the cotangent of the inner gradient: twice, for each
-                   block, 10 arrays of C D and 3 of C F for each MLP
+                   block, 13 arrays of C D and 3 of C F for each MLP
     window         the same for keys, rotated keys and values of the W + C
                    positions: twice, for each block, 3 (W + C) D
     slots          3 arrays of scores of C tokens on M slots of an episodic
@@ -32,7 +34,7 @@ the suffix, and holds (in bytes):
 
 Sizes of parameters and states are those of `jax.eval_shape` of the code that
 runs, and their share of a device is what the rules of `sharding` say; they are
-most of it. The factors of the last five terms are an estimate: compilers fuse,
+most of it. The last five terms, and the casts, are an estimate: compilers fuse,
 copy and pad in ways of their own. benchmarks/plan.py and
 benchmarks/memory_model.py compare the sum with what they say.
 """
@@ -46,15 +48,32 @@ from flax import nnx
 from jax.sharding import AbstractMesh, AxisType
 
 from mattt_jax import sharding
+from mattt_jax.baselines import none
 from mattt_jax.config import Experiment
 from mattt_jax.memory import episodic
 from mattt_jax.model import attention, fast_weights
 from mattt_jax.sharding import AnyMesh
 from mattt_jax.training import build
 from mattt_jax.training.optimizer import make_optimizer
+from mattt_jax.training.placement import device_bytes
 from mattt_jax.training.train_step import abstract_state
 
 _FLOAT32 = 4
+
+
+def covers(experiment: Experiment) -> bool:
+  """Whether the terms are those of its steps: a transformer that learns while
+  it reads, by the inner loop's defaults of differentiation and recomputation.
+  """
+  inner = experiment.inner
+  return (
+    isinstance(experiment.baseline, none.Config)
+    and inner.enabled
+    and inner.second_order
+    and inner.differentiation == "mixed"
+    and inner.remat_levels != 0
+    and not inner.offload
+  )
 
 
 def train_step_bytes(
@@ -68,7 +87,7 @@ def train_step_bytes(
   """The terms above for one device, in bytes; their sum is the peak.
 
   Args:
-    experiment: a transformer with its inner loop on, with or without a memory.
+    experiment: one of those that `covers` names, its inner loop on.
     vocab_size: of the task.
     mesh: how it is split.
     sequences: of a batch; default: `experiment.batch_size`.
@@ -106,6 +125,7 @@ def train_step_bytes(
     "prefix": here * (model.num_layers - model.num_suffix + 2)
     * (tokens // context) * model.dim * item,
     "gathered": (mesh.shape[sharding.FSDP] > 1) * (read - laid_out),
+    "casts": (item < _FLOAT32) * (read - matrix + 2 * state["fast"]) // 2,
     "slow_gradients": read,
     "cotangents": sum(state.values()) + 2 * state["fast"],
     "head": laid_out,
@@ -118,33 +138,24 @@ def train_step_bytes(
   }  # fmt: skip
 
 
-def _mesh(*sizes: int) -> AbstractMesh:
-  return AbstractMesh(sizes, sharding.AXES, axis_types=(AxisType.Auto,) * 4)
-
-
 def _unsplit(mesh: AnyMesh) -> AbstractMesh:
   """The mesh on which parameters are whole that "fsdp" splits."""
   data, fsdp, *others = mesh.shape.values()
-  return _mesh(data * fsdp, 1, *others)
-
-
-def _bytes(tree: Any) -> int:
-  """Of one device, of shapes that say where they lie."""
-  return sum(
-    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(tree)
-  )
+  sizes = data * fsdp, 1, *others
+  return AbstractMesh(sizes, sharding.AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def _parameter_bytes(params: Any, mesh: AnyMesh) -> int:
-  return _bytes(sharding.abstract(params, sharding.shardings(mesh, params)))
+  return device_bytes(
+    sharding.abstract(params, sharding.shardings(mesh, params))
+  )
 
 
 def _argument_bytes(experiment, params, sequences, length, mesh) -> int:
   """The step's arguments: they stay, the new state taking their place."""
   optimizer = make_optimizer(experiment.outer, experiment.train.steps)
   batch = build.abstract_batch(sequences, length)
-  return _bytes(abstract_state(params, optimizer, mesh)) + _bytes(
+  return device_bytes(abstract_state(params, optimizer, mesh)) + device_bytes(
     sharding.abstract(batch, sharding.split_batch(mesh))
   )
 
@@ -174,7 +185,7 @@ def _state_bytes(state: Any, sequences: int, mesh: AnyMesh) -> dict[str, int]:
   )
   placed = sharding.abstract(states, sharding.split_states(mesh, states))
   return {
-    field.name: _bytes(getattr(placed, field.name))
+    field.name: device_bytes(getattr(placed, field.name))
     for field in dataclasses.fields(placed)
   }
 
@@ -206,4 +217,4 @@ def _chunk_bytes(model, tokens: int, tensor: int) -> int:
   """What all suffix blocks keep of so many tokens of a chunk."""
   item = jax.numpy.dtype(model.dtype).itemsize
   wide = 3 * (model.mlp_dim + model.fast_mlp_dim) // tensor
-  return model.num_suffix * tokens * (10 * model.dim + wide) * item
+  return model.num_suffix * tokens * (13 * model.dim + wide) * item

@@ -16,7 +16,6 @@ from typing import Any
 import jax
 
 from mattt_jax import sharding
-from mattt_jax.baselines import none
 from mattt_jax.config import Experiment, require
 from mattt_jax.data import pipeline
 from mattt_jax.evaluation import reader
@@ -198,10 +197,10 @@ class Steps:
   def predicted(
     self, sequences: int, length: int, *, inner: bool
   ) -> dict[str, int] | None:
-    """Bytes of a train step without compiling it; None without an inner loop,
-    and for baselines that read in a way of their own."""
-    plain = isinstance(self.experiment.baseline, none.Config)
-    if not (plain and inner) or sequences % self.sharing:
+    """Bytes of a train step without compiling it; None for steps that the
+    memory model does not cover."""
+    covered = inner and memory_model.covers(self.experiment)
+    if not covered or sequences % self.sharing:
       return None
     return memory_model.train_step_bytes(
       self.experiment, self.task.vocab_size, self.mesh, sequences=sequences,

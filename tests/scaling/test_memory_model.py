@@ -131,3 +131,19 @@ def test_published_shapes(row):
 def test_small_shapes(row):
   found = sum(small.predicted(row["name"]).values())
   assert found == pytest.approx(row["peak_bytes"], rel=0.1)
+
+
+def test_what_it_does_not_cover():
+  """No figure is better than one of another program."""
+  for changes in (
+    dict(inner__second_order=False),
+    dict(inner__remat_levels=0),
+    dict(inner__differentiation="reverse"),
+  ):
+    assert not memory_model.covers(tiny.experiment(**changes))
+  made = tiny.experiment()
+  assert memory_model.covers(made)
+  steps = planner.Steps(made, topology.parse("cpu:2"), None)
+  assert steps.predicted(2, 32, inner=False) is None
+  assert steps.predicted(3, 32, inner=True) is None  # on two devices
+  assert steps.predicted(2, 32, inner=True) == terms(made, 2)
