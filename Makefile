@@ -1,4 +1,5 @@
-# make demo | test | soak | lint | bench | results | books | lock | clean
+# make demo | test | soak | lint | bench | results | books | notebooks | lock |
+# clean
 # The first target that needs it sets up .venv from requirements.lock.
 
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -11,7 +12,7 @@ TEST_FLAGS ?= -n auto --maxprocesses=4 --dist=worksteal
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test soak lint bench results books lock clean
+.PHONY: demo test soak lint bench results books notebooks lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -57,7 +58,6 @@ results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 	cp runs/demo/results.json results/demo.json
 	$(BIN)/python -m mattt_jax.scaling.collect runs/recall \
 		--out=results/recall.jsonl
-	$(BIN)/python results/recall.py
 	$(BIN)/mattt compare --task=recall --arg=hard --out=runs/hard \
 		--systems=swa_episodic,ttt,ttt_episodic --seeds=1,2,3
 	$(BIN)/python results/capacity.py
@@ -75,6 +75,7 @@ results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 		for kind in jsonl md; do \
 		cp runs/$$name/compare.$$kind results/$$name.$$kind; done; done
 	$(BIN)/python results/streaming.py
+	$(MAKE) notebooks
 
 runs/recall/%/evaluation.json:
 	$(BIN)/mattt train --workdir=runs/recall/$* \
@@ -88,6 +89,11 @@ BOOKS := $(foreach seed,1 2 3,$(foreach system,ttt_memory ttt_e2e \
 books: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 books: $(BOOKS)
 	$(BIN)/python results/books.py
+	$(MAKE) notebooks
+
+# The tables and figures of results/, from the rows there; under a minute.
+notebooks: $(VENV)/.installed
+	$(BIN)/jupyter execute --timeout=60 notebooks/*.ipynb
 
 data/books.json: | $(VENV)/.installed
 	$(BIN)/mattt prepare books data/books

@@ -6,31 +6,26 @@ The models of runs/hard were trained on 768 tokens with 48 keys, values of 4
 tokens and 16 overwritten bindings. Here they read, one axis at a time, 1x to
 64x that length, 16 to 512 keys (a third as many bindings overwritten) and
 values of 1 to 4 tokens. Writes capacity.jsonl (a row as soon as it is measured;
-rows that are there are not measured again), capacity.md and capacity.png. About
-5 minutes a model.
+rows that are there are not measured again), of which notebooks/01_recall.ipynb
+makes capacity.md and capacity.png. About 5 minutes a model.
 """
 
 import dataclasses
 import json
 import pathlib
-import statistics
 import sys
 from collections.abc import Sequence
 
 from mattt_jax import config as config_lib
 from mattt_jax.evaluation.evaluator import evaluate
 from mattt_jax.registry import load_config
-from mattt_jax.scaling import collect, plots, tables
+from mattt_jax.scaling import collect
 from mattt_jax.tasks.associative_recall import Task
 from mattt_jax.training import trainer
 
 HERE = pathlib.Path(__file__).parent
 ROWS_FILE = HERE / "capacity.jsonl"
-LABELS = {
-  "ttt": "TTT alone",
-  "swa_episodic": "window + episodic",
-  "ttt_episodic": "TTT + episodic",
-}
+SYSTEMS = ("ttt", "swa_episodic", "ttt_episodic")
 SEEDS = (1, 2, 3)
 TRAINED = {"length": 768, "pairs": 48, "value_length": 4}
 FAR = 16 * TRAINED["length"]  # where 512 keys have room
@@ -40,11 +35,6 @@ AXES = {
   "value_length": [
     TRAINED | {"length": FAR, "value_length": n} for n in (1, 2, 4)
   ],
-}
-TITLES = {
-  "length": "tokens of context (48 keys, values of 4 tokens)",
-  "pairs": f"keys ({FAR} tokens of context, values of 4 tokens)",
-  "value_length": f"tokens of a value ({FAR} tokens of context, 48 keys)",
 }
 SEQUENCES, SEQUENCES_FAR = 8, 2  # the second beyond `FAR`
 
@@ -61,7 +51,7 @@ def measure(seeds: Sequence[int]) -> None:
   points = [point for axis in AXES.values() for point in axis]
   points = [p for i, p in enumerate(points) if p not in points[:i]]
   for seed in seeds:
-    for system in LABELS:
+    for system in SYSTEMS:
       about = {"system": system, "seed": seed}
       done = [
         {k: row[k] for k in TRAINED}
@@ -112,66 +102,9 @@ def _measure_model(about: dict, points: list[dict]) -> None:
     print(row, flush=True)
 
 
-def table(rows: list[dict], axis: str, measure: str) -> list[str]:
-  """Mean over the seeds, lowest and highest, along one axis."""
-
-  def values(system, point):
-    wanted = {"system": system, **point}.items()
-    return [row[measure] for row in rows if wanted <= row.items()]
-
-  return tables.markdown(
-    TITLES[axis],
-    [point[axis] for point in AXES[axis]],
-    {
-      label: [tables.summary(values(system, p)) for p in AXES[axis]]
-      for system, label in LABELS.items()
-    },
-  )
-
-
 def main() -> None:
-  """Measures what is missing, writes the tables."""
+  """Measures what is missing."""
   measure([int(seed) for seed in sys.argv[1:]] or SEEDS)
-  rows = read_rows()
-  text = [
-    "Answers right (every token of them), mean [lowest, highest] of seeds "
-    f"{', '.join(map(str, SEEDS))}, `test` split:",
-  ]
-  for axis in AXES:
-    text += ["", *table(rows, axis, "answer_exact_match")]
-  text += ["", "Loss on the tokens that are not answers (nats):"]
-  text += ["", *table(rows, "length", "other_loss")]
-  (HERE / "capacity.md").write_text("\n".join(text) + "\n")
-  print("\n".join(text))
-  draw(rows)
-
-
-def draw(rows: list[dict]) -> None:
-  """capacity.png: answers right by context length."""
-
-  def found(system, point):
-    wanted = {"system": system, **point}.items()
-    return [r["answer_exact_match"] for r in rows if wanted <= r.items()]
-
-  axis = AXES["length"]
-  plots.lines(
-    HERE / "capacity.png",
-    {
-      label: [(p["length"], statistics.mean(found(system, p))) for p in axis]
-      for system, label in LABELS.items()
-    },
-    bands={
-      label: [
-        (min(values), max(values))
-        for values in (found(system, p) for p in axis)
-      ]
-      for system, label in LABELS.items()
-    },
-    x="context length (tokens; trained at 768)",
-    y="answers right",
-    title="48 of 1024 keys, values of 4 tokens, 16 overwritten",
-    log_x=True,
-  )
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@
 
 TTT alone, trained on 768 tokens (runs/hard/ttt/1), reads one sequence of 2^20,
 with its state carried from segment to segment. That state has a constant size,
-so that both curves should be flat. Writes streaming.jsonl (a row a segment) and
-streaming.png. About 3 minutes on one core, Linux only (/proc).
+so that both should be flat. Writes streaming.jsonl (a row a segment), of which
+notebooks/02_scaling.ipynb makes streaming.png. About 3 minutes on one core,
+Linux only (/proc).
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import time
@@ -21,7 +21,7 @@ from mattt_jax import config as config_lib
 from mattt_jax import sharding
 from mattt_jax.evaluation import reader
 from mattt_jax.registry import load_config
-from mattt_jax.scaling import plots
+from mattt_jax.scaling import collect
 from mattt_jax.training import trainer
 
 HERE = pathlib.Path(__file__).parent
@@ -67,26 +67,8 @@ def measure() -> list[dict]:
 
 
 def main() -> None:
-  """Measures, writes, draws."""
-  rows = measure()
-  (HERE / "streaming.jsonl").write_text(
-    "".join(json.dumps(row) + "\n" for row in rows)
-  )
-  rest = rows[1:]  # the first segment compiles
-  plots.lines(
-    HERE / "streaming.png",
-    {
-      "resident memory (GiB)": [
-        (row["tokens"], row["resident_bytes"] / 2**30) for row in rest
-      ],
-      "time of a chunk of 32 tokens (units of 10 ms)": [
-        (row["tokens"], 100 * row["seconds_a_chunk"]) for row in rest
-      ],
-    },
-    x="tokens read",
-    y="",
-    title="TTT reads 2^20 tokens, one sequence",
-  )
+  """Measures and writes."""
+  collect.write(measure(), HERE / "streaming.jsonl")
 
 
 if __name__ == "__main__":

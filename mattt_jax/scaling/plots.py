@@ -26,6 +26,7 @@ def lines(
   y: str,
   title: str,
   log_x: bool = False,
+  log_y: bool = False,
   bands: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> pathlib.Path:
   """Draws one line a series of (x, y) points; returns the file.
@@ -37,6 +38,7 @@ def lines(
     y: label of the y axis, with its unit.
     title: what is shown.
     log_x: base-2 logarithmic x axis, with a tick at each point.
+    log_y: base-10 logarithmic y axis.
     bands: label -> (low, high) of each point, drawn as a shaded band.
   """
   figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
@@ -49,7 +51,11 @@ def lines(
   if log_x:
     ticks = sorted({p[0] for points in series.values() for p in points})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axes.set_xticks(
+      ticks, [str(t) if isinstance(t, int) else f"{t:g}" for t in ticks]
+    )
+  if log_y:
+    axes.set_yscale("log")
   axes.set(xlabel=x, ylabel=y, title=title)
   axes.grid(alpha=0.3)
   axes.legend(fontsize=8)
