@@ -17,6 +17,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -35,6 +36,11 @@ LABELS = {
   "swa_episodic": "window + episodic",
   "ttt_episodic": "TTT + episodic",
   "ttt_memory": "TTT + episodic",
+  "ttt_e2e_first_order": "TTT alone, first order",
+  # Of experiments/retention.py.
+  "ttt_e2e_wide": "TTT alone, wide",
+  "swa_episodic_small": "window + episodic, small",
+  "ttt_memory_small": "TTT + episodic, small",
 }
 # TTT off and on without a memory, then off and on with one, by who has them.
 SQUARES = (
@@ -79,7 +85,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 def label(system: str) -> str:
   """What a figure calls a system."""
-  return LABELS.get(system, system.replace("_", " "))
+  plain = re.sub("^swa_", "window + ", system).replace("_", " ")
+  return LABELS.get(system, plain)
 
 
 def read(path: str | os.PathLike) -> list[Row]:
