@@ -1,15 +1,25 @@
-"""From settings to a learner with initial parameters, or to its shapes."""
+"""From settings to a task, and to a learner with initial parameters or to its
+shapes."""
 
 from typing import Any
 
 import jax
 from flax import nnx
 
+from mattt_jax import config as config_lib
+from mattt_jax import registry
 from mattt_jax.config import Experiment
 from mattt_jax.data import pipeline
 from mattt_jax.model import fast_weights
 from mattt_jax.model.transformer import Transformer
 from mattt_jax.ttt.inner_loop import Learner, make_learner
+
+
+def make_task(experiment: Experiment):
+  """Makes the experiment's task."""
+  name = config_lib.to_dict(experiment)["task"]["name"]
+  task = registry.load(config_lib.TASKS, name).Task
+  return task(experiment.task, experiment.seed)
 
 
 def build_learner(experiment: Experiment, vocab_size: int) -> Learner:

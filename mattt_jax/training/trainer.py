@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from mattt_jax import config as config_lib
-from mattt_jax import processes, registry, sharding
+from mattt_jax import processes, sharding
 from mattt_jax.config import Experiment
 from mattt_jax.data import pipeline
 from mattt_jax.evaluation import final
@@ -35,7 +35,9 @@ from mattt_jax.training import (
   speed,
 )
 from mattt_jax.training import workdir as workdir_lib
-from mattt_jax.training.build import build_learner
+from mattt_jax.training.build import build_learner, make_task
+from mattt_jax.training.load import load_learner as load_learner
+from mattt_jax.training.load import restore_latest
 from mattt_jax.training.optimizer import learning_rate, make_optimizer
 from mattt_jax.training.train_step import (
   TrainState,
@@ -43,9 +45,8 @@ from mattt_jax.training.train_step import (
   jit_train_step,
 )
 from mattt_jax.ttt.coordination import parts_on
-from mattt_jax.ttt.inner_loop import Learner
 
-CHECKPOINTS, PROFILE = "checkpoints", "profile"
+PROFILE = "profile"
 EVALUATION_FILE = "evaluation.json"
 
 
@@ -115,69 +116,6 @@ def train(
     return run.finish()
 
 
-def make_task(experiment: Experiment):
-  """Makes the experiment's task."""
-  name = config_lib.to_dict(experiment)["task"]["name"]
-  task = registry.load(config_lib.TASKS, name).Task
-  return task(experiment.task, experiment.seed)
-
-
-def load_learner(
-  experiment: Experiment, workdir: str | os.PathLike, *, best: bool = False
-) -> tuple[Learner, int]:
-  """Returns the learner of the newest good checkpoint, and its outer step.
-
-  `best`: of the lowest loss on the tuning split instead (`train.keep_best`).
-  What `mattt export` wrote is read too.
-
-  Raises:
-    ValueError: `workdir` belongs to another experiment or has no checkpoint.
-  """
-  config_lib.require(
-    (pathlib.Path(workdir) / workdir_lib.CONFIG_FILE).is_file(),
-    f"workdir={workdir} holds no run ({workdir_lib.CONFIG_FILE} is missing): "
-    "train first, or name another",
-  )
-  workdir = workdir_lib.bind(workdir, experiment)
-  task = make_task(experiment)
-  learner = build_learner(experiment, task.vocab_size)
-  graphdef, params = nnx.split(learner)
-  if (workdir / export.FILE).exists():
-    params, step = export.read(workdir, params)
-    return nnx.merge(graphdef, params), step
-  optimizer = make_optimizer(experiment.outer, experiment.train.steps)
-  state = init_state(params, optimizer, sharding.make_mesh(1))
-  checkpoints = checkpoint.Checkpoints(workdir / CHECKPOINTS)
-  try:
-    restored = _restore_latest(checkpoints, state, experiment)
-    if best and restored is not None:
-      kept = restored.data.get("best")
-      config_lib.require(
-        kept is not None,
-        f"workdir={workdir} has no best checkpoint: train with "
-        "train.keep_best=True and train.eval_every, or read the newest",
-      )
-      restored = checkpoints.restore(kept["step"], state)
-  finally:
-    checkpoints.close()
-  if restored is None:
-    raise ValueError(f"workdir={workdir} has no checkpoint yet: train first")
-  return nnx.merge(graphdef, restored.state.params), restored.step
-
-
-def _restore_latest(
-  checkpoints: checkpoint.Checkpoints, like: TrainState, experiment: Experiment
-) -> checkpoint.Restored | None:
-  restored = checkpoints.restore_latest(like)
-  if restored is not None:
-    workdir_lib.require_same_config(
-      f"checkpoint {checkpoints.directory / str(restored.step)}",
-      restored.config,
-      experiment,
-    )
-  return restored
-
-
 def _finished(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:
   path = workdir / EVALUATION_FILE
   if not path.exists():
@@ -232,7 +170,7 @@ class _Run:
     self.since_log: list[dict[str, float]] = []  # those fetched, not written
     self.best: dict[str, Any] | None = None  # its step and loss
     self.checkpoints = checkpoint.Checkpoints(
-      workdir / CHECKPOINTS, config.keep_checkpoints
+      workdir / workdir_lib.CHECKPOINTS, config.keep_checkpoints
     )
     self._restore()
     self.writer = metrics.MetricsWriter(workdir, self.step)
@@ -247,7 +185,7 @@ class _Run:
     )
 
   def _restore(self) -> None:
-    restored = _restore_latest(self.checkpoints, self.state, self.experiment)
+    restored = restore_latest(self.checkpoints, self.state, self.experiment)
     if restored is None:
       return
     self.checkpoints.set_aside(restored.damaged)
@@ -324,7 +262,7 @@ class _Run:
     raise DivergedError(
       f"training diverged: {what}. "
       + (
-        f"The checkpoint of step {kept} in {self.workdir / CHECKPOINTS} is the "
+        f"The checkpoint of step {kept} in {self.checkpoints.directory} is the "
         "last good one. "
         if kept is not None
         else "No checkpoint had been saved yet. "

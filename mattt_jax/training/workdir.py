@@ -16,6 +16,7 @@ from mattt_jax.tasks import base
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer"
 CONTENTS_FILE = "contents.json"
+CHECKPOINTS = "checkpoints"
 
 
 def bind(
@@ -37,7 +38,7 @@ def bind(
     f"workdir={workdir} is a file: name a directory",
   )
   config_lib.require(
-    not (workdir / "checkpoints").exists(),
+    not (workdir / CHECKPOINTS).exists(),
     f"workdir={workdir} has checkpoints but no {CONFIG_FILE}, so their "
     "settings are unknown: put the file back or use another workdir",
   )
