@@ -13,7 +13,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = "mattt_jax"
 LEVELS = (
-  ("config", "registry", "strict", "systems", "scaling.sweep"),
+  ("config", "registry", "sections", "strict", "systems", "scaling.sweep"),
   ("tasks", "data"),
   ("model", "memory", "processes", "recompute", "sharding"),
   ("ttt",),
