@@ -25,7 +25,13 @@ from mattt_jax.memory.base import (
   PointerRead,
   ResidualRead,
 )
-from mattt_jax.model import attention, fast_weights, head, linear_attention
+from mattt_jax.model import (
+  attention,
+  fast_weights,
+  head,
+  linear_attention,
+  mixture,
+)
 from mattt_jax.model.block import Block
 from mattt_jax.model.layers import (
   make_norm,
@@ -192,7 +198,10 @@ class Transformer(nnx.Module):
       pointer = self.pointer.read(memory.pointer, address_CxD)
       if self.feeds:
         x_CxD = x_CxD + self._expected_embedding(pointer).astype(x_CxD.dtype)
-        pointer = self._speak(pointer, address_CxD)
+        logit_C = self.speak_bias[...] + (
+          rms_normalize(address_CxD, 1e-6) @ self.speak_weight[...]
+        )
+        pointer = mixture.speak(pointer, logit_C)
     if self.config.num_suffix:
 
       def step(block, x_CxD, block_state):
@@ -237,23 +246,6 @@ class Transformer(nnx.Module):
       self.embedding[...][read.token_CxJ],
     )
 
-  def _speak(self, read: PointerRead, address_CxD: Array) -> PointerRead:
-    """The part of a read that is also a prediction of the next token.
-
-    What is fed to the suffix may be needed where it is not itself the answer.
-    """
-    logit_C = self.speak_bias[...] + (
-      rms_normalize(address_CxD, 1e-6) @ self.speak_weight[...]
-    )
-    recalled_C = jax.nn.logsumexp(read.log_prob_CxJ, axis=-1)
-    return PointerRead(
-      token_CxJ=read.token_CxJ,
-      log_prob_CxJ=read.log_prob_CxJ + jax.nn.log_sigmoid(logit_C)[:, None],
-      log_null_C=jnp.logaddexp(
-        read.log_null_C, recalled_C + jax.nn.log_sigmoid(-logit_C)
-      ),
-    )
-
   def score(self, forward: Forward, targets_C: Array) -> tuple[Array, Array]:
     """-log p(target) of each token, [C], and whether no other one is more
     likely, [C]; p is mixed with the pointer's."""
@@ -262,21 +254,7 @@ class Transformer(nnx.Module):
       own = self._scores(forward.final_CxD, targets_C)
       return -own.log_prob_C, own.likely_C == targets_C
     own = self._scores(forward.final_CxD, targets_C, p.token_CxJ)
-    own_Cx1 = (p.log_null_C + own.log_prob_C)[:, None]
-    loss_C = -jax.nn.logsumexp(
-      jnp.concatenate([own_Cx1, _hits(p, targets_C)], axis=-1), axis=-1
-    )
-    # The likeliest token is one that was recalled or the model's own.
-    log_share_C = p.log_null_C - own.log_total_C
-    recalled_CxJ = head.total_of_each(
-      p.token_CxJ, jnp.exp(p.log_prob_CxJ), self.vocab_size
-    ) + jnp.exp(log_share_C[:, None] + own.asked_CxJ)
-    own_Cx1 = jnp.exp(log_share_C + own.best_C)[:, None]
-    prob = jnp.concatenate([own_Cx1, recalled_CxJ], axis=-1)
-    token = jnp.concatenate([own.likely_C[:, None], p.token_CxJ], axis=-1)
-    top = prob == jnp.max(prob, axis=-1, keepdims=True)
-    likely_C = jnp.min(jnp.where(top, token, self.vocab_size), axis=-1)
-    return loss_C, likely_C == targets_C
+    return mixture.score(p, own, targets_C, self.vocab_size)
 
   def read_loss(self, forward: Forward, targets_C: Array):
     """The memory's own next-token loss, and which tokens have one: (C, C).
@@ -286,12 +264,7 @@ class Transformer(nnx.Module):
     cross-entropy on what was added alone, where something was.
     """
     if forward.pointer is not None:
-      p = forward.pointer
-      hits_C = jax.nn.logsumexp(_hits(p, targets_C), axis=-1)
-      # An empty slot holds some token, too, and an empty memory recalls none.
-      hit_C = (hits_C > -1e29) & (p.log_null_C < -1e-6)
-      loss_C = jax.nn.logsumexp(p.log_prob_CxJ, axis=-1) - hits_C
-      return jnp.where(hit_C, loss_C, 0.0), hit_C
+      return mixture.recalled_loss(forward.pointer, targets_C)
     if forward.reads is not None:
       added_CxD = jnp.sum(forward.reads.output_CxD, axis=0)
       some_C = jnp.any(added_CxD != 0, axis=-1)
@@ -335,13 +308,7 @@ class Transformer(nnx.Module):
     probs_CxV = jax.nn.softmax(self.logits(forward))
     if forward.pointer is None:
       return probs_CxV
-    p = forward.pointer
-    rows_Cx1 = jnp.arange(len(probs_CxV))[:, None]
-    return (
-      (jnp.exp(p.log_null_C)[:, None] * probs_CxV)
-      .at[rows_Cx1, p.token_CxJ]
-      .add(jnp.exp(p.log_prob_CxJ))
-    )
+    return mixture.next_token_probs(forward.pointer, probs_CxV)
 
   def write(
     self,
@@ -394,9 +361,3 @@ class Transformer(nnx.Module):
 
     gradient_CxD = jax.grad(loss)(jax.lax.stop_gradient(forward.final_CxD))
     return jax.lax.stop_gradient(vector_norm(gradient_CxD))
-
-
-def _hits(read: PointerRead, targets_C: Array) -> Array:
-  """log weights of the recalled tokens that are the target, else -1e30."""
-  hit_CxJ = read.token_CxJ == targets_C[:, None]
-  return jnp.where(hit_CxJ, read.log_prob_CxJ, -1e30)
