@@ -78,7 +78,7 @@ def test_notice_after_the_last_step(run, tmp_path, monkeypatch):
     os.kill(os.getpid(), signal.SIGTERM)
     raise AssertionError("goes on")
 
-  monkeypatch.setattr(trainer, "evaluate", told)
+  monkeypatch.setattr(trainer.final, "measure", told)
   with pytest.raises(preemption.PreemptedError, match="step 14 is saved"):
     trainer.train(experiment(**SETTINGS), workdir, mesh=ONE)
   assert signal.getsignal(signal.SIGTERM) is before
