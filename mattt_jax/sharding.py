@@ -18,22 +18,24 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
-from jax.sharding import (
-  AbstractMesh,
-  AxisType,
-  Mesh,
-  NamedSharding,
-  PartitionSpec,
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mattt_jax.config import Experiment, require
+from mattt_jax.meshes import (  # noqa: F401
+  AXES,
+  CONTEXT,
+  DATA,
+  FSDP,
+  TENSOR,
+  AnyMesh,
+  abstract_mesh,
+  make_mesh,
+  mesh_of,
 )
 
-from mattt_jax.config import Experiment, MeshConfig, require
-
-DATA, FSDP, TENSOR, CONTEXT = AXES = ("data", "fsdp", "tensor", "context")
 BATCH = (DATA, FSDP)  # the sequences of a batch are split over both
 
 Axes = tuple[str | None, ...]
-AnyMesh = Mesh | AbstractMesh  # shapes are placed on an abstract one, too
 Rules = Sequence[tuple[str, Axes | dict[int, Axes]]]  # dict: by number of axes
 
 # Matrices that read the residual stream, and those that write to it; stacks of
@@ -90,98 +92,6 @@ STATE: Rules = (
   (r"^replay/x_NxCxD$", (CONTEXT, None)),
   (r"^replay/(target|weight)_NxC$", (CONTEXT,)),
 )
-
-
-def make_mesh(
-  data: int = -1,
-  fsdp: int = 1,
-  tensor: int = 1,
-  context: int = 1,
-  *,
-  devices: Sequence[jax.Device] | None = None,
-) -> Mesh:
-  """Makes the mesh of that many devices on each axis; `data` -1: all others.
-
-  Args:
-    data: sequences.
-    fsdp: sequences, parameters and optimiser state.
-    tensor: heads, hidden units, vocabulary.
-    context: tokens of a chunk, slots of a memory.
-    devices: to choose them from; default: those there are, of all processes.
-
-  Raises:
-    ValueError: there are not so many devices.
-  """
-  devices = list(jax.devices() if devices is None else devices)
-  here = len(devices)
-  shape = data, *_ = _shape(here, data, fsdp, tensor, context)
-  count = math.prod(shape)
-  require(
-    count == here or jax.process_count() == 1,
-    f"mesh of fsdp={fsdp} x tensor={tensor} x context={context} x data={data} "
-    f"is {count} of {here} devices, but every process must have its part: use "
-    "mesh.data=-1",
-  )
-  devices = devices[:count]
-  slices = len({getattr(device, "slice_index", 0) for device in devices})
-  if slices == 1:
-    # An axis of the mesh may be a part of one of the machine's: 128 x 2 of the
-    # 16 x 16 chips of a v6e slice (`jax.make_mesh` allows it on a v5e alone).
-    ordered = mesh_utils.create_device_mesh(
-      shape, devices, allow_split_physical_axes=True
-    )
-    return Mesh(ordered, AXES, axis_types=(AxisType.Auto,) * 4)
-  # Between slices the network is slow: only sequences are split over them, and
-  # what is left over parameters.
-  outer = math.gcd(data, slices)
-  require(
-    fsdp % (slices // outer) == 0,
-    f"{slices} slices must divide mesh axes data={data} x fsdp={fsdp}",
-  )
-  between = (outer, slices // outer, 1, 1)
-  inside = tuple(n // k for n, k in zip(shape, between, strict=True))
-  ordered = mesh_utils.create_hybrid_device_mesh(
-    inside, between, devices, allow_split_physical_axes=True
-  )
-  return Mesh(ordered, AXES, axis_types=(AxisType.Auto,) * 4)
-
-
-def mesh_of(
-  config: MeshConfig, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
-  """`make_mesh` as the settings say."""
-  return make_mesh(
-    config.data, config.fsdp, config.tensor, config.context, devices=devices
-  )
-
-
-def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
-  """The mesh that `mesh_of` makes of so many devices, without having them."""
-  c = config
-  shape = _shape(devices, c.data, c.fsdp, c.tensor, c.context)
-  return AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * 4)
-
-
-def _shape(
-  here: int, data: int, fsdp: int, tensor: int, context: int
-) -> tuple[int, int, int, int]:
-  """Of a mesh on `here` devices, `data` -1 resolved."""
-  others = fsdp * tensor * context
-  asked = f"mesh of fsdp={fsdp} x tensor={tensor} x context={context}"
-  if data == -1:
-    require(
-      here % others == 0,
-      f"{asked} = {others} devices must divide the {here} devices that are "
-      "here: change one of them, or say mesh.data=NUMBER to use fewer",
-    )
-    data = here // others
-  count = data * others
-  require(
-    1 <= count <= here,
-    f"{asked} x data={data} devices is {count}, but {here} are here: "
-    f"use 1 .. {here}",
-  )
-  return data, fsdp, tensor, context
 
 
 def path_name(path: tuple[Any, ...]) -> str:

@@ -15,7 +15,7 @@ PACKAGE = "mattt_jax"
 LEVELS = (
   ("config", "registry", "sections", "strict", "systems", "scaling.sweep"),
   ("tasks", "data"),
-  ("model", "memory", "processes", "recompute", "sharding"),
+  ("model", "memory", "meshes", "processes", "recompute", "sharding"),
   ("ttt",),
   ("baselines", "training", "inference", "evaluation", "interop"),
   ("scaling", "main", "cli", "demo"),
