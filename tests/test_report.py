@@ -7,6 +7,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 REPORT, README = ROOT / "docs" / "report.md", ROOT / "README.md"
+NUMBER = r"-?\b\d[\d,]*\.\d{2,4}\b"
+INTERVAL = rf"{NUMBER} \[{NUMBER}, {NUMBER}\]"
 SECTIONS = [
   *(
     (REPORT, part) for part in re.split("^##+ ", REPORT.read_text(), flags=re.M)
@@ -37,13 +39,14 @@ def test_numbers_and_tables_are_those_of_the_linked_files(section):
   missing = [str(x) for x in files if not x.exists()]
   assert not missing
   source = "\n".join(x.read_text() for x in files if x.suffix == ".md")
-  numbers = re.findall(r"-?\b\d[\d,]*\.\d{2,4}\b", text)
+  numbers = re.findall(NUMBER, text)
   if path == README:  # its tables are made of several, and some are rounded
     numbers = [x for x in numbers if re.search(r"\.\d{3}$", x)]
   else:
     lines = [x for x in text.splitlines() if x.startswith("|")]
     assert [x for x in lines if x not in source.splitlines()] == []
-  known = set(re.findall(r"-?\b\d[\d,]*\.\d{2,4}\b", source))
+    numbers += re.findall(INTERVAL, " ".join(text.split()))
+  known = {*re.findall(NUMBER, source), *re.findall(INTERVAL, source)}
   assert [x for x in numbers if x not in known] == []
 
 
