@@ -35,7 +35,7 @@ MORE_SWEEPS = {
     for size, (name, _) in SIZES.items()
   },
 }
-# Of experiments, or variants, that are no sweeps: results are of.
+# Of experiments, or variants, that are no sweeps: what results are of.
 _SQUARE = [f"system={name}" for name in ("swa", "ttt", "swa_episodic",
                                          "ttt_episodic")]  # fmt: skip
 ALONE = {
@@ -53,7 +53,7 @@ ALONE = {
   "any_task": [f"task={name}" for name in registry.names(config.TASKS)],
 }
 COLUMNS = ("run", "machine", "sequences", "tokens", "train step, GiB",
-           "evaluation, GiB", "of", "fits")  # fmt: skip
+           "evaluation, GiB", "of", "fits", "commit")  # fmt: skip
 
 
 def texts() -> Iterator[tuple[str, str]]:
@@ -112,7 +112,7 @@ def row(text: str, machine: str, experiment: config.Experiment) -> dict:
 def line(text: str, machine: str, found: dict | None) -> tuple[str, ...]:
   """A row of the table; `found` None: not compiled yet."""
   if found is None:
-    return (text, machine, *[""] * 5, "not compiled yet")
+    return (text, machine, *[""] * 5, "not compiled yet", "")
   train, evaluation = found["train"], found["evaluation"]
   return (
     text,
@@ -125,6 +125,7 @@ def line(text: str, machine: str, found: dict | None) -> tuple[str, ...]:
     ),
     f"{found['usable_bytes'] / GIB:.2f}",
     "yes" if train["fits"] and evaluation["fits"] else "no",
+    found["commit"],
   )
 
 
