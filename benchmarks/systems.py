@@ -1,6 +1,6 @@
 """What each system costs, side by side: time, bytes, FLOPs a token.
 
-    python benchmarks/systems.py --repeats=3 --out=results/systems.json
+    python benchmarks/systems.py --repeats=2 --out=results/systems.json
 
 The models are those of experiments/retention.py (trained on 256 tokens),
 untrained, float32. A row has
@@ -142,7 +142,7 @@ def main() -> None:
   every = [*dict.fromkeys(run.settings["system"] for run in runs)]
   parser.add_argument("--systems", default=",".join(every))
   parser.add_argument("--base", default="sliding_window")
-  parser.add_argument("--repeats", type=int, default=3)
+  parser.add_argument("--repeats", type=int, default=2)
   parser.add_argument("--out", type=pathlib.Path)
   args = parser.parse_args()
   names = args.systems.split(",")
