@@ -38,7 +38,26 @@ from mattt_jax.scaling.sweep import chain, param, product
 
 # Outer rate, and what the system's own inner rate is multiplied by, as
 # results/retention_tune.jsonl says.
-RATES: dict[str, tuple[float, float]] = {}
+RATES = {
+  "ttt_e2e": (5e-3, 3.0),
+  "ttt_memory": (1e-2, 1.0),
+  "swa_episodic": (1e-2, 1.0),
+  "sliding_window": (1e-2, 1.0),
+  "ttt_e2e_wide": (5e-3, 3.0),
+  "ttt_memory_small": (1e-2, 1.0),
+  "swa_episodic_small": (1e-2, 1.0),
+  "full_attention": (5e-3, 1.0),
+  "gated_delta_net": (1e-2, 1.0),
+  "swa_associative": (1e-2, 1.0),
+  "swa_neural": (5e-3, 1.0),
+  "memorizing_transformer": (1e-2, 1.0),
+  "titans": (1e-2, 1.0),
+  "infini_attention": (1e-2, 1.0),
+  "sliding_window_equal_bytes": (1e-2, 1.0),
+  "ttt_e2e_first_order": (5e-3, 3.0),
+  "dynamic_evaluation": (1e-2, 1.0),
+  "rag": (1e-2, 1.0),
+}
 OUTER = (2.5e-3, 5e-3, 1e-2)
 # Systems that `mattt list` does not have: what they are made of.
 _SMALL = {"memory.capacity": 736, "memory.policy": "score",

@@ -1,0 +1,39 @@
+"""The study's settings are those that its tuning chose."""
+
+import collections
+import json
+import pathlib
+import statistics
+
+from mattt_jax.registry import load_experiment
+from mattt_jax.scaling import sweep
+
+ROWS = pathlib.Path(__file__).parents[1] / "results" / "retention_tune.jsonl"
+EXPERIMENT, *_ = load_experiment("retention")
+
+
+def test_rates_are_the_best_of_a_whole_budget():
+  """Lowest loss on the answers, mean of 256 and 1024 tokens."""
+  found = collections.defaultdict(dict)
+  for row in map(json.loads, ROWS.open()):
+    assert (row["seed"], row["evaluation"]["split"]) == (0, "tune")
+    said = row["settings"]
+    lengths = row["evaluation"]["lengths"]
+    assert [*lengths] == ["256", "1024"]
+    found[said["system"]][said["rate"], said["inner"]] = statistics.mean(
+      at["answer_loss"] for at in lengths.values()
+    )
+  budget = collections.Counter(
+    run.settings["system"] for run in sweep.runs("retention:tune")
+  )
+  tuned = {name for name, tried in found.items() if len(tried) == budget[name]}
+  assert tuned == set(EXPERIMENT.RATES)
+  for name in tuned:
+    best = min(found[name], key=found[name].__getitem__)
+    assert EXPERIMENT.RATES[name] == best, name
+
+
+def test_reports_are_of_other_seeds():
+  for run in sweep.runs("retention"):
+    assert run.tree["seed"] in (1, 2, 3)
+    assert run.tree["eval"]["split"] == "test"
