@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import time
 
 import nbclient
 import nbformat
@@ -36,9 +37,11 @@ def test_runs_and_makes_what_is_committed(path, tmp_path):
   for made in [*ours.glob("*.png"), *ours.glob("*.md")]:
     made.unlink()
   notebook = nbformat.read(path, as_version=4)
+  started = time.monotonic()
   nbclient.NotebookClient(
     notebook, timeout=SECONDS, resources={"metadata": {"path": str(here)}}
   ).execute()
+  assert time.monotonic() - started < SECONDS
   figures = sorted(ours.glob("*.png"))
   assert figures
   again = "is not what its notebook makes: run `make notebooks`"
