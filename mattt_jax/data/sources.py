@@ -9,7 +9,8 @@ A source is named by a string:
 
 Files are written once, as a tfds data set of array_record files, to a cache
 (MATTT_CACHE, default ~/.cache/mattt_jax) named after a hash of their names,
-sizes and times, and read from there afterwards.
+sizes and times, and read from there afterwards. `load` holds all texts in
+memory; data/records.py reads them one by one.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ _STDLIB_WITHOUT = frozenset({
   "__pycache__", "dist-packages", "encodings", "ensurepip", "idlelib",
   "lib2to3", "pydoc_data", "site-packages", "test", "tests", "turtledemo",
 })  # fmt: skip
+PUBLISHED_SPLITS = {"train": "train", "tune": "validation", "test": "test"}
 _HELD_OUT_SHARE = 0.1  # of the documents, for each of tune and test
 
 
@@ -64,7 +66,7 @@ def check(source: str, *, min_bytes: int, least: int) -> None:
 
   No text is read, so that text is UTF-8, and all of "tfds:", is left to `load`.
   """
-  kind, _ = _parse(source)
+  kind, _ = parse(source)
   if kind in ("stdlib", "directory"):
     _files(source, min_bytes=min_bytes, least=least)
 
@@ -84,7 +86,7 @@ def load(
     ValueError: no such directory, no text in it, an empty or too short file, a
       file that is not UTF-8, fewer than three documents.
   """
-  kind, name = _parse(source)
+  kind, name = parse(source)
   if kind == "tfds":
     found = _published(source, name, text_key, max(min_bytes, least))
   elif kind == "dialogue":
@@ -96,15 +98,15 @@ def load(
   }
 
 
-def array_records(source: str) -> Path:
+def array_records(source: str, *, min_bytes: int = 1, least: int = 1) -> Path:
   """The folder of the tfds data set (array_record) of a "stdlib" or
   "directory:" source, for `tfds.builder_from_directory`; it is made if it is
-  not there.
+  not there, with one text at a time in memory. Arguments are as of `load`.
 
   Raises:
     ValueError: as `load`.
   """
-  files = _files(source, min_bytes=1, least=1)
+  files = _files(source, min_bytes=min_bytes, least=least)
   from mattt_jax.data import text_builder
 
   return text_builder.folder(_data_set(files, source))
@@ -155,7 +157,8 @@ def uniform(name: str) -> float:
   return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def _parse(source: str) -> tuple[str, str]:
+def parse(source: str) -> tuple[str, str]:
+  """Kind and name of a source; `ValueError` of one that is not known."""
   kind, _, name = source.partition(":")
   require(
     source in ("stdlib", "dialogue")
@@ -168,7 +171,7 @@ def _parse(source: str) -> tuple[str, str]:
 
 def _files(source: str, *, min_bytes: int, least: int) -> list[File]:
   """The files of a "stdlib" or "directory:" source, checked, by name."""
-  kind, name = _parse(source)
+  kind, name = parse(source)
   if kind == "stdlib":
     root = Path(sysconfig.get_path("stdlib"))
     files = [
@@ -268,7 +271,7 @@ def _prepare(files: list[File], source: str, target: Path) -> None:
   """Writes the data set aside, then renames it: it is whole or not there."""
   for file in files:
     try:
-      _require_utf8(file.path.read_bytes(), str(file.path), source)
+      require_utf8(file.path.read_bytes(), str(file.path), source)
     except OSError as error:
       raise ValueError(
         f"task.source={source!r}: cannot read {file.path}: {error.strerror}: "
@@ -301,7 +304,8 @@ def _prepare(files: list[File], source: str, target: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _require_utf8(text: bytes, name: str, source: str) -> None:
+def require_utf8(text: bytes, name: str, source: str) -> None:
+  """Raises `ValueError` unless `text` is UTF-8."""
   try:
     text.decode()
   except UnicodeDecodeError as error:
@@ -336,10 +340,9 @@ def _published(
   }
   for part in own.values():
     for document in part:
-      _require_utf8(document.text, document.name, source)
-  parts = {"train": "train", "tune": "validation", "test": "test"}
-  if all(own.get(part) for part in parts.values()):
-    return {split: own[part] for split, part in parts.items()}
+      require_utf8(document.text, document.name, source)
+  if all(own.get(part) for part in PUBLISHED_SPLITS.values()):
+    return {split: own[part] for split, part in PUBLISHED_SPLITS.items()}
   documents = {d.name: d for part in own.values() for d in part}
   return {
     split: [documents[n] for n in names]

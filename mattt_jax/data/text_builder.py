@@ -4,6 +4,7 @@ import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -62,17 +63,58 @@ def folder(data_dir: Path) -> Path:
   return data_dir / TextBuilder.name / str(TextBuilder.VERSION)
 
 
+class Rows(Sequence[tuple[str, bytes]]):
+  """(name, text) of every record of a prepared data set: random access, each
+  read from disk when it is asked for.
+
+  A record without a feature "name" is named by its part and its place in it.
+  """
+
+  def __init__(self, builder: Any, text_key: str, name_key: str = ""):
+    self.folder = builder.data_path
+    self.text_key, self._name_key = text_key, name_key
+    infos = {k: v for k, v in builder.info.splits.items() if v.num_examples}
+    self.files = [file for info in infos.values() for file in info.filepaths]
+    self.parts: dict[str, range] = {}  # which records each split has
+    end = 0
+    for part, info in infos.items():
+      self.parts[part] = range(end, end := end + info.num_examples)
+    self._rows = builder.as_data_source(split="+".join(infos)) if infos else ()
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, index):
+    row = self._rows[index]
+    text = _bytes(row[self.text_key])
+    if self._name_key:
+      return _bytes(row[self._name_key]).decode(), text
+    (part,) = (part for part, has in self.parts.items() if index in has)
+    return f"{part}/{index - self.parts[part].start:08d}", text
+
+
+def prepared(folder: Path) -> Rows:
+  """What `write` wrote, by the `folder` of its data set."""
+  return Rows(tfds.builder_from_directory(folder), "text", "name")
+
+
 def read(data_dir: Path) -> dict[str, list[tuple[str, bytes]]]:
   """Reads what `write` wrote below `data_dir`."""
-  builder = tfds.builder_from_directory(folder(data_dir))
-  return {
-    split: [(_bytes(x["name"]).decode(), _bytes(x["text"])) for x in rows]
-    for split, rows in builder.as_data_source().items()
-  }
+  return _all(prepared(folder(data_dir)))
 
 
 def read_published(name: str, text_key: str) -> dict[str, list[bytes]]:
   """Reads the texts of every split of a prepared tfds data set.
+
+  Raises:
+    ValueError: as `published`.
+  """
+  found = _all(published(name, text_key))
+  return {split: [text for _, text in rows] for split, rows in found.items()}
+
+
+def published(name: str, text_key: str) -> Rows:
+  """The texts of a prepared tfds data set.
 
   Raises:
     ValueError: unknown name, not prepared, or no such text feature.
@@ -98,10 +140,11 @@ def read_published(name: str, text_key: str) -> dict[str, list[bytes]]:
       f"task.text_key={text_key!r} is no text feature of {field}: use one of "
       f"{', '.join(known) or '(there is none)'}"
     )
-  return {
-    split: [_bytes(x[text_key]) for x in rows]
-    for split, rows in builder.as_data_source().items()
-  }
+  return Rows(builder, text_key)
+
+
+def _all(rows: Rows) -> dict[str, list[tuple[str, bytes]]]:
+  return {part: [rows[i] for i in has] for part, has in rows.parts.items()}
 
 
 def _bytes(text: str | bytes) -> bytes:

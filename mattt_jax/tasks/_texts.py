@@ -1,6 +1,8 @@
 """What tasks share that read long documents of real text."""
 
 import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,8 +54,13 @@ class Config(Tokenized):
     )
 
 
+Read = tuple[sources.Document, np.ndarray]  # a document and its tokens
+
+
 class Task:
-  """Documents, which are read once and then held in memory.
+  """Documents, which are read once and then held in memory, in each process:
+  the texts, and the tokens of a tokenizer's file (bytes are their own). So the
+  corpus must be smaller than memory; `language_modeling` can do without.
 
   Raises:
     ValueError: what data/sources.py raises of a missing or bad source, and
@@ -66,19 +73,24 @@ class Task:
     self.seed = seed
     self.tokenizer = tokenizer.load(config.tokenizer)
     self.vocab_size = self.tokenizer.vocab_size
+    self._documents, sizes = self._open()
+    self._ends = np.cumsum(sizes)  # of the training documents
+
+  def _open(self) -> tuple[Mapping[str, Sequence[Read]], Sequence[int]]:
+    """What each split reads, and the sizes of the training documents, to which
+    the chance to be drawn is proportional."""
     documents = sources.load(
-      config.source,
-      min_bytes=config.min_document_bytes,
-      text_key=config.text_key,
+      self.config.source,
+      min_bytes=self.config.min_document_bytes,
+      text_key=self.config.text_key,
     )
-    self._documents = {
-      split: [(d, self._encode(d)) for d in documents[split]]
+    found = {
+      split: [self._encode(document) for document in documents[split]]
       for split in base.SPLITS
     }
-    sizes = [len(tokens) for _, tokens in self._documents["train"]]
-    self._ends = np.cumsum(sizes)  # of the training documents, in tokens
+    return found, [len(tokens) for _, tokens in found["train"]]
 
-  def _encode(self, document: sources.Document) -> np.ndarray:
+  def _encode(self, document: sources.Document) -> Read:
     tokens = self.tokenizer.encode(document.text)
     require(
       len(tokens) >= 2,
@@ -86,7 +98,7 @@ class Task:
       f"token(s) in {len(document.text)} bytes, and nothing to predict: remove "
       "it or make it longer",
     )
-    return tokens
+    return document, tokens
 
   def contents(self) -> dict[str, str]:
     """A checksum of each document, by its name."""
@@ -109,9 +121,7 @@ class Task:
     document, tokens = self._document(split, index)
     return document.name, tokens
 
-  def _document(
-    self, split: str, index: int
-  ) -> tuple[sources.Document, np.ndarray]:
+  def _document(self, split: str, index: int) -> Read:
     base.require_split(split)
     documents = self._documents[split]
     require(
@@ -131,8 +141,8 @@ class Task:
     self, rng: np.random.Generator, length: int
   ) -> tuple[int, int]:
     """The document and the start of a random window of training."""
-    token = rng.integers(self._ends[-1])  # long documents are drawn more
-    document = int(np.searchsorted(self._ends, token, side="right"))
+    place = rng.integers(self._ends[-1])  # long documents are drawn more
+    document = int(np.searchsorted(self._ends, place, side="right"))
     _, tokens = self.document("train", document)
     return document, int(rng.integers(max(1, len(tokens) - length)))
 
@@ -143,6 +153,26 @@ class Task:
       for document, (_, tokens) in enumerate(self._documents[split])
       for start in range(0, len(tokens) - 1, length)
     )
+
+
+class ReadWhenAsked(Sequence[Read]):
+  """Documents that are read and encoded when they are asked for; of those, the
+  last `kept` are held."""
+
+  def __init__(
+    self,
+    documents: Sequence[sources.Document],
+    encode: Callable[[sources.Document], Read],
+    kept: int = 8,
+  ):
+    self._number = len(documents)
+    self._read = functools.lru_cache(kept)(lambda i: encode(documents[i]))
+
+  def __len__(self) -> int:
+    return self._number
+
+  def __getitem__(self, index):
+    return self._read(index)
 
 
 def window(

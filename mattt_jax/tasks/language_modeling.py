@@ -5,6 +5,14 @@ test read each held-out document from its beginning. Tokens are UTF-8 bytes, or
 those of a tokenizer's file (data/tokenizer.py), a copy of which stays with the
 run.
 
+A corpus larger than memory is read with `in_memory=False`, from an index of its
+documents (data/records.py): each process reads from disk the documents of its
+own rows of a batch when they are due, and encodes each as a whole. An example
+is still drawn from the whole corpus, by seed and step alone. Of bytes the
+batches are the same, bit for bit, as with `in_memory=True`; with a tokenizer's
+file a document is drawn in proportion to its bytes, which the index has, and
+not to its tokens, which only encoding the whole corpus would tell.
+
 With `repeat_ngram` the targets that repeat what was read long ago are answers:
 the evaluator's answer_loss and by_distance are then of these distant repeats,
 which only a memory of the far past helps with, and other_loss is of the rest.
@@ -16,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mattt_jax.config import require, require_at_least
+from mattt_jax.data import records
 from mattt_jax.tasks import _texts, base
 
 if TYPE_CHECKING:
@@ -30,6 +39,7 @@ class Config(_texts.Config):
   # 0: none is.
   repeat_ngram: int = 0
   repeat_beyond: int = 0  # only if its last one ended further back, in tokens
+  in_memory: bool = True  # hold all documents, or read each when it is due
 
   def __post_init__(self):
     for field in ("repeat_ngram", "repeat_beyond"):
@@ -60,6 +70,27 @@ class Task(_texts.Task):
   """Windows of training documents, beginnings of the others."""
 
   config: Config
+
+  def _open(self):
+    if self.config.in_memory:
+      return super()._open()
+    self._records = records.load(
+      self.config.source,
+      min_bytes=self.config.min_document_bytes,
+      text_key=self.config.text_key,
+    )
+    read = {
+      split: _texts.ReadWhenAsked(documents, self._encode)
+      for split, documents in self._records.items()
+    }
+    return read, self._records["train"].size_N
+
+  def contents(self) -> dict[str, str]:
+    """A checksum of each document, by its name; if they are not held, of each
+    split."""
+    if self.config.in_memory:
+      return super().contents()
+    return {split: found.checksum() for split, found in self._records.items()}
 
   def size(self, split: str, length: int) -> int | None:
     """Number of held-out documents; None (endless) for train."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mattt_jax.data import sources
+from mattt_jax.data import records, sources
 from mattt_jax.tasks.base import SPLITS
 
 
@@ -317,6 +317,29 @@ def test_tfds_without_all_splits_is_dealt_by_document(books):
   assert sum(map(len, splits.values())) == 6 and all(splits.values())
 
 
+@pytest.mark.parametrize(
+  "sizes",
+  [{"train": [9, 9, 1, 9], "validation": [9], "test": [9, 9]},
+   {"train": [9, 9, 1, 9], "validation": [1], "test": [9, 9]},
+   {"train": [9] * 6}],
+)  # fmt: skip
+def test_tfds_record_by_record(books, sizes):
+  """The same documents in the same splits, its own and dealt ones."""
+  source = books(sizes)
+  held = sources.load(source, min_bytes=50, text_key="book")
+  found = records.load(source, min_bytes=50, text_key="book")
+  for split, documents in found.items():
+    assert tuple(documents) == held[split]
+  with pytest.raises(ValueError, match="use one of book, title"):
+    records.load(source, min_bytes=9, text_key="body")
+  with pytest.raises(ValueError, match="has 0 document.s.: the splits"):
+    records.load(source, min_bytes=10**6, text_key="book")
+  # Another text feature is another index.
+  assert records.load(source, min_bytes=1, text_key="book")
+  titles = records.load(source, min_bytes=1, text_key="title")
+  assert titles["train"][0].text in {f"train {n}".encode() for n in range(6)}
+
+
 def test_tfds_that_is_not_utf8(monkeypatch):
   from mattt_jax.data import text_builder
 
@@ -326,6 +349,16 @@ def test_tfds_that_is_not_utf8(monkeypatch):
     ValueError, match=r"train/00000001 is not UTF-8 text .byte 3"
   ):
     sources.load("tfds:books", min_bytes=9)
+
+
+def test_records_that_are_not_utf8(library, monkeypatch):
+  monkeypatch.setattr(sources, "require_utf8", lambda *_: None)
+  (library / "b.md").write_bytes(b"caf\xe9 " * 30)
+  sources.array_records(f"directory:{library}")  # as another program's
+  monkeypatch.undo()
+  monkeypatch.setenv("MATTT_CACHE", str(library.parent / "cache"))
+  with pytest.raises(ValueError, match=r"b\.md is not UTF-8 text .byte 3"):
+    records.load(f"directory:{library}", min_bytes=1)
 
 
 def test_tfds_bad_names(tmp_path, monkeypatch):

@@ -325,7 +325,9 @@ def test_evaluate_answers(tmp_path, capsys, monkeypatch):
   rows = [row | {"_id": f"{n}", "dataset": "vcsum"} for n in range(3)]
   (tmp_path / "vcsum.jsonl").write_text("\n".join(map(json.dumps, rows)))
   chinese = f"--tasks=long_qa:source=longbench:{tmp_path}/vcsum.jsonl"
-  message = error(chinese, "--answers=written")
+  with monkeypatch.context() as patch:
+    patch.setattr(answers, "measure", None)  # before anything is read
+    message = error(chinese, "--answers=written")
   assert "scores vcsum by Chinese words" in message
   monkeypatch.setattr(Learner, "streams", False)
   message = error("--answers=written")

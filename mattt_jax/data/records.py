@@ -1,0 +1,196 @@
+"""Documents of a tfds data set (array_record), each read when it is asked for.
+
+For a corpus that is larger than memory. What is held of it is an index, 24
+bytes a document: which record it is, its size, and its checksum. The index is
+made in one pass, which holds one text at a time (and all names), and kept in
+the cache until a file of the data set has another size or time.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from mattt_jax.config import require
+from mattt_jax.data import sources
+from mattt_jax.tasks.base import SPLITS
+
+if TYPE_CHECKING:
+  from mattt_jax.data.text_builder import Rows
+
+_INDEX = 1  # its version
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Records(Sequence[sources.Document]):
+  """The documents of a split, sorted by name; random access, of any thread."""
+
+  rows: "Rows"
+  record_N: np.ndarray  # [N] int64: which row each document is
+  size_N: np.ndarray  # [N] int64, bytes
+  digest_N: np.ndarray  # [N] uint64, of name and text
+
+  def __len__(self) -> int:
+    return len(self.record_N)
+
+  def __getitem__(self, index):
+    """Reads document `index`.
+
+    Raises:
+      ValueError: it cannot be read, or is not what it was in the index.
+    """
+    record = int(self.record_N[index])
+    try:
+      name, text = self.rows[record]
+    except Exception as error:  # damage surfaces as almost any type
+      raise ValueError(
+        f"{self.rows.folder}: record {record} cannot be read "
+        f"({type(error).__name__}: {error}): prepare the data set again"
+      ) from error
+    require(
+      _digest(name, text) == self.digest_N[index],
+      f"{self.rows.folder}: {name} is not the text that it was when this "
+      "process began: prepare the data set again",
+    )
+    return sources.Document(name, text)
+
+  def checksum(self) -> str:
+    """Of all documents, from the index alone."""
+    return hashlib.sha256(self.digest_N.tobytes()).hexdigest()[:16]
+
+
+def load(
+  source: str, *, min_bytes: int, least: int = 1, text_key: str = "text"
+) -> dict[str, Records]:
+  """The documents of each split: those of `sources.load`, in the same order.
+
+  Args:
+    source: "stdlib", "directory:PATH" (which is written as a tfds data set
+      first, file by file) or "tfds:NAME".
+    min_bytes: as of `sources.load`.
+    least: as of `sources.load`.
+    text_key: as of `sources.load`.
+
+  Raises:
+    ValueError: as `sources.load`; a file of the data set is missing.
+  """
+  from mattt_jax.data import text_builder
+
+  kind, name = sources.parse(source)
+  require(
+    kind != "dialogue",
+    f"task.source={source!r} is not on disk: use task.in_memory=True",
+  )
+  if kind == "tfds":
+    rows = text_builder.published(name, text_key)
+    own, shortest = sources.PUBLISHED_SPLITS, max(min_bytes, least)
+  else:
+    folder = sources.array_records(source, min_bytes=min_bytes, least=least)
+    rows = text_builder.prepared(folder)
+    own, shortest = {split: split for split in SPLITS}, 1
+  path = _index_path(rows, source, shortest)
+  if not path.exists():
+    _write(path, _index(rows, source, own, shortest))
+  try:
+    with np.load(path) as arrays:
+      return {
+        split: Records(
+          rows, *(arrays[f"{split}_{x}"] for x in ("record", "size", "digest"))
+        )
+        for split in SPLITS
+      }
+  except Exception as error:  # damage surfaces as almost any type
+    raise ValueError(
+      f"{path} is damaged ({type(error).__name__}: {error}): remove it"
+    ) from error
+
+
+def _index(
+  rows: "Rows", source: str, own: Mapping[str, str], shortest: int
+) -> dict[str, np.ndarray]:
+  """Reads every record once."""
+  names, records, sizes, digests = [], [], [], []
+  numbers = tqdm(range(len(rows)), "index", unit=" documents", disable=None)
+  for record in numbers:
+    name, text = rows[record]
+    if len(text) >= shortest:
+      sources.require_utf8(text, name, source)
+      names.append(name)
+      records.append(record)
+      sizes.append(len(text))
+      digests.append(_digest(name, text))
+  columns = {
+    "record": np.array(records, np.int64),
+    "size": np.array(sizes, np.int64),
+    "digest": np.array(digests, np.uint64),
+  }
+  return {
+    f"{split}_{key}": column[sorted(members, key=lambda at: names[at])]
+    for split, members in _deal(
+      rows, source, own, names, columns["record"]
+    ).items()
+    for key, column in columns.items()
+  }
+
+
+def _deal(rows, source, own, names, record_N) -> dict[str, list[int]]:
+  """Which documents each split has: its own, or by a hash of their names."""
+  dealt: dict[str, list[int]] = {
+    split: np.flatnonzero(
+      (rows.parts[part].start <= record_N) & (record_N < rows.parts[part].stop)
+    ).tolist()
+    for split, part in own.items()
+    if part in rows.parts
+  }
+  if all(dealt.get(split) for split in SPLITS):
+    return dealt
+  at = {name: number for number, name in enumerate(names)}
+  return {
+    split: [at[name] for name in chosen]
+    for split, chosen in sources.split_by_name(names, source).items()
+  }
+
+
+def _index_path(rows: "Rows", source: str, shortest: int) -> Path:
+  files = []
+  for file in rows.files:
+    try:
+      stat = file.stat()
+    except OSError as error:
+      raise ValueError(
+        f"task.source={source!r}: {file} of the data set cannot be read "
+        f"({error.strerror}): put it back, or remove {rows.folder} and prepare "
+        "it again"
+      ) from error
+    files.append((str(file), stat.length, stat.mtime))
+  key = json.dumps([_INDEX, files, rows.text_key, shortest])
+  digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+  return sources.cache_home() / f"index-{digest}.npz"
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes aside, then renames: the index is whole or not there."""
+  aside = path.with_name(f".index-{uuid.uuid4().hex}.npz")
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(aside, **arrays)  # type: ignore[arg-type]
+    os.replace(aside, path)
+  except OSError as error:
+    raise ValueError(
+      f"cannot write to the cache {path.parent}: {error.strerror}: set "
+      "MATTT_CACHE to a directory that can be written"
+    ) from error
+  finally:
+    aside.unlink(missing_ok=True)
+
+
+def _digest(name: str, text: bytes) -> int:
+  content = hashlib.sha256(name.encode() + b"\0" + text).digest()
+  return int.from_bytes(content[:8], "big")
