@@ -9,8 +9,9 @@ CPU device, or (`context_scaling`, from 125m on) for the slice that its TOPOLOGY
 names, which need not be there; that needs libtpu (`pip install
 "mattt-jax[tpu]"`) and 5 to 10 minutes of a core a run. Runs that differ in
 their seed alone are one program. OUT.jsonl gets a row a program, OUT.md the
-table, also of what is not compiled yet; rows that are there are not made again.
-`books` is listed once its texts are there (experiments/books.py says how).
+table and how many are left (`--dry-run` lists them); rows that are there are
+not made again. `books` is listed once its texts are there (experiments/books.py
+says how).
 """
 
 import argparse
@@ -157,9 +158,11 @@ def main() -> None:
     rows.append(line(text, machine, have.get(key)))
     if asked or args.dry_run:
       print(*rows[-1], sep="  ", flush=True)
-  table = [COLUMNS, ("---",) * len(COLUMNS), *rows]
+  compiled = [row for row in rows if row[-1]]
+  table = [COLUMNS, ("---",) * len(COLUMNS), *compiled]
   args.out.with_suffix(".md").write_text(
     "".join(f"| {' | '.join(row)} |\n" for row in table)
+    + f"\n{len(compiled)} of {len(rows)} programs are compiled.\n"
   )
 
 
