@@ -1,4 +1,4 @@
-"""Where the memory of a train step goes, by name, without a compiler.
+"""Where the memory of a train step on TPUs goes, without a compiler.
 
 At its peak a device is in the middle of the outer backward pass, at a chunk in
 the suffix, and holds (in bytes):
@@ -31,11 +31,13 @@ the suffix, and holds (in bytes):
                    and their derivative), and what the attention of a block of
                    b queries needs, 3 arrays of scores (softmax, its derivative,
                    a gradient): 3 x 4 H b (reach + b)
+    on_chip        less what lies in the chip's own memory: 128 MiB, half of them
+                   for the program, hold up to 64 MiB of the last four terms
 
 Sizes of parameters and states are those of `jax.eval_shape` of the code that
 runs, and their share of a device is what the rules of `sharding` say; they are
-most of it. The last five terms, and the casts, are an estimate: compilers fuse,
-copy and pad in ways of their own. benchmarks/plan.py and
+most of it. The terms from `chunk` on, and the casts, are an estimate: compilers
+fuse, copy and pad in ways of their own. benchmarks/plan.py and
 benchmarks/memory_model.py compare the sum with what they say.
 """
 
@@ -59,6 +61,7 @@ from mattt_jax.training.placement import device_bytes
 from mattt_jax.training.train_step import abstract_state
 
 _FLOAT32 = 4
+_ON_CHIP = 64 * 2**20
 
 
 def covers(experiment: Experiment) -> bool:
@@ -116,7 +119,7 @@ def train_step_bytes(
   scoring = matrix + here * 2 * _FLOAT32 * logits
   attending = here * 3 * _FLOAT32 * heads * block * keys // context
   past = model.window if model.attention == "window" else length
-  return {
+  found = {
     "arguments": _argument_bytes(experiment, params, sequences, length, mesh),
     "accumulated": (sequences > at_once) * _parameter_bytes(params, mesh),
     "states": sum(outer) * sum(segment_state.values())
@@ -136,6 +139,8 @@ def train_step_bytes(
     * _slots(experiment, length),
     "working": max(scoring, attending),
   }  # fmt: skip
+  passing = sum(found[k] for k in ("chunk", "window", "slots", "working"))
+  return found | {"on_chip": -min(passing, _ON_CHIP)}
 
 
 def _unsplit(mesh: AnyMesh) -> AbstractMesh:

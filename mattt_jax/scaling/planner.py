@@ -197,10 +197,10 @@ class Steps:
   def predicted(
     self, sequences: int, length: int, *, inner: bool
   ) -> dict[str, int] | None:
-    """Bytes of a train step without compiling it; None for steps that the
-    memory model does not cover."""
+    """Bytes of a train step without compiling it; None for steps and machines
+    that the memory model does not cover."""
     covered = inner and memory_model.covers(self.experiment)
-    if not covered or sequences % self.sharing:
+    if self.on_cpu or not covered or sequences % self.sharing:
       return None
     return memory_model.train_step_bytes(
       self.experiment, self.task.vocab_size, self.mesh, sequences=sequences,
