@@ -31,8 +31,8 @@ the suffix, and holds (in bytes):
                    and their derivative), and what the attention of a block of
                    b queries needs, 3 arrays of scores (softmax, its derivative,
                    a gradient): 3 x 4 H b (reach + b)
-    on_chip        less what lies in the chip's own memory: 128 MiB, half of them
-                   for the program, hold up to 64 MiB of the last four terms
+    on_chip        less what lies in the chip's own memory: of its 128 MiB half
+                   are free to hold parts of the last four terms
 
 Sizes of parameters and states are those of `jax.eval_shape` of the code that
 runs, and their share of a device is what the rules of `sharding` say; they are
