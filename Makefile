@@ -75,6 +75,8 @@ results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 		for kind in jsonl md; do \
 		cp runs/$$name/compare.$$kind results/$$name.$$kind; done; done
 	$(BIN)/python results/streaming.py
+	$(BIN)/mattt sweep --experiment=retention --out=runs/retention \
+		--results=results/retention.jsonl
 	$(MAKE) notebooks
 
 runs/recall/%/evaluation.json:
