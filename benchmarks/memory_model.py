@@ -20,11 +20,11 @@ import pathlib
 import time
 from typing import Any
 
-from mattt_jax import config, registry, sharding
-from mattt_jax.scaling import topology
+from mattt_jax import config, registry
+from mattt_jax.scaling import collect, tables, topology
+from mattt_jax.scaling.topology import GIB
 
 ROWS, TABLE = "small.jsonl", "small.md"
-GIB = 2**30
 
 # Changes of `experiments/context_scaling.py:size=125m` for 4 chips.
 _SMALL = dict(
@@ -132,35 +132,32 @@ def row(name: str) -> dict[str, Any]:
 def predicted(name: str) -> dict[str, int]:
   """What the model says of a shape, by term."""
   from mattt_jax.scaling import memory_model
-  from mattt_jax.training import trainer
 
-  made = experiment(name)
   devices = topology.parse(SHAPES[name][0]).num_devices
-  return memory_model.train_step_bytes(
-    made,
-    trainer.make_task(made).vocab_size,
-    sharding.abstract_mesh(made.mesh, devices),
-  )
+  return memory_model.predict(experiment(name), devices)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
   """In Markdown."""
-  lines = [
-    "| shape | machine | tokens | chunk | sequences a device | arguments, GiB "
-    "| predicted peak | compiler's peak | off by |",
-    "|---|---|---|---|---|---|---|---|---|",
-  ]
+  columns = (
+    "machine", "tokens", "chunk", "sequences a device", "arguments, GiB",
+    "predicted peak", "compiler's peak", "off by",
+  )  # fmt: skip
+  cells = {}
   for r in rows:
     made, terms = experiment(r["name"]), predicted(r["name"])
     total, peak = sum(terms.values()), r["peak_bytes"]
     at_once = made.train.micro_batch or made.batch_size
     split = made.mesh.tensor * made.mesh.context
-    lines.append(
-      f"| {r['name']} | {r['topology']} | {made.length} | {made.chunk} "
-      f"| {at_once * split // 4} | {r['argument_bytes'] / GIB:.3f} "
-      f"| {total / GIB:.3f} | {peak / GIB:.3f} | {total / peak - 1:+.1%} |"
-    )
-  return "\n".join(lines) + "\n"
+    cells[r["name"]] = [
+      r["topology"],
+      str(made.length),
+      str(made.chunk),
+      str(at_once * split // 4),
+      *(f"{n / GIB:.3f}" for n in (r["argument_bytes"], total, peak)),
+      f"{total / peak - 1:+.1%}",
+    ]
+  return "\n".join(tables.markdown("shape", columns, cells)) + "\n"
 
 
 def main() -> None:
@@ -172,16 +169,14 @@ def main() -> None:
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
   path = args.out / ROWS
-  lines = path.read_text().splitlines() if path.exists() else []
-  rows = [json.loads(line) for line in lines]
+  rows = collect.read(path)
   topology.prepare(topology.parse("v5e:2x2"))
   for name in SHAPES:
     if name in {r["name"] for r in rows}:
       continue
     rows.append(row(name))
     print(json.dumps(rows[-1]), flush=True)
-    with path.open("a") as file:
-      file.write(json.dumps(rows[-1]) + "\n")
+    collect.add(rows[-1], path)
   (args.out / TABLE).write_text(table(rows))
 
 

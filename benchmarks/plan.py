@@ -12,12 +12,12 @@ again.
 
 import argparse
 import importlib.metadata
-import json
 import pathlib
 import time
 
-from mattt_jax import config, registry, sharding
-from mattt_jax.scaling import plan_command, topology
+from mattt_jax import config, registry
+from mattt_jax.scaling import collect, plan_command, topology
+from mattt_jax.scaling.topology import GIB
 
 # Size, tokens: machines.
 SHAPES = {
@@ -26,7 +26,6 @@ SHAPES = {
   ("3b", 131072): ("v5e:16x16", "v5p:4x4x8", "v6e:16x16"),
 }
 SYSTEMS = ("ttt_e2e", "ttt_memory")
-GIB = 2**30
 
 
 def experiment(arg: str) -> config.Experiment:
@@ -58,17 +57,12 @@ def row(size: str, length: int, system: str, machine: topology.Topology):
 def predicted(row: dict) -> dict[str, int]:
   """Bytes of the train step by term, without the compiler."""
   from mattt_jax.scaling import memory_model
-  from mattt_jax.training import trainer
 
   made = experiment(
     f"size={row['size']},length={row['length']},system={row['system']},"
     f"chips={row['chips']}"
   )
-  return memory_model.train_step_bytes(
-    made,
-    trainer.make_task(made).vocab_size,
-    sharding.abstract_mesh(made.mesh, row["devices"]),
-  )
+  return memory_model.predict(made, row["devices"])
 
 
 def table(rows: list[dict]) -> str:
@@ -105,8 +99,7 @@ def main() -> None:
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
   path = args.out / "plan.jsonl"
-  lines = path.read_text().splitlines() if path.exists() else []
-  rows = [json.loads(line) for line in lines]
+  rows = collect.read(path)
   have = {(r["size"], r["length"], r["system"], r["topology"]) for r in rows}
   topology.prepare(topology.parse("v5e:4x4"))
   for (size, length), names in SHAPES.items():
@@ -119,8 +112,7 @@ def main() -> None:
         rows.append(row(size, length, system, machine))
         print(f"{size} {length} {system}")
         print(plan_command.text(rows[-1]) + "\n", flush=True)
-        with path.open("a") as file:
-          file.write(json.dumps(rows[-1]) + "\n")
+        collect.add(rows[-1], path)
   (args.out / "plan.md").write_text(table(rows))
 
 

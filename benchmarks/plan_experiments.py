@@ -17,13 +17,12 @@ says how).
 import argparse
 import dataclasses
 import importlib.metadata
-import json
 import pathlib
 import time
 from collections.abc import Iterator
 
 from mattt_jax import config, registry
-from mattt_jax.scaling import collect, sweep, topology
+from mattt_jax.scaling import collect, sweep, tables, topology
 from mattt_jax.scaling.topology import GIB
 
 CPU, CPU_GIB = "cpu:1", 4.0  # what a run on a small machine may take
@@ -53,7 +52,7 @@ ALONE = {
   "language_modeling": ["system=sliding_window", "system=ttt"],
   "any_task": [f"task={name}" for name in registry.names(config.TASKS)],
 }
-COLUMNS = ("run", "machine", "sequences", "tokens", "train step, GiB",
+COLUMNS = ("machine", "sequences", "tokens", "train step, GiB",
            "evaluation, GiB", "of", "fits", "commit")  # fmt: skip
 
 
@@ -82,12 +81,6 @@ def listed() -> Iterator[tuple[str, str, config.Experiment]]:
     if key not in seen:
       seen.add(key)
       yield text, machine, experiment
-
-
-def is_of(row: dict, experiment: config.Experiment) -> bool:
-  """Whether a row is of these settings; those that are newer are not asked."""
-  lines = config.differences(row["settings"], config.to_dict(experiment))
-  return not [line for line in lines if "(absent)" not in line]
 
 
 def row(text: str, machine: str, experiment: config.Experiment) -> dict:
@@ -142,27 +135,24 @@ def main() -> None:
   wanted = [part for part in args.only.split(",") if part]
   args.out.parent.mkdir(parents=True, exist_ok=True)
   path = args.out.with_suffix(".jsonl")
-  lines = path.read_text().splitlines() if path.exists() else []
-  have = {(r["config"], r["topology"]): r for r in map(json.loads, lines)}
+  have = {(r["config"], r["topology"]): r for r in collect.read(path)}
   topology.prepare(topology.parse("v5e:4x4"))
   rows = []
   for text, machine, experiment in listed():
     key = text, machine
-    if key in have and not is_of(have[key], experiment):
-      del have[key]
+    if key in have and config.restore(have[key]["settings"]) != experiment:
+      del have[key]  # of other settings
     asked = not args.dry_run and all(part in text for part in wanted)
     if asked and key not in have:
       have[key] = row(text, machine, experiment)
-      with path.open("a") as file:
-        file.write(json.dumps(have[key]) + "\n")
+      collect.add(have[key], path)
     rows.append(line(text, machine, have.get(key)))
     if asked or args.dry_run:
       print(*rows[-1], sep="  ", flush=True)
-  compiled = [row for row in rows if row[-1]]
-  table = [COLUMNS, ("---",) * len(COLUMNS), *compiled]
+  compiled = {text: cells for text, *cells in rows if cells[-1]}
   args.out.with_suffix(".md").write_text(
-    "".join(f"| {' | '.join(row)} |\n" for row in table)
-    + f"\n{len(compiled)} of {len(rows)} programs are compiled.\n"
+    "\n".join(tables.markdown("run", COLUMNS, compiled))
+    + f"\n\n{len(compiled)} of {len(rows)} programs are compiled.\n"
   )
 
 

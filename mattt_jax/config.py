@@ -185,6 +185,17 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
   return tree
 
 
+def restore(tree: dict[str, Any]) -> Experiment | None:
+  """The settings that `to_dict` gave earlier, as they are understood today.
+
+  Fields that have come since have their defaults; None if one has gone.
+  """
+  try:
+    return from_config_dict(ConfigDict(tree))
+  except ValueError:
+    return None
+
+
 def identity(tree: dict[str, Any]) -> dict[str, Any]:
   """Of plain settings those that say what is computed: not on which mesh."""
   return {key: value for key, value in tree.items() if key != "mesh"}

@@ -11,7 +11,6 @@ makes capacity.md and capacity.png. About 5 minutes a model.
 """
 
 import dataclasses
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -39,13 +38,6 @@ AXES = {
 SEQUENCES, SEQUENCES_FAR = 8, 2  # the second beyond `FAR`
 
 
-def read_rows() -> list[dict]:
-  """What has been measured."""
-  if not ROWS_FILE.exists():
-    return []
-  return [json.loads(line) for line in ROWS_FILE.open()]
-
-
 def measure(seeds: Sequence[int]) -> None:
   """One row a system, seed and point; a point may lie on several axes."""
   points = [point for axis in AXES.values() for point in axis]
@@ -55,7 +47,7 @@ def measure(seeds: Sequence[int]) -> None:
       about = {"system": system, "seed": seed}
       done = [
         {k: row[k] for k in TRAINED}
-        for row in read_rows()
+        for row in collect.read(ROWS_FILE)
         if about.items() <= row.items()
       ]
       left = [point for point in points if point not in done]
@@ -97,8 +89,7 @@ def _measure_model(about: dict, points: list[dict]) -> None:
       | point
       | {k: found[k] for k in kept}
     )
-    with ROWS_FILE.open("a") as file:
-      file.write(json.dumps(row) + "\n")
+    collect.add(row, ROWS_FILE)
     print(row, flush=True)
 
 

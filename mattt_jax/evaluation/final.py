@@ -12,12 +12,11 @@ import jax
 from flax import nnx
 from jax.sharding import Mesh
 
-from mattt_jax import config as config_lib
-from mattt_jax import registry
 from mattt_jax.config import Experiment, require
 from mattt_jax.evaluation import suite
 from mattt_jax.evaluation.evaluator import evaluate
 from mattt_jax.tasks.base import Task
+from mattt_jax.training.build import make_task
 
 Asked = list[tuple[str, Experiment, Task, tuple[int, ...]]]
 
@@ -37,9 +36,7 @@ def more_tasks(experiment: Experiment, vocab_size: int) -> Asked:
       lengths = (int(length),) if at else experiment.eval.lengths
       lengths = lengths or (experiment.length,)
       changed = suite.task_experiment(experiment, name, lengths)
-      task = registry.load(config_lib.TASKS, name.partition(":")[0]).Task(
-        changed.task, experiment.seed
-      )
+      task = make_task(changed)
       require(
         task.vocab_size <= vocab_size,
         f"it has {task.vocab_size} tokens, the model {vocab_size}",
@@ -48,6 +45,30 @@ def more_tasks(experiment: Experiment, vocab_size: int) -> Asked:
       raise ValueError(f"eval.tasks {text!r}: {error}") from error
     asked.append((text, changed, task, lengths))
   return asked
+
+
+def without_each_part(
+  experiment: Experiment,
+  learner: nnx.Module | tuple[nnx.GraphDef, Any],
+  task: Task,
+  *,
+  step: int,
+  mesh: Mesh | None = None,
+) -> dict[str, Any]:
+  """From "inner" and "memory", where there is one, to the summary at the
+  training length without it; arguments are as of `evaluate`."""
+  there = {
+    "inner": experiment.inner.enabled,
+    "memory": experiment.memory.read is not None,
+  }
+  at = experiment.length
+  return {
+    part: evaluate(
+      experiment, learner, task, experiment.eval.split, (at,),
+      step=step, mesh=mesh, **{part: False},
+    )["lengths"][str(at)]
+    for part in there if there[part]
+  }  # fmt: skip
 
 
 def measure(
@@ -74,22 +95,17 @@ def measure(
     each text and length to its summary).
   """
   split, lengths = experiment.eval.split, experiment.eval.lengths
+  # Made anew, so that their texts are not held while the run trains.
   asked = more_tasks(experiment, task.vocab_size)
 
-  def read(changed, other, lengths, **parts):
+  def read(changed, other, lengths):
     return evaluate(
-      changed, learner, other, split, lengths, step=step, mesh=mesh, **parts
+      changed, learner, other, split, lengths, step=step, mesh=mesh
     )
 
   off = {}
-  for part, there in (
-    ("inner", experiment.inner.enabled),
-    ("memory", experiment.memory.read is not None),
-  ):
-    if experiment.eval.parts_off and there:
-      at = experiment.length
-      found = read(experiment, task, (at,), **{part: False})["lengths"]
-      off[part] = found[str(at)]
+  if experiment.eval.parts_off:
+    off = without_each_part(experiment, learner, task, step=step, mesh=mesh)
   whole = nnx.merge(*learner)
   return {
     **read(experiment, task, lengths or (experiment.length,)),

@@ -21,6 +21,7 @@ from mattt_jax.config import Experiment, require, require_choice
 from mattt_jax.evaluation import answers
 from mattt_jax.evaluation.evaluator import evaluate, guessing
 from mattt_jax.training import speed
+from mattt_jax.training.build import make_task
 from mattt_jax.ttt.inner_loop import Learner
 
 _COLUMNS = ("loss", "other_loss", "answer_accuracy", "answer_exact_match",
@@ -116,12 +117,9 @@ def run(
   done = [json.loads(x) for x in out.open()] if out.exists() else []
   planned = []
   for text in texts:
-    name = text.partition(":")[0]
     try:
       experiment = task_experiment(trained, text, lengths)
-      task = registry.load(config_lib.TASKS, name).Task(
-        experiment.task, trained.seed
-      )
+      task = make_task(experiment)
     except ValueError as error:
       if len(texts) == 1:
         raise

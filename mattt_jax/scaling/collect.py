@@ -67,6 +67,18 @@ def rows(
   return made
 
 
+def read(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The rows of a JSONL file; none if it is not there."""
+  lines = path.read_text().splitlines() if path.exists() else []
+  return [json.loads(line) for line in lines]
+
+
+def add(row: dict[str, Any], path: pathlib.Path) -> None:
+  """Adds one row to a JSONL file."""
+  with path.open("a") as file:
+    file.write(json.dumps(row) + "\n")
+
+
 def write(found: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
   """Writes rows as JSONL, or as parquet if the name of the file says so.
 

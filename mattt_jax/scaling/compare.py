@@ -13,14 +13,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 from flax import nnx
 
 from mattt_jax import config as config_lib
 from mattt_jax import sharding, systems
 from mattt_jax.config import Experiment
 from mattt_jax.data import pipeline
-from mattt_jax.evaluation.evaluator import evaluate
+from mattt_jax.evaluation import final
 from mattt_jax.registry import load_config
 from mattt_jax.scaling import collect, cost_model, tables
 from mattt_jax.scaling.sweep import config_hash
@@ -127,27 +126,25 @@ def _measure(
   mesh = sharding.make_mesh(1)
   result = trainer.train(experiment, workdir, mesh=mesh)
   learner, step = trainer.load_learner(experiment, workdir)
-  by_length = result["evaluation"]["lengths"]
+  found = result["evaluation"]
   row = {
     **about,
     "config_hash": digest,
     "commit": collect.commit(),
     "step": step,
-    "parameters": _parameters(learner),
+    "parameters": found["parameters"],
     "flops_per_token": flops_per_token(experiment, learner),
     "train_tokens_per_second": result["train"].get("tokens_per_second"),
-    "state_bytes": {n: learner.state_bytes(int(n)) for n in by_length},
-    "lengths": by_length,
-    "switched_off": _switched_off(experiment, learner, step),
+    "state_bytes": found["state_bytes"],
+    "lengths": found["lengths"],
+    "switched_off": final.without_each_part(
+      experiment, learner, trainer.make_task(experiment), step=step
+    ),
     "config": config,
   }
   text = json.dumps(row)
   done.write_text(text + "\n")
   return json.loads(text)  # as it will be read back
-
-
-def _parameters(learner: Learner) -> int:
-  return sum(x.size for x in jax.tree.leaves(nnx.state(learner)))
 
 
 def flops_per_token(experiment: Experiment, learner: Learner) -> float:
@@ -162,29 +159,6 @@ def flops_per_token(experiment: Experiment, learner: Learner) -> float:
     return read_batch(nnx.merge(graphdef, params), batch, inner=inner).loss_BxL
 
   return cost_model.matmul_flops(read, params, batch) / experiment.length
-
-
-def _switched_off(experiment: Experiment, learner: Learner, step: int):
-  """Answers at the training length without a part that is there."""
-  task = trainer.make_task(experiment)
-  found = {}
-  for part, there in (
-    ("inner", experiment.inner.enabled),
-    ("memory", experiment.memory.read is not None),
-  ):
-    if there:
-      result = evaluate(
-        experiment,
-        learner,
-        task,
-        "test",
-        (experiment.length,),
-        inner=part != "inner",
-        memory=part != "memory",
-        step=step,
-      )
-      found[part] = result["lengths"][str(experiment.length)]
-  return found
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

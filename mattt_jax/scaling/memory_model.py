@@ -143,6 +143,16 @@ def train_step_bytes(
   return found | {"on_chip": -min(passing, _ON_CHIP)}
 
 
+def predict(experiment: Experiment, devices: int) -> dict[str, int]:
+  """`train_step_bytes` of the experiment's own batch, on so many devices that
+  need not be there."""
+  return train_step_bytes(
+    experiment,
+    build.make_task(experiment).vocab_size,
+    sharding.abstract_mesh(experiment.mesh, devices),
+  )
+
+
 def _unsplit(mesh: AnyMesh) -> AbstractMesh:
   """The mesh on which parameters are whole that "fsdp" splits."""
   data, fsdp, *others = mesh.shape.values()

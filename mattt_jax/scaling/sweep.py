@@ -93,15 +93,12 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def hash_today(config: dict[str, Any]) -> str | None:
-  """The `config_hash` that settings saved earlier have today.
-
-  Fields that have come since have their defaults; None if one has gone.
-  """
-  try:
-    experiment = config_lib.from_config_dict(ConfigDict(config))
-  except ValueError:
-    return None
-  return config_hash(config_lib.to_dict(experiment))
+  """The `config_hash` that settings saved earlier have today (as
+  `config.restore`)."""
+  experiment = config_lib.restore(config)
+  return (
+    None if experiment is None else config_hash(config_lib.to_dict(experiment))
+  )
 
 
 @dataclasses.dataclass(frozen=True)

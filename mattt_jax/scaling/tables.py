@@ -4,11 +4,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 
-def mean_and_range(values: Sequence[float]) -> str:
-  """ "mean [lowest, highest]"."""
-  return f"{statistics.mean(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
-
-
 def markdown(
   corner: str, columns: Sequence[object], rows: Mapping[str, Sequence[str]]
 ) -> list[str]:

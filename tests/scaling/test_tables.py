@@ -4,7 +4,7 @@ from mattt_jax.scaling import tables
 
 
 def test_markdown_has_a_row_for_each_label():
-  cells = [tables.mean_and_range([1.0, 2.0, 4.5])]
+  cells = [tables.summary([1.0, 2.0, 4.5])]
   assert tables.markdown("system", [256], {"swa": cells}) == [
     "| system | 256 |",
     "|---|---|",
