@@ -1,19 +1,22 @@
 """The published shapes on TPUs, which need not be there: memory, FLOPs, bounds.
 
     python benchmarks/plan.py --out=results/plan
+    python benchmarks/plan.py --out=results/plan --size=125m --full
 
 Needs libtpu (`pip install "mattt-jax[tpu]"`). Each row is a train step and an
 evaluation step of `experiments/context_scaling.py`, compiled for that machine
-(a minute or three of one core): TTT-E2E, with and without an episodic memory,
-125M parameters at 8K tokens and 3B at 8K and 128K. OUT gets `plan.jsonl`, one
-plan a line, and `plan.md`, the table. Rows that OUT has already are not made
-again.
+with the least effort (`mattt plan --quick`, about a minute of one core), or
+with `--full` as a run would be (5 to 15 minutes): TTT-E2E, with and without an
+episodic memory, 125M parameters at 8K tokens and 3B at 8K and 128K. OUT gets
+`plan.jsonl`, one plan a line, and `plan.md`, the table. Rows that OUT has
+already are not made again.
 """
 
 import argparse
 import importlib.metadata
 import pathlib
 import time
+from typing import Any
 
 from mattt_jax import config, registry
 from mattt_jax.scaling import collect, plan_command, topology
@@ -34,20 +37,23 @@ def experiment(arg: str) -> config.Experiment:
   return config.from_config_dict(registry.load_config(made))
 
 
-def row(size: str, length: int, system: str, machine: topology.Topology):
+def row(
+  size: str, length: int, system: str, machine: topology.Topology, quick: bool
+) -> dict[str, Any]:
   """The plan of one shape; where it does not fit, too."""
   from mattt_jax.scaling import planner  # initialises JAX
 
   chips = machine.num_devices
   arg = f"size={size},length={length},system={system},chips={chips}"
   start = time.process_time()
-  found = planner.plan(experiment(arg), machine)
+  found = planner.plan(experiment(arg), machine, quick=quick)
   return {
     "size": size,
     "length": length,
     "system": system,
     "command": f"mattt plan --config=experiments/context_scaling.py:data=made,"
-    f"{arg} --topology={machine.name}",
+    f"{arg} --topology={machine.name}" + " --quick" * quick,
+    "commit": collect.commit(),
     "versions": {p: importlib.metadata.version(p) for p in ("jax", "libtpu")},
     "cpu_seconds": time.process_time() - start,
     **found,
@@ -68,18 +74,26 @@ def predicted(row: dict) -> dict[str, int]:
 def table(rows: list[dict]) -> str:
   """In Markdown."""
   lines = [
-    "| model | tokens | system | machine | sequences | peak, GiB | predicted "
-    "| of | fits | step at least, s | 30 % MFU: tokens/s | chip-hours of the "
-    "run |",
-    "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    "| model | tokens | system | machine | sequences | effort | peak, GiB "
+    "| predicted | of | fits | step at least, s | 30 % MFU: tokens/s "
+    "| chip-hours of the run |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
   ]
-  for r in rows:
+  shapes = list(SHAPES)
+  for r in sorted(
+    rows,
+    key=lambda r: (
+      shapes.index((r["size"], r["length"])), r["system"],
+      SHAPES[r["size"], r["length"]].index(r["topology"]), not r["quick"],
+    ),
+  ):  # fmt: skip
     train, run = r["train"], r["run"]
     peak, expected = train["peak_bytes"], sum(predicted(r).values())
     needed = f"{peak / GIB:.1f}" if peak else train["compiler"]
     lines.append(
       f"| {r['size']} | {r['length']} | {r['system']} | {r['topology']} "
-      f"| {train['sequences']} | {needed} | {expected / GIB:.1f}"
+      f"| {train['sequences']} | {'least' if r['quick'] else 'full'} "
+      f"| {needed} | {expected / GIB:.1f}"
       + (f" ({expected / peak - 1:+.0%})" if peak else "")
       + f" | {r['usable_bytes'] / GIB:.1f} "
       f"| {'yes' if train['fits'] else 'no'} "
@@ -96,20 +110,23 @@ def main() -> None:
   )
   parser.add_argument("--out", type=pathlib.Path, required=True)
   parser.add_argument("--size", choices=sorted({size for size, _ in SHAPES}))
+  parser.add_argument("--full", action="store_true", help="with full effort")
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
   path = args.out / "plan.jsonl"
   rows = collect.read(path)
-  have = {(r["size"], r["length"], r["system"], r["topology"]) for r in rows}
+  keys = "size", "length", "system", "topology", "quick"
+  have = {tuple(r[key] for key in keys) for r in rows}
   topology.prepare(topology.parse("v5e:4x4"))
   for (size, length), names in SHAPES.items():
     if args.size not in (None, size):
       continue
     for system in SYSTEMS:
       for machine in map(topology.parse, names):
-        if (size, length, system, machine.name) in have:
+        about = size, length, system
+        if (*about, machine.name, not args.full) in have:
           continue
-        rows.append(row(size, length, system, machine))
+        rows.append(row(*about, machine, quick=not args.full))
         print(f"{size} {length} {system}")
         print(plan_command.text(rows[-1]) + "\n", flush=True)
         collect.add(rows[-1], path)

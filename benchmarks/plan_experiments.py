@@ -7,11 +7,11 @@
 Train step and evaluation step of each, as `mattt plan` compiles them: for one
 CPU device, or (`context_scaling`, from 125m on) for the slice that its TOPOLOGY
 names, which need not be there; that needs libtpu (`pip install
-"mattt-jax[tpu]"`) and 5 to 10 minutes of a core a run. Runs that differ in
-their seed alone are one program. OUT.jsonl gets a row a program, OUT.md the
-table and how many are left (`--dry-run` lists them); rows that are there are
-not made again. `books` is listed once its texts are there (experiments/books.py
-says how).
+"mattt-jax[tpu]"`). Those are compiled with the least effort (`--quick`), 1 to 2
+minutes of a core a run. Runs that differ in their seed alone are one program.
+OUT.jsonl gets a row a program, OUT.md the table and how many are left
+(`--dry-run` lists them); rows that are there are not made again. `books` is
+listed once its texts are there (experiments/books.py says how).
 """
 
 import argparse
@@ -90,12 +90,16 @@ def row(text: str, machine: str, experiment: config.Experiment) -> dict:
   topo = topology.parse(machine)
   start = time.process_time()
   found = planner.plan(
-    experiment, topo, usable_bytes=None if topo.chip else CPU_GIB * GIB
+    experiment,
+    topo,
+    usable_bytes=None if topo.chip else CPU_GIB * GIB,
+    quick=topo.chip is not None,
   )
   return {
     "config": text,
     "settings": config.to_dict(experiment),
-    "command": f"mattt plan --config={text} --topology={machine}",
+    "command": f"mattt plan --config={text} --topology={machine}"
+    + " --quick" * found["quick"],
     "commit": collect.commit(),
     "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
     "cpu_seconds": round(time.process_time() - start, 1),

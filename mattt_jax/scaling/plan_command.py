@@ -35,6 +35,11 @@ def define(values: flags.FlagValues) -> None:
     "memory", None, "usable GiB of a device; default: what its compiler allows",
     flag_values=values,
   )  # fmt: skip
+  flags.DEFINE_bool(
+    "quick", False, "compile with the least effort: several times sooner, and "
+    "within a few per cent of the memory",
+    flag_values=values,
+  )  # fmt: skip
   flags.DEFINE_string("json", None, "file to write", flag_values=values)
 
 
@@ -66,6 +71,7 @@ def run(values: flags.FlagValues) -> None:
     mfu=values.mfu,
     search=values.search,
     usable_bytes=values.memory and values.memory * GIB,
+    quick=values.quick,
     report=report,
   )
   print(text(found))

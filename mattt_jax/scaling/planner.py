@@ -28,6 +28,8 @@ from mattt_jax.ttt.coordination import parts_on
 
 SEARCHES = ("batch", "length")
 _MOST = 2**16  # batches of one a device, or chunks, that a search tries
+# Programs that run slower but are made several times sooner (`quick`).
+_QUICK = {"exec_time_optimization_effort": -1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,7 @@ def plan(
   mfu: float = 0.3,
   search: str | None = None,
   usable_bytes: float | None = None,
+  quick: bool = False,
   report: Callable[[Program], object] = lambda program: None,
 ) -> dict[str, Any]:
   """Compiles an experiment's steps for `machine`, and counts what they cost.
@@ -66,18 +69,20 @@ def plan(
     mfu: share of the peak FLOP/s that the estimates of time assume.
     search: "batch" or "length": also finds the largest that fits.
     usable_bytes: memory of a device; default: what the compiler allows.
+    quick: compiles with the compiler's least effort, several times sooner; its
+      programs take a few per cent more memory or less, and would run slower.
     report: is told of each compiled train step of a search.
 
   Returns:
     JSON-ready: `train` and `evaluation` (a `Program` each), `predicted` (bytes
     by term of `memory_model.train_step_bytes`, None where that says nothing),
     `cost` (a `StepCost` of the dearest step), `step` (bounds in seconds), `run`
-    (estimates, None without known peaks) and `search`.
+    (estimates, None without known peaks), `search` and `quick`.
 
   Raises:
     ValueError: settings that do not fit the machine.
   """
-  steps = Steps(experiment, machine, usable_bytes)
+  steps = Steps(experiment, machine, usable_bytes, quick)
   require(
     search is None or steps.usable_bytes is not None,
     f"--search={search}: the memory of {machine.name} is not known: say it "
@@ -134,6 +139,7 @@ def plan(
     "step": _bounds(machine, costs[dearest].hardware_flops, train),
     "run": _run(machine, mfu, [(costs[kind], n) for kind, n in kinds.items()]),
     "search": found,
+    "quick": quick,
   }
 
 
@@ -158,7 +164,13 @@ def largest(fits: Callable[[int], bool], start: int, most: int) -> int:
 class Steps:
   """The programs of an experiment on a machine."""
 
-  def __init__(self, experiment: Experiment, machine: Topology, usable_bytes):
+  def __init__(
+    self,
+    experiment: Experiment,
+    machine: Topology,
+    usable_bytes: float | None,
+    quick: bool = False,
+  ):
     self.experiment = experiment
     self.task = trainer.make_task(experiment)
     self.mesh = sharding.mesh_of(experiment.mesh, topology.devices(machine))
@@ -173,6 +185,7 @@ class Steps:
     self.optimizer = make_optimizer(experiment.outer, experiment.train.steps)
     self.state = abstract_state(params, self.optimizer, self.mesh)
     self.train = functools.cache(self._train)
+    self.compiler_options = _QUICK if quick else {}
 
   def _train(
     self, sequences: int, length: int, *, inner: bool, memory: bool
@@ -230,7 +243,7 @@ class Steps:
   def _compile(self, lowered, **about) -> Program:
     start = time.perf_counter()
     try:
-      compiled = lowered.compile()
+      compiled = lowered.compile(compiler_options=self.compiler_options)
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise

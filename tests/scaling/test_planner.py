@@ -118,7 +118,8 @@ class _Lowered:
   def __init__(self, message="", **memory):
     self.message, self.memory = message, memory
 
-  def compile(self):
+  def compile(self, compiler_options):
+    self.compiler_options = compiler_options
     if self.message:
       raise jax.errors.JaxRuntimeError(self.message)
     return self
@@ -164,6 +165,16 @@ def test_a_compiler_that_runs_out_of_memory(steps, said, message):
 def test_other_failures_of_the_compiler_are_not_hidden(steps):
   with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
     steps._compile(_Lowered("INTERNAL: a bug"), **ABOUT)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_quick_asks_the_compiler_for_its_least_effort(experiment, quick):
+  lowered = _Lowered(
+    argument_size=1, output_size=1, alias_size=1, temp_size=1, peak_memory=1
+  )
+  planner.Steps(experiment, CPUS, None, quick)._compile(lowered, **ABOUT)
+  least = {"exec_time_optimization_effort": -1.0}
+  assert lowered.compiler_options == (least if quick else {})
 
 
 @pytest.mark.parametrize("start", [1, 2, 5, 8, 40])
