@@ -1,14 +1,17 @@
 r"""Loss against context length: length x system x seed, at several model sizes.
 
-    mattt sweep --experiment=context_scaling --out=runs/context --workers=2
+    mattt sweep --experiment=context_scaling --out=runs/context \
+      --results=results/context.jsonl --workers=2
     mattt sweep --experiment=context_scaling:size=125m,data=data/corpus \
       --out=/mnt/mattt/context-125m --together
 
 Each run trains at one length and is evaluated there and further. A step has as
 many tokens at every length, so that runs of a size cost about the same.
 
-`small` (the default) is for a CPU: 1.1 M parameters, bytes of the standard
-library's source, 512 to 8192 of them; 36 runs of about 10 minutes on one core.
+Without `size`, for a CPU: models of 0.1 to 3 M parameters read bytes of the
+standard library's source, WINDOW of them at once: 0.4 M at 512 to 8192 tokens,
+the other sizes at 2048, one seed of the largest. All are read to 65536 tokens,
+full attention to 8192. 64 runs of 1 to 14 minutes on one core.
 The others are the models and schedules of TTT-E2E (arXiv 2512.23675): chunks of
 1024, windows of 8192, a fast MLP in each block of the last quarter, 8192 to
 131072 tokens; TOPOLOGY has the slice that each is for. Two differences: the
@@ -25,11 +28,11 @@ What an external memory adds is to be seen: on loss little (the value of far
 context in books is about .02 nats), on what repeats from far back more
 (results/books.md).
 
-Arguments: `size` (small, 125m, 350m, 760m, 1b, 3b), `length`, `system`, `seed`,
-`steps`; `data` (a directory of texts whose tokenizer is beside it, as DIR.json;
-or `made`: tokens made up, of the published vocabulary, for planning and
-timing); `chips` (another number than TOPOLOGY has; the mesh is made for it);
-`tiny` (a few steps of a small model, to see that it runs).
+Arguments: `size` (100k, 400k, 1m, 3m, 125m, 350m, 760m, 1b, 3b), `length`,
+`system`, `seed`, `steps`; `data` (a directory of texts whose tokenizer is
+beside it, as DIR.json; or `made`: tokens made up, of the published vocabulary,
+for planning and timing); `chips` (another number than TOPOLOGY has; the mesh is
+made for it); `tiny` (a few steps of a small model, to see that it runs).
 """
 
 import math
@@ -39,7 +42,7 @@ from ml_collections import ConfigDict
 
 from mattt_jax import systems
 from mattt_jax.config import parse_arg, require, require_choice, template
-from mattt_jax.scaling.sweep import param, product
+from mattt_jax.scaling.sweep import chain, param, product
 
 # dim, blocks, heads, MLP; peak outer learning rate, steps, sequences of 8192.
 PUBLISHED = {
@@ -58,32 +61,50 @@ TOPOLOGY = {
   "1b": ("v5p:4x4x4", 64),
   "3b": ("v5p:4x4x8", 128),
 }
-LENGTHS = {"small": (512, 2048, 8192)}
+# Width of the models for a CPU, called after their parameters.
+SMALL = {"100k": 40, "400k": 88, "1m": 144, "3m": 248}
+LENGTHS = dict.fromkeys(SMALL, (512, 2048, 8192))
 LENGTHS |= dict.fromkeys(PUBLISHED, (8192, 32768, 131072))
-_ARGS = dict(tiny=False, size="small", length=0, system="ttt_e2e", seed=0,
+WINDOW, FAR = 256, 65536  # on a CPU
+_ARGS = dict(tiny=False, size="", length=0, system="ttt_e2e", seed=0,
              steps=0, data="", chips=0)  # fmt: skip
 
 
 def sweep(arg: str = "") -> list[dict]:
-  """Length x system x seed; one seed from 1b on; `tiny`: 2 x 2."""
+  """Length x system x seed of a size, one seed from 1b on; of none, the study
+  on a CPU; `tiny`: 2 x 2."""
   args = parse_arg(arg, **_ARGS)
   if args.tiny:
     return product(
       param("length", [64, 128]), param("system", ["sliding_window", "ttt_e2e"])
     )
-  _check_size(args.size)
-  return product(
-    param("length", LENGTHS[args.size]),
-    param(
-      "system", ["full_attention", "sliding_window", "ttt_e2e", "ttt_memory"]
-    ),
-    param("seed", [1] if args.size in ("1b", "3b") else [1, 2, 3]),
+
+  def runs(size, lengths, seeds):
+    return product(
+      param("size", [size]) if not args.size else [{}],
+      param("length", lengths),
+      param(
+        "system", ["full_attention", "sliding_window", "ttt_e2e", "ttt_memory"]
+      ),
+      param("seed", seeds),
+    )
+
+  if args.size:
+    _check_size(args.size)
+    seeds = [1] if args.size in ("3m", "1b", "3b") else [1, 2, 3]
+    return runs(args.size, LENGTHS[args.size], seeds)
+  return chain(
+    runs("400k", LENGTHS["400k"], [1, 2, 3]),
+    runs("100k", [2048], [1, 2, 3]),
+    runs("1m", [2048], [1, 2, 3]),
+    runs("3m", [2048], [1]),
   )
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
   args = parse_arg(arg, **_ARGS)
+  args.size = args.size or "400k"
   _check_size(args.size)
   length = args.length or LENGTHS[args.size][0]
   if args.data == "made":
@@ -94,18 +115,22 @@ def get_config(arg: str = "") -> ConfigDict:
     config = template("language_modeling")
   config.seed = args.seed
   config.length = length
-  if args.size == "small" or args.tiny:
-    _small(config)
+  small = args.size in SMALL or args.tiny
+  if small:
+    _small(config, args)
   else:
     _published(config, args)
     _corpus(config, args.data)
-  lengths = [n for n in LENGTHS[args.size] if n >= length]
+  known = LENGTHS[args.size]
+  if small and args.system != "full_attention":
+    known = (*known, 16384, FAR)
+  lengths = [n for n in known if n >= length]
   config.eval.lengths = tuple(lengths or [length])
   if args.tiny:
     _tiny(config)
   config.train.steps = args.steps or config.train.steps
   systems.apply(config, args.system)
-  if args.size != "small" and not args.tiny:
+  if not small:
     _loop(config)
   return config
 
@@ -114,17 +139,18 @@ def _check_size(size: str) -> None:
   require_choice("size", size, tuple(LENGTHS))
 
 
-def _small(config: ConfigDict) -> None:
+def _small(config: ConfigDict, args: ConfigDict) -> None:
+  dim = SMALL.get(args.size, 16)
   config.chunk = 64
   config.batch_size = max(1, 8192 // config.length)
   config.model.update(
-    dim=128, num_layers=4, num_suffix=1, num_heads=4, window=256,
-    mlp_dim=256, fast_mlp_dim=256, init_std=0.1, embedding_std=1.0,
+    dim=dim, num_layers=4, num_suffix=1, num_heads=4, window=WINDOW,
+    mlp_dim=2 * dim, fast_mlp_dim=2 * dim, init_std=0.1, embedding_std=1.0,
     tie_embeddings=False,
   )  # fmt: skip
   config.outer.update(learning_rate=3e-3, final_learning_rate=3e-4)
-  config.train.update(steps=300, checkpoint_every=50)
-  config.eval.update(sequences=8, batch_size=1)
+  config.train.update(steps=200, checkpoint_every=50)
+  config.eval.update(sequences=4, batch_size=1)
 
 
 def _published(config: ConfigDict, args: ConfigDict) -> None:

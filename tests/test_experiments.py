@@ -1,9 +1,11 @@
 """Every experiment's `tiny` takes one step; every system of it builds."""
 
+import collections
 import importlib
 import json
 import pathlib
 
+import jax
 import pytest
 
 from mattt_jax import config as config_lib
@@ -11,7 +13,7 @@ from mattt_jax import registry, sharding, systems
 from mattt_jax.registry import load_config
 from mattt_jax.scaling import sweep
 from mattt_jax.training import trainer
-from mattt_jax.training.build import build_learner
+from mattt_jax.training.build import abstract_learner, build_learner
 
 EXPERIMENTS = sorted(registry.experiments())
 
@@ -78,9 +80,9 @@ def test_the_ablation_is_a_square_on_each_task():
 
 
 def test_context_scaling_has_as_many_tokens_a_step_at_every_length():
-  for size in ("small", "125m", "3b"):
+  for size in ("400k", "125m", "3b"):
     arg = f"context_scaling:size={size},data=made".removesuffix(
-      ",data=made" * (size == "small")
+      ",data=made" * (size == "400k")
     )
     runs = sweep.runs(arg)
     assert len(runs) == 3 * 4 * (1 if size == "3b" else 3)
@@ -88,6 +90,25 @@ def test_context_scaling_has_as_many_tokens_a_step_at_every_length():
     assert len(tokens) == 1
     same = {json.dumps(run.tree["model"] | {"attention": ""}) for run in runs}
     assert len(same) == 1  # of one shape, whatever the system
+
+
+def test_context_scaling_on_a_cpu_has_one_axis_each_for_length_and_size():
+  runs = sweep.runs("context_scaling")
+  points = collections.Counter()
+  for run in runs:
+    said = run.settings
+    points[said["size"], said["length"]] += 1
+    experiment = config_lib.from_config_dict(load_config(run.config))
+    _, params = abstract_learner(experiment, vocab_size=256)
+    number = sum(x.size for x in jax.tree.leaves(params))
+    unit = {"k": 1e3, "m": 1e6}[said["size"][-1]]
+    # The memory adds a few thousand.
+    assert number == pytest.approx(float(said["size"][:-1]) * unit, rel=0.15)
+    assert said["length"] <= max(experiment.eval.lengths) <= 65536
+  assert points == {
+    ("400k", 512): 12, ("400k", 2048): 12, ("400k", 8192): 12,
+    ("100k", 2048): 12, ("1m", 2048): 12, ("3m", 2048): 4,
+  }  # fmt: skip
 
 
 # Parameters of the models that these are called after, in millions.
@@ -121,7 +142,7 @@ def test_context_scaling_has_the_published_models(size, millions):
   [
     ("size=125m", "there is no tokenizer DIR.json"),
     ("size=125m,data=absent", r"data=absent: .* absent.json. Make it: mattt"),
-    ("size=7b", "size='7b' is not known: use one of small, 125m"),
+    ("size=7b", "size='7b' is not known: use one of 100k, 400k"),
     ("length=500", "chunk=64 must divide length=500"),
   ],
 )

@@ -1,0 +1,84 @@
+r"""Facts that must be put together, further back than attention reaches.
+
+    mattt sweep --experiment=reasoning --out=runs/reasoning \
+      --results=results/reasoning.jsonl --workers=2
+
+Trained at 256 tokens, read at 1x, 4x and 16x that; evidence and question lie
+further apart than attention reaches. An answer is one token.
+
+    qa1        where somebody is: the last of the places they went to
+    qa2        where an object is: who has it, then where that one is
+    qa3        where an object was before: two facts about it, and a place
+    variables  which variables have a value: x = 12, y = x (RULER's, one hop)
+    records    the grade of a student of eight (Student Records)
+    relation   which of two students has the higher grade
+
+Question: is a memory of what was read enough to answer what takes more than one
+fact? Refuted, that it is: if nothing answers qa2 and qa3 better than the best
+guess that knows the names in the text (`guess_nearest_mention`, where the task
+has it; else that of the window), while qa1 and records are answered. Refuted,
+that test-time training helps to reason: if `ttt_memory` answers no more than
+`swa_episodic` anywhere.
+
+Expected: what takes one fact is answered with the memory, what takes two is
+not, as a memory is read once a token.
+
+Nothing is tuned here: a system's rates are those of `retention.py`, whose
+models are as large. The last binding counts in most of these tasks, so the
+memory gives the newest match the most (`memory.latest_wins`). A run takes about
+2 minutes on one core; 90 runs.
+
+Arguments: `task` (above), `system` (those of `retention.py`), `seed`, `steps`,
+`tiny` (a few steps of a small model, to see that it runs).
+"""
+
+from ml_collections import ConfigDict
+
+from mattt_jax.config import parse_arg, require_choice, template
+from mattt_jax.registry import load_config
+from mattt_jax.scaling.sweep import param, product
+
+_BABI = {"num_questions": 4, "num_facts": 8}
+TASKS = {
+  "qa1": ("babi", {"kind": "qa1", **_BABI}),
+  "qa2": ("babi", {"kind": "qa2", **_BABI}),
+  "qa3": ("babi", {"kind": "qa3", **_BABI}),
+  "variables": ("ruler", {"kind": "variable_tracking", "num_items": 2}),
+  "records": ("student_records", {"fields": ("grade",)}),
+  "relation": (
+    "student_records",
+    {"fields": ("grade",), "question": "relation", "num_questions": 5},
+  ),
+}
+SYSTEMS = ("sliding_window", "full_attention", "ttt_e2e", "swa_episodic",
+           "ttt_memory")  # fmt: skip
+_ARGS = dict(tiny=False, task="qa1", system="ttt_memory", seed=0, steps=300)
+
+
+def sweep(arg: str = "") -> list[dict]:
+  """Task x system x three seeds; `tiny`: two runs."""
+  if parse_arg(arg, **_ARGS).tiny:
+    return param("task", ["qa1", "records"])
+  return product(
+    param("task", TASKS), param("system", SYSTEMS), param("seed", [1, 2, 3])
+  )
+
+
+def get_config(arg: str = "") -> ConfigDict:
+  """The settings of one run."""
+  args = parse_arg(arg, **_ARGS)
+  require_choice("task", args.task, tuple(TASKS))
+  given = f"retention:system={args.system},seed={args.seed},steps={args.steps}"
+  config = load_config(given + ",tiny" * args.tiny)
+  name, settings = TASKS[args.task]
+  config.task = template(name).task
+  config.task.update(settings, answer_weight=8.0)
+  if config.memory.get("read") == "pointer":
+    config.memory.latest_wins = True
+  config.eval.tasks = ()
+  if args.tiny:
+    config.length = 160
+    config.eval.lengths = (160, 320)
+    return config
+  config.eval.lengths = (256, 1024, 4096)
+  return config
