@@ -95,8 +95,9 @@ def read(path: str | os.PathLike) -> list[Row]:
 
   Each row has `system`, `variant` ("how=joint" or ""), `seed`, `length`
   (tokens), `asked` ("": the task it was trained on; or another, as `eval.tasks`
-  had it), `task` (its settings, as far as the file says), `off` (the part that
-  was off, "inner" or "memory"; or ""), `state_bytes` (of a sequence, None if
+  had it), `task` (its settings, as far as the file says), `settings` (what the
+  sweep said of the run), `off` (the part that was off, "inner" or "memory"; or
+  ""), `state_bytes` (of a sequence, None if
   unknown) and what was measured ("answer_exact_match", "other_loss", ...).
 
   Raises:
@@ -120,7 +121,7 @@ def read(path: str | os.PathLike) -> list[Row]:
 def _flat(row: Row) -> list[Row]:
   if "length" in row:  # flat already
     asked = row.get("task", "")
-    about = {"variant": "", "off": "", "asked": asked}
+    about = {"variant": "", "off": "", "asked": asked, "settings": {}}
     return [about | row | {"task": _settings(asked)}]
   found = row.get("evaluation", row)
   settings = row.get("settings", {})
@@ -130,6 +131,7 @@ def _flat(row: Row) -> list[Row]:
     "system": system or row["run"].partition("/")[0],
     "variant": row.get("variant", ""),
     "seed": row["seed"],
+    "settings": settings,
     "commit": row["commit"],
     "config_hash": row["config_hash"],
     "trained_at": at,
@@ -167,7 +169,8 @@ def _settings(text: str) -> dict[str, Any]:
 
 
 def where(rows: Iterable[Row], **wanted: Any) -> list[Row]:
-  """The rows that have these values; a task's setting is named like a field.
+  """The rows that have these values; a setting of the task, or of the sweep, is
+  named like a field.
 
   `where(rows, off="", num_pairs=64)`; a callable value is asked.
   """
@@ -193,7 +196,7 @@ def curves(
   Args:
     rows: of `read`; those without the measure are left out.
     measure: a field, or a function of a row.
-    x: a field or a setting of the task, or a function of a row.
+    x: a field, a setting of the task or of the sweep, or a function of a row.
     by: the same; what it gives names a line.
 
   Raises:
@@ -222,7 +225,38 @@ def curves(
 def _get(row: Row, what: str | Callable[[Row], Any]) -> Any:
   if callable(what):
     return what(row)
-  return row[what] if what in row else row["task"].get(what)
+  for part in (row, row.get("task", {}), row.get("settings", {})):
+    if what in part:
+      return part[what]
+  return None
+
+
+def exponents(
+  rows: Iterable[Row],
+  measure: str | Callable[[Row], float | None],
+  x: str | Callable[[Row], Any] = "length",
+  by: str | Callable[[Row], str] = "system",
+) -> dict[str, Estimate]:
+  """b of measure = a x^b by least squares of the logarithms, within each seed;
+  label -> estimate over the seeds. Arguments are as of `curves`; lines of fewer
+  than two points are left out, as are seeds that miss a point."""
+  lines: dict[Any, dict] = collections.defaultdict(dict)
+  for row in rows:
+    one = curves([row], measure, x, by)
+    for name, points in one.items():
+      for at, found in points.items():
+        lines[name].setdefault(row["seed"], {})[at] = found.mean
+  fitted = {}
+  for name, seeds in lines.items():
+    most = max(map(len, seeds.values()))
+    slopes = [
+      float(np.polyfit(np.log([*points]), np.log([*points.values()]), 1)[0])
+      for _, points in sorted(seeds.items())
+      if len(points) == most > 1
+    ]
+    if slopes:
+      fitted[name] = estimate(slopes)
+  return fitted
 
 
 def interaction(

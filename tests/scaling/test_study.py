@@ -128,6 +128,29 @@ def test_two_rows_of_a_seed_are_refused(tmp_path):
     study.curves(rows, "answer_exact_match")
 
 
+def test_exponents_are_fitted_within_a_seed():
+  rows = [
+    {"system": "ttt_e2e", "seed": seed, "length": x, "loss": a * x**b}
+    for seed, a, b in ((1, 3.0, -0.5), (2, 0.1, -0.3))
+    for x in (256, 1024, 16384)
+  ]
+  rows.append({"system": "ttt_e2e", "seed": 3, "length": 256, "loss": 9.0})
+  rows.append({"system": "swa", "seed": 1, "length": 256, "loss": 9.0})
+  ((name, found),) = study.exponents(rows, "loss").items()
+  assert (name, found.seeds) == ("TTT alone", 2)
+  assert found.mean == pytest.approx(-0.4)
+  assert (found.low, found.high) == pytest.approx((-0.5, -0.3))
+
+
+def test_a_setting_of_the_sweep_is_named_like_a_field(tmp_path):
+  rows = study.read(write(tmp_path / "a.jsonl", [swept("swa", 1, 0.9)]))
+  rows[0]["settings"]["size"] = "1m"
+  assert study.where(rows, size="1m", off="inner")
+  assert not study.where(rows, size="3m")
+  point = study.curves(rows[:1], "answer_exact_match", x="size")
+  assert point["sliding window"]["1m"].mean == 0.9
+
+
 def test_the_interaction_is_within_a_seed():
   right = {  # of two seeds
     "sliding_window": (0.0, 0.5),
