@@ -36,8 +36,8 @@ def define(values: flags.FlagValues) -> None:
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_bool(
-    "quick", False, "compile with the least effort: several times sooner, and "
-    "within a few per cent of the memory",
+    "quick", False, "compile with the least effort: several times sooner, for "
+    "programs that take up to 15 % more memory",
     flag_values=values,
   )  # fmt: skip
   flags.DEFINE_string("json", None, "file to write", flag_values=values)

@@ -70,7 +70,8 @@ def plan(
     search: "batch" or "length": also finds the largest that fits.
     usable_bytes: memory of a device; default: what the compiler allows.
     quick: compiles with the compiler's least effort, several times sooner; its
-      programs take a few per cent more memory or less, and would run slower.
+      programs would run slower and take more memory (2 to 15 % in
+      results/plan/plan.md): what fits so fits, what does not may still.
     report: is told of each compiled train step of a search.
 
   Returns:
