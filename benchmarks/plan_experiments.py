@@ -9,9 +9,10 @@ CPU device, or (`context_scaling`, from 125m on) for the slice that its TOPOLOGY
 names, which need not be there; that needs libtpu (`pip install
 "mattt-jax[tpu]"`). Those are compiled with the least effort (`--quick`), 1 to 3
 minutes of a core a run; what does not fit then, as a run would be (5 to 15
-minutes more). Runs that differ in their seed alone are one program. OUT.jsonl gets a row a program, OUT.md the table and how many are left
-(`--dry-run` lists them); rows that are there are not made again. `books` is
-listed once its texts are there (experiments/books.py says how).
+minutes more). Runs that differ in their seed alone are one program. OUT.jsonl
+gets a row a program, OUT.md the table and how many are left (`--dry-run` lists
+them); rows that are there are not made again. `books` is listed once its texts
+are there (experiments/books.py says how).
 """
 
 import argparse
