@@ -7,7 +7,8 @@ the suffix, and holds (in bytes):
     accumulated    gradients of the micro-batches before (as the parameters)
     states         what was kept before segments and chunks: for each level of
                    `inner.remat_levels` its number of parts times one state
-                   (fast weights, their optimiser's state, memory, cache)
+                   (fast weights, their optimiser's state, memory, and the
+                   cache, of which "context" keeps a piece on each device)
     gradients_kept the inner gradient of each chunk of a segment
     prefix         the input of each prefix block, and the prefix's output and
                    its cotangent: (blocks + 2) L D
@@ -26,8 +27,8 @@ the suffix, and holds (in bytes):
                    positions: twice, for each block, 3 (W + C) D
     slots          3 arrays of scores of C tokens on M slots of an episodic
                    memory (its weights, their derivative, a gradient): 3 x 4 C M
-    working        the larger of what the head needs, the gradient of its
-                   matrix of one chunk and 2 arrays of logits of a block (they
+    working        the larger of what the head needs, for each sequence the
+                   gradient of its matrix of one chunk and 2 arrays of logits of a block (they
                    and their derivative), and what the attention of a block of
                    b queries needs, 3 arrays of scores (softmax, its derivative,
                    a gradient): 3 x 4 H b (reach + b)
@@ -116,14 +117,14 @@ def train_step_bytes(
   logits = chunk // context * math.ceil(vocab_size / vocab_blocks) // tensor
   matrix = _FLOAT32 * vocab_size * model.dim // tensor
   laid_out = (vocab_blocks > 1) * matrix
-  scoring = matrix + here * 2 * _FLOAT32 * logits
+  scoring = here * (matrix + 2 * _FLOAT32 * logits)
   attending = here * 3 * _FLOAT32 * heads * block * keys // context
   past = model.window if model.attention == "window" else length
   found = {
     "arguments": _argument_bytes(experiment, params, sequences, length, mesh),
     "accumulated": (sequences > at_once) * _parameter_bytes(params, mesh),
-    "states": sum(outer) * sum(segment_state.values())
-    + chunks * sum(state.values()),
+    "states": sum(outer) * _kept(segment_state, context)
+    + chunks * _kept(state, context),
     "gradients_kept": chunks * state["fast"],
     "prefix": here * (model.num_layers - model.num_suffix + 2)
     * (tokens // context) * model.dim * item,
@@ -203,6 +204,11 @@ def _state_bytes(state: Any, sequences: int, mesh: AnyMesh) -> dict[str, int]:
     field.name: device_bytes(getattr(placed, field.name))
     for field in dataclasses.fields(placed)
   }
+
+
+def _kept(state: dict[str, int], context: int) -> int:
+  """Bytes of a state that waits for the backward pass."""
+  return sum(state.values()) - state["cache"] + state["cache"] // context
 
 
 def _attention_block(model, chunk: int, length: int) -> tuple[int, int]:
