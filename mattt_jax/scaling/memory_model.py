@@ -28,10 +28,10 @@ the suffix, and holds (in bytes):
     slots          3 arrays of scores of C tokens on M slots of an episodic
                    memory (its weights, their derivative, a gradient): 3 x 4 C M
     working        the larger of what the head needs, for each sequence the
-                   gradient of its matrix of one chunk and 2 arrays of logits of a block (they
-                   and their derivative), and what the attention of a block of
-                   b queries needs, 3 arrays of scores (softmax, its derivative,
-                   a gradient): 3 x 4 H b (reach + b)
+                   gradient of its matrix of one chunk and 2 arrays of logits of
+                   a block (they and their derivative), and what the attention
+                   of a block of b queries needs, 3 arrays of scores (softmax,
+                   its derivative, a gradient): 3 x 4 H b (reach + b)
     on_chip        less what lies in the chip's own memory: of its 128 MiB half
                    are free to hold parts of the last four terms
 
