@@ -97,33 +97,44 @@ def test_what_the_mesh_splits():
   a, b = terms(whole), terms(split, 4)  # 4 sequences on one device; on four
   assert b["gradients_kept"] == a["gradients_kept"] / 2
   assert b["window"] == a["window"] / 2
-  assert b["working"] == a["working"] / 4
+  # Of each of four sequences: the gradient of the head's matrix, which "tensor"
+  # splits, and twice the logits of a chunk, which "context" splits too.
+  matrix = 4 * trainer.make_task(whole).vocab_size * 16
+  logits = matrix / 16 * 8
+  assert a["working"] == 4 * (matrix + 2 * logits)
+  assert b["working"] == 4 * (matrix / 2 + 2 * logits / 4)
   assert b["prefix"] == a["prefix"] / 2
   c = terms(tiny.experiment(train__micro_batch=2, **changes))
   assert c["states"] == a["states"] / 2
   assert a["accumulated"] == 0 < c["accumulated"]
 
 
-# Of these the compiler has said how much they need; the others come as they do.
-PUBLISHED = [r for r in rows("plan.jsonl") if r["size"] == "125m"]
-PUBLISHED += [
-  r
-  for r in rows("plan.jsonl")
-  if (r["size"], r["length"], r["system"]) == ("3b", 8192, "ttt_e2e")
-]
-
-
-@pytest.mark.parametrize("row", PUBLISHED, ids=lambda r: r["command"])
+@pytest.mark.parametrize(
+  "row", rows("plan.jsonl"), ids=lambda r: r["command"].partition("made,")[2]
+)
 def test_published_shapes(row):
-  """Within 10 % of the compiler; what does not fit is not said to."""
-  found, peak = (
-    sum(published.predicted(row).values()),
-    row["train"]["peak_bytes"],
-  )
+  """Within 10 % of the compiler, if that does all it can, else within 20 %;
+  what does not fit is not said to."""
+  found = sum(published.predicted(row).values())
+  peak = row["train"]["peak_bytes"]
   if peak is None:
     assert found > row["usable_bytes"]
   else:
-    assert found == pytest.approx(peak, rel=0.1)
+    assert found == pytest.approx(peak, rel=0.2 if row["quick"] else 0.1)
+
+
+def test_what_fits_with_the_least_effort_fits():
+  """As `mattt plan --quick` says: with all of it, less is needed."""
+  peaks = {
+    (r["size"], r["length"], r["system"], r["topology"], r["quick"]): r["train"]
+    for r in rows("plan.jsonl")
+  }
+  both = [key for key in peaks if not key[-1]]
+  assert len(both) >= 3
+  for *shape, _ in both:
+    full, quick = (peaks[*shape, quick] for quick in (False, True))
+    more = quick["peak_bytes"] / full["peak_bytes"]
+    assert 1 < more < 1.16
 
 
 @pytest.mark.parametrize("row", rows("small.jsonl"), ids=lambda r: r["name"])
