@@ -48,7 +48,7 @@ RATES = {
   "ttt_memory": (1e-2, 1.0),
   "swa_episodic": (1e-2, 1.0),
   "sliding_window": (1e-2, 1.0),
-  "ttt_e2e_wide": (5e-3, 3.0),
+  "ttt_e2e_wide": (5e-3, 10.0),
   "ttt_memory_small": (1e-2, 1.0),
   "swa_episodic_small": (1e-2, 1.0),
   "full_attention": (5e-3, 1.0),
@@ -59,7 +59,7 @@ RATES = {
   "titans": (1e-2, 1.0),
   "infini_attention": (1e-2, 1.0),
   "sliding_window_equal_bytes": (1e-2, 1.0),
-  "ttt_e2e_first_order": (5e-3, 3.0),
+  "ttt_e2e_first_order": (5e-3, 10.0),
   "dynamic_evaluation": (1e-2, 1.0),
   "rag": (1e-2, 1.0),
 }
