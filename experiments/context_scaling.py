@@ -199,8 +199,9 @@ def _loop(config: ConfigDict) -> None:
       config.inner.remat_levels = 2
   elif config.memory.name == "none":
     # Nothing is learned or written between chunks, which then say only how much
-    # is read at once. Keys and values are kept before each: all of the past.
-    config.chunk = min(config.length, 32768)
+    # is read at once: 8192 tokens a device. Keys and values are kept before each,
+    # of full attention all of the past.
+    config.chunk = min(config.length, 8192 * config.mesh.context)
 
 
 def _corpus(config: ConfigDict, data: str) -> None:
