@@ -199,8 +199,8 @@ def _loop(config: ConfigDict) -> None:
       config.inner.remat_levels = 2
   elif config.memory.name == "none":
     # Nothing is learned or written between chunks, which then say only how much
-    # is read at once: 8192 tokens a device. Keys and values are kept before each,
-    # of full attention all of the past.
+    # is read at once: 8192 tokens a device. Before each are kept its keys and
+    # values, of full attention all of the past.
     config.chunk = min(config.length, 8192 * config.mesh.context)
 
 
