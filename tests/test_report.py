@@ -50,6 +50,11 @@ def test_numbers_and_tables_are_those_of_the_linked_files(section):
   assert [x for x in numbers if x not in known] == []
 
 
+def test_the_readme_has_the_whole_table_of_systems():
+  table = (ROOT / "results" / "summary.md").read_text().strip()
+  assert table in README.read_text()
+
+
 def test_there_are_numbers_to_check():
   text = REPORT.read_text()
   assert len(re.findall(r"\d\.\d{3}", text)) > 50
