@@ -75,8 +75,11 @@ results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 		for kind in jsonl md; do \
 		cp runs/$$name/compare.$$kind results/$$name.$$kind; done; done
 	$(BIN)/python results/streaming.py
-	$(BIN)/mattt sweep --experiment=retention --out=runs/retention \
-		--results=results/retention.jsonl
+	for name in retention reasoning; do \
+		$(BIN)/mattt sweep --experiment=$$name --out=runs/$$name \
+		--results=results/$$name.jsonl || exit 1; done
+	$(BIN)/mattt sweep --experiment=context_scaling --out=runs/context \
+		--results=results/context.jsonl
 	$(MAKE) notebooks
 
 runs/recall/%/evaluation.json:
