@@ -20,8 +20,9 @@ training helps to reason: if `ttt_memory` answers no more than `swa_episodic`
 anywhere.
 
 Expected: what takes one fact is answered with the memory, what takes two is
-not, as a memory is read once a token. (A first try of `ttt_memory` on seed 0, by
-which sizes were chosen: qa1 and records all, qa2 two in five, variables none.)
+not, as a memory is read once a token. (A first try of `ttt_memory` on seed 0,
+by which sizes were chosen: qa1 and records all, qa2 two in five, variables
+none.)
 
 There are 16 students to choose eight from: of 64, none learned to find one in
 as many steps. Nothing is tuned here: a system's rates are those of
