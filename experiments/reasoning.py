@@ -74,8 +74,9 @@ def get_config(arg: str = "") -> ConfigDict:
   given = f"retention:system={args.system},seed={args.seed},steps={args.steps}"
   config = load_config(given + ",tiny" * args.tiny)
   name, settings = TASKS[args.task]
+  reach = config.task.out_of_reach  # a system's own
   config.task = template(name).task
-  config.task.update(settings, answer_weight=8.0)
+  config.task.update(settings, answer_weight=8.0, out_of_reach=reach)
   if config.memory.get("read") == "pointer":
     config.memory.latest_wins = True
   config.eval.tasks = ()
