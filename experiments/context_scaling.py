@@ -79,25 +79,22 @@ def sweep(arg: str = "") -> list[dict]:
       param("length", [64, 128]), param("system", ["sliding_window", "ttt_e2e"])
     )
 
-  def runs(size, lengths, seeds):
+  def runs(size, lengths):
+    _check_size(size)
     return product(
       param("size", [size]) if not args.size else [{}],
       param("length", lengths),
       param(
         "system", ["full_attention", "sliding_window", "ttt_e2e", "ttt_memory"]
       ),
-      param("seed", seeds),
+      param("seed", [1] if size in ("3m", "1b", "3b") else [1, 2, 3]),
     )
 
   if args.size:
-    _check_size(args.size)
-    seeds = [1] if args.size in ("3m", "1b", "3b") else [1, 2, 3]
-    return runs(args.size, LENGTHS[args.size], seeds)
+    return runs(args.size, LENGTHS.get(args.size))
   return chain(
-    runs("400k", LENGTHS["400k"], [1, 2, 3]),
-    runs("100k", [1024], [1, 2, 3]),
-    runs("1m", [1024], [1, 2, 3]),
-    runs("3m", [1024], [1]),
+    runs("400k", LENGTHS["400k"]),
+    *(runs(size, [1024]) for size in ("100k", "1m", "3m")),
   )
 
 

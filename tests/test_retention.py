@@ -35,5 +35,6 @@ def test_rates_are_the_best_of_a_whole_budget():
 
 def test_reports_are_of_other_seeds():
   for run in sweep.runs("retention"):
-    assert run.tree["seed"] in (1, 2, 3, 4, 5)
+    five = run.settings["system"] in EXPERIMENT.HEADLINE
+    assert run.tree["seed"] in ((1, 2, 3, 4, 5) if five else (1, 2, 3))
     assert run.tree["eval"]["split"] == "test"

@@ -202,6 +202,15 @@ def curves(
   Raises:
     ValueError: two rows of one seed at the same point.
   """
+  return {
+    name: {at: estimate([points[at][s] for s in sorted(points[at])])
+           for at in sorted(points)}
+    for name, points in _by_seed(rows, measure, x, by).items()
+  }  # fmt: skip
+
+
+def _by_seed(rows, measure, x, by) -> dict[Any, dict[Any, dict[int, float]]]:
+  """label -> x -> seed -> value; arguments and errors are as of `curves`."""
   found: dict[Any, dict] = collections.defaultdict(dict)
   for row in rows:
     value = _get(row, measure)
@@ -215,11 +224,7 @@ def curves(
       "rows of one task and one part that is off (study.where)",
     )
     seeds[row["seed"]] = value
-  return {
-    name: {at: estimate([points[at][s] for s in sorted(points[at])])
-           for at in sorted(points)}
-    for name, points in found.items()
-  }  # fmt: skip
+  return found
 
 
 def _get(row: Row, what: str | Callable[[Row], Any]) -> Any:
@@ -240,22 +245,13 @@ def exponents(
   """b of measure = a x^b by least squares of the logarithms, within each seed;
   label -> estimate over the seeds. Arguments are as of `curves`; lines of fewer
   than two points are left out, as are seeds that miss a point."""
-  lines: dict[Any, dict] = collections.defaultdict(dict)
-  for row in rows:
-    one = curves([row], measure, x, by)
-    for name, points in one.items():
-      for at, found in points.items():
-        lines[name].setdefault(row["seed"], {})[at] = found.mean
   fitted = {}
-  for name, seeds in lines.items():
-    most = max(map(len, seeds.values()))
-    slopes = [
-      float(np.polyfit(np.log([*points]), np.log([*points.values()]), 1)[0])
-      for _, points in sorted(seeds.items())
-      if len(points) == most > 1
-    ]
-    if slopes:
-      fitted[name] = estimate(slopes)
+  for name, points in _by_seed(rows, measure, x, by).items():
+    whole = set.intersection(*map(set, points.values()))
+    if len(points) > 1 and whole:
+      values = [[seeds[s] for s in sorted(whole)] for seeds in points.values()]
+      slopes, _ = np.polyfit(np.log([*points]), np.log(values), 1)
+      fitted[name] = estimate(slopes.tolist())
   return fitted
 
 
