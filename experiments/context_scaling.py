@@ -11,7 +11,10 @@ many tokens at every length, so that runs of a size cost about the same.
 Without `size`, for a CPU: models of 0.1 to 3 M parameters read bytes of the
 standard library's source, WINDOW of them at once: 0.4 M at 256 to 4096 tokens,
 the other sizes at 1024, one seed of the largest. All are read to 65536 tokens,
-full attention to 4096. 64 runs of 1 to 15 minutes on one core.
+full attention to 4096. Apart from the rest are distant repeats: what ends 16
+bytes that were last seen more than REACH bytes ago. Those trained at 4096 are
+also asked what is imported from where (`code_lookup`). 64 runs of 1 to 15
+minutes on one core.
 The others are the models and schedules of TTT-E2E (arXiv 2512.23675): chunks of
 1024, windows of 8192, a fast MLP in each block of the last quarter, 8192 to
 131072 tokens; TOPOLOGY has the slice that each is for. Two differences: the
@@ -65,7 +68,7 @@ TOPOLOGY = {
 SMALL = {"100k": 40, "400k": 88, "1m": 144, "3m": 248}
 LENGTHS = dict.fromkeys(SMALL, (256, 1024, 4096))
 LENGTHS |= dict.fromkeys(PUBLISHED, (8192, 32768, 131072))
-WINDOW, FAR = 128, 65536  # on a CPU
+WINDOW, REACH, FAR = 128, 512, 65536  # on a CPU; no window reaches further
 _ARGS = dict(tiny=False, size="", length=0, system="ttt_e2e", seed=0,
              steps=0, data="", chips=0)  # fmt: skip
 
@@ -147,7 +150,12 @@ def _small(config: ConfigDict, args: ConfigDict) -> None:
   )  # fmt: skip
   config.outer.update(learning_rate=3e-3, final_learning_rate=3e-4)
   config.train.update(steps=240, checkpoint_every=50)
-  config.eval.update(sequences=7, batch_size=1)  # the held-out documents
+  # All held-out documents, which are fewer, and as many windows to ask about.
+  config.eval.update(sequences=64, batch_size=1, parts_off=True)
+  if not args.tiny:
+    config.task.update(repeat_ngram=16, repeat_beyond=REACH)
+    if config.length == LENGTHS[args.size][-1]:
+      config.eval.tasks = (f"code_lookup:beyond={REACH}@{config.length}",)
 
 
 def _published(config: ConfigDict, args: ConfigDict) -> None:
