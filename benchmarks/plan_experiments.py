@@ -5,7 +5,7 @@
       --only=size=760m,length=8192
 
 Train step and evaluation step of each, as `mattt plan` compiles them: for one
-CPU device, or (`context_scaling`, from 125m on) for the slice that its TOPOLOGY
+CPU device or, of the published sizes, for the slice that `context_scaling.py`
 names, which need not be there; that needs libtpu (`pip install
 "mattt-jax[tpu]"`). Those are compiled with the least effort (`--quick`), 1 to 3
 minutes of a core a run; what does not fit then, as a run would be (5 to 15
@@ -31,6 +31,7 @@ PACKAGES = ("jax", "libtpu")
 SIZES = registry.load_experiment("context_scaling")[0].TOPOLOGY
 MORE_SWEEPS = {
   "recall:hard": CPU,
+  "retention:size=125m": SIZES["125m"][0],
   **{
     f"context_scaling:size={size},data=made": name
     for size, (name, _) in SIZES.items()

@@ -4,6 +4,8 @@ r"""Who still knows it: recall against distance, interference and how much.
       --results=results/retention_tune.jsonl --workers=2
     mattt sweep --experiment=retention --out=runs/retention \
       --results=results/retention.jsonl --workers=2
+    mattt sweep --experiment=retention:size=125m --together \
+      --out=/mnt/mattt/retention-125m
 
 16 pairs, of 1024 keys, among filler of which 80 % is made of keys and values,
 in 256 tokens; 8 questions further back than attention reaches. That is little
@@ -31,13 +33,19 @@ trained on seeds 1, 2 and 3 (HEADLINE: to 5) and reads the `test` split. A run
 takes 1 to 2 minutes on one core (ttt_nn, perk: 4): about 2 hours of one core to
 tune, 2 to report.
 
+With `size`, the same at a published size, for the slice of TPUs that
+`context_scaling.py` names: 256 of 65536 keys in 32768 tokens, windows and chunks
+of 512, so that 32 blocks reach no answer, read to 524288 tokens with as many
+as 32768 pairs. Rates and steps are those of `context_scaling`, not tuned here.
+
 Arguments: `system` (the table below, or any of `mattt list`), `seed`, `rate`
-and `inner` (0: as tuned), `steps`; `tune`; `tiny`.
+and `inner` (0: as tuned), `steps`; `tune`; `size` (125m, 350m, 760m, 1b, 3b);
+`tiny`.
 """
 
 from ml_collections import ConfigDict
 
-from mattt_jax.config import parse_arg
+from mattt_jax.config import parse_arg, require_choice, template
 from mattt_jax.registry import load_config
 from mattt_jax.scaling.sweep import chain, param, product
 
@@ -93,16 +101,23 @@ HEADLINE = ("ttt_e2e", "ttt_memory", "swa_episodic", "ttt_e2e_wide",
 # A token costs them more the more was read: no further than 16x.
 SLOW = ("full_attention", "rag", "rag_bm25", "ttt_nn", "perk",
         "swa_chunk_store")  # fmt: skip
+# On TPUs: sizes, systems; of 128256 tokens, so many are keys and values.
+SIZES = ("125m", "350m", "760m", "1b", "3b")
+SIZED = ("sliding_window", "full_attention", "ttt_e2e", "swa_episodic",
+         "ttt_memory")  # fmt: skip
+KEYS, VALUES = 65536, 16384
 _ARGS = dict(tiny=False, tune=False, system="ttt_memory", seed=0, rate=0.0,
-             inner=0.0, steps=240)  # fmt: skip
+             inner=0.0, steps=0, size="")  # fmt: skip
 
 
 def sweep(arg: str = "") -> list[dict]:
-  """Every system on three seeds or five; `tune`: at every rate; `tiny`: two
-  runs."""
+  """Every system on three seeds or five; `tune`: at every rate; of a `size`,
+  SIZED, one seed; `tiny`: two runs."""
   args = parse_arg(arg, **_ARGS)
   if args.tiny:
     return param("system", ["sliding_window", "ttt_memory_small"])
+  if args.size:
+    return product(param("system", SIZED), param("seed", [1]))
   if not args.tune:
     return chain(
       product(param("system", SYSTEMS), param("seed", [1, 2, 3])),
@@ -130,8 +145,10 @@ def sweep(arg: str = "") -> list[dict]:
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
   args = parse_arg(arg, **_ARGS)
+  if args.size:
+    return _published(args)
   system, changes = VARIANTS.get(args.system, (args.system, {}))
-  given = f"recall:system={system},seed={args.seed},steps={args.steps}"
+  given = f"recall:system={system},seed={args.seed},steps={args.steps or 240}"
   config = load_config(given + ",tiny" * args.tiny)
   config.update_from_flattened_dict(changes)
   outer, inner = RATES.get(args.system, (5e-3, 1.0))
@@ -155,4 +172,35 @@ def get_config(arg: str = "") -> ConfigDict:
       f"{same}:num_pairs={pairs}@16384" for pairs in (64, 256, 1024)
     )
   config.eval.parts_off = True
+  return config
+
+
+def _published(args: ConfigDict) -> ConfigDict:
+  require_choice("size", args.size, SIZES)
+  given = f"size={args.size},system={args.system},seed={args.seed}"
+  config = load_config(
+    f"context_scaling:{given},steps={args.steps},length=32768,data=made"
+  )
+  vocabulary = config.task.num_fillers + 1 + config.task.num_keys
+  vocabulary += config.task.num_values
+  config.task = template("associative_recall").task
+  config.task.update(
+    num_keys=KEYS, num_values=VALUES,
+    num_fillers=vocabulary - 3 - KEYS - VALUES, num_pairs=256, num_queries=64,
+    answer_weight=8.0, interference_ramp=(0, config.train.steps // 4),
+  )  # fmt: skip
+  config.model.window = 512
+  if config.inner.enabled or config.memory.name != "none":
+    config.chunk = 512
+  if config.memory.name == "episodic":
+    config.memory.search = "landmarks"  # of 524288 pairs
+  config.outer.learning_rate = args.rate or config.outer.learning_rate
+  config.inner.learning_rate *= args.inner or 1.0
+  config.eval.lengths = (32768, 131072)
+  config.eval.sequences = 16
+  if args.system not in SLOW:
+    config.eval.lengths += (524288,)
+    config.eval.tasks = tuple(
+      f"associative_recall:num_pairs={pairs}@524288" for pairs in (4096, 32768)
+    )
   return config

@@ -5,8 +5,13 @@ import json
 import pathlib
 import statistics
 
-from mattt_jax.registry import load_experiment
+import pytest
+
+from mattt_jax.config import from_config_dict
+from mattt_jax.registry import load_config, load_experiment
 from mattt_jax.scaling import sweep
+from mattt_jax.tasks import _documents
+from mattt_jax.training.build import make_task
 
 ROWS = pathlib.Path(__file__).parents[1] / "results" / "retention_tune.jsonl"
 EXPERIMENT, *_ = load_experiment("retention")
@@ -38,3 +43,18 @@ def test_reports_are_of_other_seeds():
     five = run.settings["system"] in EXPERIMENT.HEADLINE
     assert run.tree["seed"] in ((1, 2, 3, 4, 5) if five else (1, 2, 3))
     assert run.tree["eval"]["split"] == "test"
+
+
+@pytest.mark.parametrize("size", EXPERIMENT.SIZES)
+def test_at_a_published_size_answers_are_beyond_attention(size):
+  for run in sweep.runs(f"retention:size={size}"):
+    experiment = from_config_dict(load_config(run.config))
+    half = experiment.length * experiment.task.gap_share
+    assert _documents.reach(experiment.model) <= half
+    assert make_task(experiment).vocab_size == 128256
+    assert run.tree["task"]["name"] == "associative_recall"
+
+
+def test_a_size_that_is_not_published():
+  with pytest.raises(ValueError, match="size='100k' .*125m"):
+    load_config("retention:size=100k")
