@@ -34,9 +34,9 @@ takes 1 to 2 minutes on one core (ttt_nn, perk: 4): about 2 hours of one core to
 tune, 2 to report.
 
 With `size`, the same at a published size, for the slice of TPUs that
-`context_scaling.py` names: 256 of 65536 keys in 32768 tokens, windows and chunks
-of 512, so that 32 blocks reach no answer, read to 524288 tokens with as many
-as 32768 pairs. Rates and steps are those of `context_scaling`, not tuned here.
+`context_scaling.py` names: 256 of 65536 keys in 32768 tokens, windows and
+chunks of 512, so that 32 blocks reach no answer, read to 524288 tokens with as
+many as 32768 pairs. Rates and steps are those of `context_scaling`, not tuned.
 
 Arguments: `system` (the table below, or any of `mattt list`), `seed`, `rate`
 and `inner` (0: as tuned), `steps`; `tune`; `size` (125m, 350m, 760m, 1b, 3b);
