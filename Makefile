@@ -94,6 +94,7 @@ BOOKS := $(foreach seed,1 2 3,$(foreach system,ttt_memory ttt_e2e \
 books: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 books: $(BOOKS)
 	$(BIN)/python results/books.py
+	$(BIN)/python results/headroom.py
 	$(MAKE) notebooks
 
 # The tables and figures of results/, from the rows there; under a minute.
