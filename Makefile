@@ -75,7 +75,7 @@ results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 		for kind in jsonl md; do \
 		cp runs/$$name/compare.$$kind results/$$name.$$kind; done; done
 	$(BIN)/python results/streaming.py
-	for name in retention reasoning; do \
+	for name in retention frontier reasoning; do \
 		$(BIN)/mattt sweep --experiment=$$name --out=runs/$$name \
 		--results=results/$$name.jsonl || exit 1; done
 	$(BIN)/mattt sweep --experiment=context_scaling --out=runs/context \
