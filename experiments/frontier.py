@@ -20,12 +20,13 @@ The associative memory is not here: it learned none of this in as many steps
 results/easy.md). Outer and inner rates are those of `retention.py`, not tuned
 for each size. A run takes 1 to 3 minutes on one core; 21 runs.
 
-Arguments: `system` and `size` (below), `seed`, `steps`; `tiny`.
+Arguments: `system` and `size` (below; any system of `retention.py` as it is),
+`seed`, `steps`; `tiny`.
 """
 
 from ml_collections import ConfigDict
 
-from mattt_jax.config import parse_arg, require, require_choice
+from mattt_jax.config import parse_arg, require
 from mattt_jax.registry import load_config
 from mattt_jax.scaling.sweep import chain, param, product
 
@@ -57,16 +58,21 @@ def sweep(arg: str = "") -> list[dict]:
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
   args = parse_arg(arg, **_ARGS)
-  require_choice("system", args.system, tuple(STATES))
-  require(args.size >= 0, f"size={args.size} must be >= 1, or 0: the smallest")
-  field, sizes = STATES[args.system]
+  require(args.size >= 0, f"size={args.size} must be >= 1, or 0: as it is")
+  require(
+    not args.size or args.system in STATES,
+    f"size={args.size} goes with one of {', '.join(STATES)}, not with system="
+    f"{args.system!r}",
+  )
   given = f"retention:system={args.system},seed={args.seed},steps={args.steps}"
   config = load_config(given + ",tiny" * args.tiny)
   if args.tiny:
     return config
-  config.update_from_flattened_dict({field: args.size or sizes[0]})
-  if args.system == "swa_episodic":
-    config.memory.update(policy="score", score="learned")
+  if args.size:
+    field, _ = STATES[args.system]
+    config.update_from_flattened_dict({field: args.size})
+    if args.system == "swa_episodic":
+      config.memory.update(policy="score", score="learned")
   config.task.update(
     num_keys=4096, num_pairs=32, num_queries=8, interference=0.0
   )
