@@ -158,6 +158,8 @@ def main() -> None:
     rows.append(line(text, machine, have.get(key)))
     if asked or args.dry_run:
       print(*rows[-1], sep="  ", flush=True)
+  if args.dry_run:
+    return
   collect.write([*have.values()], path)  # without rows of other settings
   compiled = {text: cells for text, *cells in rows if cells[-1]}
   args.out.with_suffix(".md").write_text(
