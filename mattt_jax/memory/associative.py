@@ -105,6 +105,7 @@ class Associative(Memory):
   def __init__(self, config: Config, dim: int, chunk: int, rngs: nnx.Rngs):
     self.config = config
     self.chunk = chunk
+    self.dim = dim
     heads = config.num_heads
     keys, values = heads * config.key_dim, heads * config.value_dim
     std = 1 / math.sqrt(dim)
@@ -185,7 +186,7 @@ class Associative(Memory):
   def flops_per_token(self, context_length: int) -> float:
     """Projections, the rule, and one product with the matrix to read."""
     del context_length
-    c, dim = self.config, self.wq[...].shape[0]
+    c, dim = self.config, self.dim
     projections = 2 * c.key_dim + 2 * c.value_dim  # q, k, v, out
     gates = int(c.rule not in NORMALIZED) + int(c.rule == "gated_delta")
     rule = linear_attention.flops_per_token(

@@ -163,6 +163,7 @@ class ChunkStore(Memory):
   def __init__(self, config: Config, dim: int, chunk: int, rngs: nnx.Rngs):
     self.config = config
     self.chunk = chunk
+    self.dim = dim
     width = config.num_heads * config.head_dim
     std = 1 / math.sqrt(dim)
     self.norm = RMSNorm(dim, 1e-6)
@@ -251,7 +252,7 @@ class ChunkStore(Memory):
 
   def flops_per_token(self, context_length: int) -> float:
     """Projections, one score a chunk, and attention to `top_k` chunks."""
-    c, dim = self.config, self.norm.scale[...].shape[0]
+    c, dim = self.config, self.dim
     width, room = c.num_heads * c.head_dim, self._room(context_length)
     tokens = min(c.top_k, room) * self.chunk
     read = dim * (2 * width + c.chunk_dim + 2) + room * c.chunk_dim

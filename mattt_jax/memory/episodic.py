@@ -66,6 +66,7 @@ class Episodic(Memory):
   def __init__(self, config: Config, dim: int, chunk: int, rngs: nnx.Rngs):
     self.config = config
     self.chunk = chunk
+    self.dim = dim
     self.width = config.write_top or chunk
     heads, head_dim = config.num_heads, config.head_dim
     std = 1 / math.sqrt(dim)
@@ -105,12 +106,13 @@ class Episodic(Memory):
     """
     c = self.config
     slots = c.slots(context_length, self.chunk)
-    dim = len(self.null_weight[...])
     per_head = jnp.zeros((c.num_heads, slots, c.head_dim), jnp.float32)
     pointer = c.read == "pointer"
     scored = c.policy == "score" or c.score == "learned"
     return State(
-      address=jnp.zeros((slots, dim), jnp.float32) if c.rekey else per_head,
+      address=jnp.zeros((slots, self.dim), jnp.float32)
+      if c.rekey
+      else per_head,
       value=jnp.zeros((slots,), jnp.int32) if pointer else per_head,
       valid_M=jnp.zeros((slots,), bool),
       score_M=jnp.zeros((slots,), jnp.float32) if scored else None,
@@ -236,7 +238,7 @@ class Episodic(Memory):
     """Of a read: query, null score, all keys, the best values; of a write: the
     share of the pairs that is stored."""
     c = self.config
-    dim, heads = len(self.null_weight[...]), c.num_heads * c.head_dim
+    dim, heads = self.dim, c.num_heads * c.head_dim
     slots = c.slots(context_length, self.chunk)
     stored = self.width / self.chunk
     keyed = slots / self.chunk if c.rekey else stored

@@ -113,6 +113,7 @@ class Neural(Memory):
 
   def __init__(self, config: Config, dim: int, rngs: nnx.Rngs):
     c = self.config = config
+    self.dim = dim
     keys, values = c.num_heads * c.key_dim, c.num_heads * c.value_dim
     std = 1 / math.sqrt(dim)
     self.norm = RMSNorm(dim, 1e-6)
@@ -208,8 +209,7 @@ class Neural(Memory):
   def flops_per_token(self, context_length: int) -> float:
     """The same at every length: projections and the networks."""
     del context_length
-    c = self.config
-    dim = len(self.wq[...])
+    c, dim = self.config, self.dim
     sizes = [h * i * o for h, i, o in self._shapes()]
     # x_0 M_0 except in the last layer, x_0 (M - M_0), (x - x_0) M except in
     # the first.

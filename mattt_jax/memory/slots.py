@@ -105,6 +105,7 @@ class Slots(Memory):
 
   def __init__(self, config: Config, dim: int, rngs: nnx.Rngs):
     self.config = config
+    self.dim = dim
     heads, width = config.num_heads, config.width
     std = 1 / math.sqrt(dim)
     self.norm = RMSNorm(dim, 1e-6)
@@ -190,7 +191,7 @@ class Slots(Memory):
   def flops_per_token(self, context_length: int) -> float:
     """Matrix products of a read and a write of one token."""
     del context_length
-    c, dim = self.config, self.wk[...].shape[0]
+    c, dim = self.config, self.dim
     read = dim * (2 * c.num_heads * c.width + 2 * c.num_heads + 1)
     read += 2 * c.num_heads * c.capacity * c.width
     write = dim * (4 * c.width + 3) + c.capacity * c.width

@@ -81,6 +81,25 @@ def test_it_is_a_memory(memory):
   assert memory.config.read in memory.config.reads
 
 
+@pytest.mark.parametrize(
+  "name, settings",
+  [(name, {"read": read}) for name, read in SYSTEMS]
+  + [("episodic", {"read": "residual", "rekey": True})],
+)
+def test_the_blocks_of_a_model_say_what_one_says(name, settings):
+  """A model keeps the parameters of its blocks stacked."""
+  one = (
+    registry.load(config.MEMORIES, name)
+    .Config(**settings)
+    .make(DIM, CHUNK, nnx.Rngs(0))
+  )
+  graphdef, state = nnx.split(one)
+  blocks = nnx.merge(graphdef, jax.tree.map(lambda x: jnp.stack([x, x]), state))
+  assert shapes(blocks.init_state(CONTEXT)) == shapes(one.init_state(CONTEXT))
+  assert blocks.state_bytes(CONTEXT) == one.state_bytes(CONTEXT)
+  assert blocks.flops_per_token(CONTEXT) == one.flops_per_token(CONTEXT)
+
+
 def test_nothing_is_recalled_before_a_write(memory):
   state = memory.init_state(CONTEXT)
   if memory.config.read == "residual":
