@@ -100,7 +100,9 @@ def sweep(arg: str = "") -> list[dict]:
     *(runs(size, [1024]) for size in ("100k", "1m", "3m")),
   )
   slow = {"system": "full_attention", "length": 4096}  # 20 minutes: one seed
-  return [run for run in study if run["seed"] == 1 or not slow.items() <= run.items()]
+  return [
+    run for run in study if run["seed"] == 1 or not slow.items() <= run.items()
+  ]
 
 
 def get_config(arg: str = "") -> ConfigDict:
