@@ -13,8 +13,10 @@ standard library's source, WINDOW of them at once: 0.4 M at 256 to 4096 tokens,
 the other sizes at 1024, one seed of the largest. All are read to 65536 tokens,
 full attention to 4096. Apart from the rest are distant repeats: what ends 16
 bytes that were last seen more than REACH bytes ago. Those trained at 4096 are
-also asked what is imported from where (`code_lookup`). 62 runs of 1 to 8
-minutes on one core, full attention at 4096 20: one seed.
+also asked what is imported from where (`code_lookup`). `ttt_memory_joint` says
+whether it is the memory or its schedule (the inner loop off in half of the
+steps) that costs on text. 68 runs of 1 to 8 minutes on one core; full attention
+at 4096 takes 20: one seed.
 The others are the models and schedules of TTT-E2E (arXiv 2512.23675): chunks of
 1024, windows of 8192, a fast MLP in each block of the last quarter, 8192 to
 131072 tokens; TOPOLOGY has the slice that each is for. Two differences: the
@@ -68,6 +70,8 @@ TOPOLOGY = {
 SMALL = {"100k": 40, "400k": 88, "1m": 144, "3m": 248}
 LENGTHS = dict.fromkeys(SMALL, (256, 1024, 4096))
 LENGTHS |= dict.fromkeys(PUBLISHED, (8192, 32768, 131072))
+# `ttt_memory` without its schedule: the inner loop is on in every step.
+JOINT = "ttt_memory_joint"
 WINDOW, REACH, FAR = 128, 512, 65536  # on a CPU; no window reaches further
 _ARGS = dict(tiny=False, size="", length=0, system="ttt_e2e", seed=0,
              steps=0, data="", chips=0)  # fmt: skip
@@ -97,6 +101,12 @@ def sweep(arg: str = "") -> list[dict]:
     return runs(args.size, LENGTHS.get(args.size))
   study = chain(
     runs("400k", LENGTHS["400k"]),
+    product(
+      param("size", ["400k"]),
+      param("length", [1024, 4096]),
+      param("system", [JOINT]),
+      param("seed", [1, 2, 3]),
+    ),
     *(runs(size, [1024]) for size in ("100k", "1m", "3m")),
   )
   slow = {"system": "full_attention", "length": 4096}  # 20 minutes: one seed
@@ -133,7 +143,10 @@ def get_config(arg: str = "") -> ConfigDict:
   if args.tiny:
     _tiny(config)
   config.train.steps = args.steps or config.train.steps
-  systems.apply(config, args.system)
+  joint = args.system == JOINT
+  systems.apply(config, "ttt_memory" if joint else args.system)
+  if joint:
+    config.coordination.update(inner_start=0, inner_off_share=0.0)
   if not small:
     _loop(config)
   return config
