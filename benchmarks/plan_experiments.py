@@ -55,7 +55,8 @@ ALONE = {
   "any_task": [f"task={name}" for name in registry.names(config.TASKS)],
 }
 COLUMNS = ("machine", "sequences", "tokens", "train step, GiB",
-           "evaluation, GiB", "of", "fits", "commit")  # fmt: skip
+           "evaluation, GiB", "of", "fits", "hours", "chip-hours",
+           "commit")  # fmt: skip
 
 
 def texts() -> Iterator[tuple[str, str]]:
@@ -115,8 +116,11 @@ def row(text: str, machine: str, experiment: config.Experiment) -> dict:
 def line(text: str, machine: str, found: dict | None) -> tuple[str, ...]:
   """A row of the table; `found` None: not compiled yet."""
   if found is None:
-    return (text, machine, *[""] * 5, "not compiled yet", "")
+    return (text, machine, *[""] * 5, "not compiled yet", "", "", "")
   train, evaluation = found["train"], found["evaluation"]
+  # Estimates of training; none for a CPU, whose peak is not known.
+  run = found["run"]
+  hours = run["seconds"] and run["seconds"] / 3600
   return (
     text,
     machine,
@@ -128,6 +132,7 @@ def line(text: str, machine: str, found: dict | None) -> tuple[str, ...]:
     ),
     f"{found['usable_bytes'] / GIB:.2f}",
     "yes" if train["fits"] and evaluation["fits"] else "no",
+    *(f"{x:,.1f}" if x else "-" for x in (hours, run["chip_hours"])),
     found["commit"],
   )
 
@@ -164,7 +169,8 @@ def main() -> None:
   compiled = {text: cells for text, *cells in rows if cells[-1]}
   args.out.with_suffix(".md").write_text(
     "\n".join(tables.markdown("run", COLUMNS, compiled))
-    + f"\n\n{len(compiled)} of {len(rows)} programs are compiled.\n"
+    + f"\n\n{len(compiled)} of {len(rows)} programs are compiled. Hours are of "
+    "training, at 30 % of the chips' peak.\n"
   )
 
 
