@@ -15,8 +15,9 @@ full attention to 4096. Apart from the rest are distant repeats: what ends 16
 bytes that were last seen more than REACH bytes ago. Those trained at 4096 are
 also asked what is imported from where (`code_lookup`). `ttt_memory_joint` says
 whether it is the memory or its schedule (the inner loop off in half of the
-steps) that costs on text, `swa_episodic` what the memory does alone. 74 runs of 1 to 8 minutes on one core; full attention
-at 4096 takes 20: one seed.
+steps) that costs on text, `swa_episodic` what the memory does alone. 74 runs of
+1 to 8 minutes on one core; full attention at 4096 takes 20: one seed.
+
 The others are the models and schedules of TTT-E2E (arXiv 2512.23675): chunks of
 1024, windows of 8192, a fast MLP in each block of the last quarter, 8192 to
 131072 tokens; TOPOLOGY has the slice that each is for. Two differences: the
