@@ -46,7 +46,7 @@ and `inner` (0: as tuned), `steps`; `tune`; `size` (125m, 350m, 760m, 1b, 3b);
 from ml_collections import ConfigDict
 
 from mattt_jax.config import parse_arg, require_choice, template
-from mattt_jax.registry import load_config
+from mattt_jax.registry import load_config, load_experiment
 from mattt_jax.scaling.sweep import chain, param, product
 
 # Outer rate, and what the system's own inner rate is multiplied by, as
@@ -101,8 +101,9 @@ HEADLINE = ("ttt_e2e", "ttt_memory", "swa_episodic", "ttt_e2e_wide",
 # A token costs them more the more was read: no further than 16x.
 SLOW = ("full_attention", "rag", "rag_bm25", "ttt_nn", "perk",
         "swa_chunk_store")  # fmt: skip
-# On TPUs: sizes, systems; of 128256 tokens, so many are keys and values.
-SIZES = ("125m", "350m", "760m", "1b", "3b")
+# On TPUs: sizes, systems; of VOCABULARY tokens, so many are keys and values.
+CONTEXT, *_ = load_experiment("context_scaling")
+SIZES, VOCABULARY = tuple(CONTEXT.PUBLISHED), CONTEXT.VOCABULARY
 SIZED = ("sliding_window", "full_attention", "ttt_e2e", "swa_episodic",
          "ttt_memory")  # fmt: skip
 KEYS, VALUES = 65536, 16384
@@ -181,12 +182,10 @@ def _published(args: ConfigDict) -> ConfigDict:
   config = load_config(
     f"context_scaling:{given},steps={args.steps},length=32768,data=made"
   )
-  vocabulary = config.task.num_fillers + 1 + config.task.num_keys
-  vocabulary += config.task.num_values
   config.task = template("associative_recall").task
   config.task.update(
     num_keys=KEYS, num_values=VALUES,
-    num_fillers=vocabulary - 3 - KEYS - VALUES, num_pairs=256, num_queries=64,
+    num_fillers=VOCABULARY - 3 - KEYS - VALUES, num_pairs=256, num_queries=64,
     answer_weight=8.0, interference_ramp=(0, config.train.steps // 4),
   )  # fmt: skip
   config.model.window = 512

@@ -3,10 +3,11 @@
     python results/headroom.py
 
 Of the held-out documents, the first BYTES of each: nats a byte when a repeat
-may be found so many bytes back (zlib; lzma beyond 32768). It predicts nothing
-but repeats, which is what a memory of far pairs is for: what it gains from one
-reach to the next says how much of the text repeats from there. It is no bound,
-a model also learns what does not repeat verbatim. Writes headroom.json.
+may be found so many bytes back (zlib to 32768, lzma to 65536). It predicts
+nothing but repeats, which is what a memory of far pairs is for: what it gains
+from one reach to the next says how much of the text repeats from there. It is
+no bound, a model also learns what does not repeat verbatim. Writes
+headroom.json.
 """
 
 import json
