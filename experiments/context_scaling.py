@@ -71,8 +71,6 @@ TOPOLOGY = {
 SMALL = {"100k": 40, "400k": 88, "1m": 144, "3m": 248}
 LENGTHS = dict.fromkeys(SMALL, (256, 1024, 4096))
 LENGTHS |= dict.fromkeys(PUBLISHED, (8192, 32768, 131072))
-# `ttt_memory` without its schedule: the inner loop is on in every step.
-JOINT = "ttt_memory_joint"
 WINDOW, REACH, FAR = 128, 512, 65536  # on a CPU; no window reaches further
 _ARGS = dict(tiny=False, size="", length=0, system="ttt_e2e", seed=0,
              steps=0, data="", chips=0)  # fmt: skip
@@ -105,7 +103,7 @@ def sweep(arg: str = "") -> list[dict]:
     product(
       param("size", ["400k"]),
       param("length", [1024, 4096]),
-      param("system", ["swa_episodic", JOINT]),
+      param("system", ["swa_episodic", "ttt_memory_joint"]),
       param("seed", [1, 2, 3]),
     ),
     *(runs(size, [1024]) for size in ("100k", "1m", "3m")),
@@ -144,10 +142,7 @@ def get_config(arg: str = "") -> ConfigDict:
   if args.tiny:
     _tiny(config)
   config.train.steps = args.steps or config.train.steps
-  joint = args.system == JOINT
-  systems.apply(config, "ttt_memory" if joint else args.system)
-  if joint:
-    config.coordination.update(inner_start=0, inner_off_share=0.0)
+  systems.apply(config, args.system)
   if not small:
     _loop(config)
   return config

@@ -88,16 +88,18 @@ SYSTEMS = ("ttt_e2e", "ttt_memory", "swa_episodic", "sliding_window",
            "swa_neural", "memorizing_transformer", "titans",
            "infini_attention", "sliding_window_equal_bytes",
            "ttt_e2e_first_order", "dynamic_evaluation", "rag", "rag_bm25",
-           "swa_chunk_store", "ttt_nn", "perk")  # fmt: skip
+           "swa_chunk_store", "ttt_nn", "perk",
+           "ttt_memory_joint")  # fmt: skip
 # Which have an inner rate.
-INNER_LOOP = ("ttt_e2e", "ttt_memory", "ttt_e2e_wide", "ttt_memory_small",
-              "ttt_e2e_first_order", "dynamic_evaluation", "ttt_nn",
-              "perk")  # fmt: skip
+INNER_LOOP = ("ttt_e2e", "ttt_memory", "ttt_memory_joint", "ttt_e2e_wide",
+              "ttt_memory_small", "ttt_e2e_first_order", "dynamic_evaluation",
+              "ttt_nn", "perk")  # fmt: skip
 # Those of them whose best inner rate was the largest of the three: one more.
 AT_EDGE = ("ttt_e2e", "ttt_e2e_wide", "ttt_e2e_first_order")
 # What the answer hangs on: five seeds.
 HEADLINE = ("ttt_e2e", "ttt_memory", "swa_episodic", "ttt_e2e_wide",
-            "ttt_memory_small", "swa_episodic_small")  # fmt: skip
+            "ttt_memory_small", "swa_episodic_small",
+            "ttt_memory_joint")  # fmt: skip
 # A token costs them more the more was read: no further than 16x.
 SLOW = ("full_attention", "rag", "rag_bm25", "ttt_nn", "perk",
         "swa_chunk_store")  # fmt: skip

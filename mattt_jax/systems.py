@@ -220,3 +220,10 @@ def ttt_memory(config: ConfigDict) -> None:
   _memory(config, "episodic")
   _inner(config, True)
   _memory_first(config)
+
+
+@_system
+def ttt_memory_joint(config: ConfigDict) -> None:
+  """The same, without its schedule: both learn in every step."""
+  ttt_memory(config)
+  config.coordination.update(_INNER_OFF)
