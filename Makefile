@@ -87,8 +87,8 @@ runs/recall/%/evaluation.json:
 		--config=experiments/recall.py:system=$(*D),seed=$(*F)
 
 # A real book from end to end: prepared, trained on others, read (see results/).
-BOOKS := $(foreach seed,1 2 3,$(foreach system,ttt_memory ttt_e2e \
-	sliding_window,runs/books/$(system)/$(seed)/.read)) \
+BOOKS := $(foreach seed,1 2 3,$(foreach system,ttt_memory ttt_memory_joint \
+	ttt_e2e swa_episodic sliding_window,runs/books/$(system)/$(seed)/.read)) \
 	runs/books/full_attention/1/.read
 
 books: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax

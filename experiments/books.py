@@ -17,7 +17,7 @@ it), `seed`, `steps` and `system`, as in `recall.py`.
 
     mattt sweep --experiment=books --out=runs/books-sweep
 
-trains three systems on three seeds, and full attention on one: 10 runs.
+trains five systems on three seeds, and full attention on one: 16 runs.
 Expected: results/books.md. That the window alone read the book as well as TTT,
 what repeats from far back included, would refute that TTT carries text.
 """
@@ -30,17 +30,19 @@ from mattt_jax import systems
 from mattt_jax.config import parse_arg, require, template
 from mattt_jax.scaling.sweep import chain, param, product
 
+SYSTEMS = ("ttt_memory", "ttt_memory_joint", "ttt_e2e", "swa_episodic",
+           "sliding_window")  # fmt: skip
 _ARGS = dict(tiny=False, books="data/books", system="ttt_memory", seed=0,
              steps=0)  # fmt: skip
 
 
 def sweep(arg: str = "") -> list[dict]:
-  """Three systems on three seeds, full attention on one; `tiny`: two runs."""
+  """Five systems on three seeds, full attention on one; `tiny`: two runs."""
   if parse_arg(arg, **_ARGS).tiny:
     return param("system", ["sliding_window", "ttt_memory"])
   return chain(
     product(
-      param("system", ["ttt_memory", "ttt_e2e", "sliding_window"]),
+      param("system", SYSTEMS),
       param("seed", [1, 2, 3]),
     ),
     [{"system": "full_attention", "seed": 1}],

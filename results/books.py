@@ -4,8 +4,8 @@
 
 Every run of runs/books/SYSTEM/SEED has an evaluate.jsonl (see Makefile). Writes
 books.jsonl: its rows, and how often guessing without reading names the right
-one (needs data/books). notebooks/03_real_text.ipynb makes books.md and
-books.png of it.
+one (needs data/books); rows of runs that are not here stay.
+notebooks/03_real_text.ipynb makes books.md and books.png of it.
 """
 
 import functools
@@ -19,14 +19,19 @@ from mattt_jax.tasks import name_cloze
 
 HERE = pathlib.Path(__file__).parent
 RUNS = HERE.parent / "runs" / "books"
+FILE = HERE / "books.jsonl"
 SYSTEMS = ("sliding_window", "full_attention", "ttt_e2e", "swa_episodic",
-           "ttt_memory")  # fmt: skip
+           "ttt_memory", "ttt_memory_joint")  # fmt: skip
 NAMES = "name_cloze"
 
 
 def gather() -> list[dict]:
   """The rows of every run, with the settings that made them."""
-  rows, at = [], collect.commit()
+  here = {f"runs/books/{path.parent.parent.name}/{path.parent.name}"
+          for path in RUNS.glob("*/*/evaluate.jsonl")}  # fmt: skip
+  known = map(json.loads, FILE.open() if FILE.exists() else ())
+  rows = [row for row in known if row["workdir"] not in here]
+  at = collect.commit()
   for system in SYSTEMS:
     for path in sorted((RUNS / system).glob("*/evaluate.jsonl")):
       settings = json.loads((path.parent / "config.json").read_text())
@@ -57,8 +62,8 @@ def guessing(split: str, length: int, sequences: int) -> dict:
 def main() -> None:
   """Gathers and writes."""
   rows = gather()
-  collect.write(rows, HERE / "books.jsonl")
-  print(f"{len(rows)} rows -> books.jsonl")
+  collect.write(rows, FILE)
+  print(f"{len(rows)} rows -> {FILE.name}")
 
 
 if __name__ == "__main__":
