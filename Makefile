@@ -48,7 +48,7 @@ EVERY := $(call list,swa_associative swa_neural swa_slots swa_chunk_store \
 	titans infini_attention memorizing_transformer rag rag_bm25 ttt_nn perk \
 	dynamic_evaluation ttt_e2e ttt_e2e_first_order ttt_memory)
 HOW := $(call list,joint default memory_first memory_sometimes read_loss \
-	inner_without_memory surprise rate_from_memory residual \
+	inner_without_memory surprise rate_from_memory learn_rate residual \
 	residual_default retention replay)
 WRITE := $(call list,$(addprefix write_,all recency random surprise gradient \
 	learned oracle))

@@ -31,6 +31,7 @@ HOW = {
   "inner_without_memory": {"coordination.inner_loss": "without_memory"},
   "surprise": {"coordination.surprise_power": 1.0},
   "rate_from_memory": {"coordination.rate_from_memory": True},
+  "learn_rate": {"inner.learn_rate": True},
   # Which reads stay valid.
   "residual": _RESIDUAL,
   "residual_default": _RESIDUAL | _DEFAULT,

@@ -46,7 +46,9 @@ class ChunkOutput:
   correct_C: Array  # bool: the most likely token was the target
   inner_loss: Array  # what the inner step descends
   inner_grad_norm: Array  # before clipping; 0 with the inner loop off
-  diagnostics: dict[str, Array]  # scalars of the model's `diagnostics`
+  # Scalars of the model's `diagnostics`; `inner_rate` (mean over the fast
+  # tensors), where it is learned.
+  diagnostics: dict[str, Array]
   # With `coordination.read_loss`: the memory's own next-token loss, 0 where it
   # has none, and (bool) where it has one.
   read_loss_C: Array | None = None
@@ -318,7 +320,7 @@ def read_chunk(
     if config.inner_loss == "without_memory" and kept is not None:
       _, learned_C, _ = read(None)
     weight_C = coordination.token_weight(chunk.weight_C, loss_C)
-    rate = coordination.rate(model.memory_use(forward))
+    rate = coordination.rate(model.memory_use(forward)) * rate_scale
     loss = weighted_mean(learned_C, weight_C)
     return loss, ((loss_C, correct_C, forward), rate)
 
@@ -340,6 +342,10 @@ def read_chunk(
   loss_C, correct_C, forward = read
 
   model = learner.model
+  diagnostics = model.diagnostics(forward)
+  if learner.inner.config.learn_rate or config.rate_from_memory:
+    rate = coordination.rate(model.memory_use(forward)) * rate_scale
+    diagnostics["inner_rate"] = inner * jnp.mean(learner.inner.rates() * rate)
   read_loss_C = has_read_loss_C = None
   if config.read_loss:
     read_loss_C, has_read_loss_C = model.read_loss(forward, chunk.target_C)
@@ -348,7 +354,7 @@ def read_chunk(
     correct_C=correct_C,
     inner_loss=loss,
     inner_grad_norm=grad_norm,
-    diagnostics=model.diagnostics(forward),
+    diagnostics=diagnostics,
     read_loss_C=read_loss_C,
     has_read_loss_C=has_read_loss_C,
   )

@@ -266,6 +266,31 @@ def test_rate_from_memory():
       assert np.abs(grads).min() > 1e-2
 
 
+def test_learned_rates_are_said():
+  """exp(bias + slope use) times the mean of the tensors' rates, as scaled."""
+  with jax.enable_x64(True):
+    tokens, weight = quadratic_text()
+    learner = quadratic.learner(
+      coordination=CoordinationConfig(rate_from_memory=True), learn_rate=True
+    )
+    part = learner.coordination
+    part.rate_bias[...], part.rate_weight[...] = jnp.array(-0.4), jnp.array(0.9)
+    learner.inner.log_rate_T[...] = jnp.log(jnp.array([0.2, 0.5]))
+
+    def said(**how):
+      state = learner.init_state(len(tokens))
+      args = learner, state, tokens, tokens, weight
+      return read_sequence(*args, **how)[1].diagnostics["inner_rate"]
+
+    first = np.asarray(learner.model.places[...])[tokens, 0]
+    use = (1 / (1 + np.exp(-first))).reshape(-1, quadratic.CHUNK).mean(1)
+    expected = 0.35 * 0.7 * np.exp(-0.4 + 0.9 * use)
+    np.testing.assert_allclose(said(rate_scale=0.7), expected, rtol=1e-9)
+    assert not said(inner=False).any()
+    fixed = quadratic_read(quadratic.learner(), tokens, weight)[1]
+    assert "inner_rate" not in fixed.diagnostics
+
+
 # The memory's own loss.
 
 
