@@ -46,10 +46,11 @@ list = $(subst $() ,$(comma),$(strip $(1)))
 EVERY := $(call list,swa_associative swa_neural swa_slots swa_chunk_store \
 	sliding_window sliding_window_equal_bytes full_attention gated_delta_net \
 	titans infini_attention memorizing_transformer rag rag_bm25 ttt_nn perk \
-	dynamic_evaluation ttt_e2e ttt_e2e_first_order ttt_memory)
-HOW := $(call list,joint default memory_first memory_sometimes read_loss \
+	dynamic_evaluation ttt_e2e ttt_e2e_first_order ttt_memory \
+	ttt_memory_scheduled)
+HOW := $(call list,joint scheduled memory_first memory_sometimes read_loss \
 	inner_without_memory surprise rate_from_memory learn_rate residual \
-	residual_default retention replay)
+	residual_scheduled retention replay)
 WRITE := $(call list,$(addprefix write_,all recency random surprise gradient \
 	learned oracle))
 
@@ -87,7 +88,7 @@ runs/recall/%/evaluation.json:
 		--config=experiments/recall.py:system=$(*D),seed=$(*F)
 
 # A real book from end to end: prepared, trained on others, read (see results/).
-BOOKS := $(foreach seed,1 2 3,$(foreach system,ttt_memory ttt_memory_joint \
+BOOKS := $(foreach seed,1 2 3,$(foreach system,ttt_memory ttt_memory_scheduled \
 	ttt_e2e swa_episodic sliding_window,runs/books/$(system)/$(seed)/.read)) \
 	runs/books/full_attention/1/.read
 

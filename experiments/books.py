@@ -30,7 +30,7 @@ from mattt_jax import systems
 from mattt_jax.config import parse_arg, require, template
 from mattt_jax.scaling.sweep import chain, param, product
 
-SYSTEMS = ("ttt_memory", "ttt_memory_joint", "ttt_e2e", "swa_episodic",
+SYSTEMS = ("ttt_memory", "ttt_memory_scheduled", "ttt_e2e", "swa_episodic",
            "sliding_window")  # fmt: skip
 _ARGS = dict(tiny=False, books="data/books", system="ttt_memory", seed=0,
              steps=0)  # fmt: skip

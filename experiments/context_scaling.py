@@ -13,9 +13,9 @@ standard library's source, WINDOW of them at once: 0.4 M at 256 to 4096 tokens,
 the other sizes at 1024, one seed of the largest. All are read to 65536 tokens,
 full attention to 4096. Apart from the rest are distant repeats: what ends 16
 bytes that were last seen more than REACH bytes ago. Those trained at 4096 are
-also asked what is imported from where (`code_lookup`). `ttt_memory_joint` says
-whether it is the memory or its schedule (the inner loop off in half of the
-steps) that costs on text, `swa_episodic` what the memory does alone. 74 runs of
+also asked what is imported from where (`code_lookup`). `swa_episodic` says what
+the memory does alone, `ttt_memory_scheduled` what it costs to have the inner
+loop off until the memory has learned, and then in half of the steps. 74 runs of
 1 to 8 minutes on one core; full attention at 4096 takes 20: one seed.
 
 The others are the models and schedules of TTT-E2E (arXiv 2512.23675): chunks of
@@ -103,7 +103,7 @@ def sweep(arg: str = "") -> list[dict]:
     product(
       param("size", ["400k"]),
       param("length", [1024, 4096]),
-      param("system", ["swa_episodic", "ttt_memory_joint"]),
+      param("system", ["swa_episodic", "ttt_memory_scheduled"]),
       param("seed", [1, 2, 3]),
     ),
     *(runs(size, [1024]) for size in ("100k", "1m", "3m")),

@@ -1,7 +1,7 @@
 r"""Ways of bringing weights and memory together, on associative recall.
 
     mattt compare --task=coordination --systems=ttt_episodic --seeds=1,2,3 \
-      --each=how:joint,memory_first,default --out=runs/coordination
+      --each=how:joint,memory_first,scheduled --out=runs/coordination
 
 `how` names one of `HOW`: a change of TTT + episodic memory trained jointly from
 the first step on. Those that start with `write_` keep 64 pairs, chosen so, of
@@ -16,7 +16,7 @@ from mattt_jax.config import parse_arg, require_choice
 from mattt_jax.registry import load_config
 
 _MEMORY_FIRST = {"coordination.inner_start": 80}
-_DEFAULT = _MEMORY_FIRST | {"coordination.inner_off_share": 0.5}
+_SCHEDULED = _MEMORY_FIRST | {"coordination.inner_off_share": 0.5}
 _RESIDUAL = {"memory.read": "residual"}
 _FULL = {"memory.capacity": 64, "memory.policy": "score"}
 
@@ -24,7 +24,7 @@ HOW = {
   "joint": {},
   # When each part learns.
   "memory_first": _MEMORY_FIRST,
-  "default": _DEFAULT,
+  "scheduled": _SCHEDULED,
   "memory_sometimes": {"coordination.memory_off_share": 0.25},
   "read_loss": {"coordination.read_loss": 0.5},
   # What each part is for.
@@ -34,7 +34,7 @@ HOW = {
   "learn_rate": {"inner.learn_rate": True},
   # Which reads stay valid.
   "residual": _RESIDUAL,
-  "residual_default": _RESIDUAL | _DEFAULT,
+  "residual_scheduled": _RESIDUAL | _SCHEDULED,
   "residual_hidden": _RESIDUAL | {"memory.address": "hidden"},
   "residual_rekey": _RESIDUAL | {"memory.address": "hidden",
                                  "memory.rekey": True},
@@ -64,6 +64,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.length = 288
     config.task.update(num_keys=1024, num_pairs=32, gap_share=0.45)
     config.eval.update(lengths=(288, 1152, 4608), sequences=16)
-  config.coordination.update(inner_start=0, inner_off_share=0.0)
   config.update_from_flattened_dict(HOW[args.how])
   return config

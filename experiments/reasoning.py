@@ -20,14 +20,14 @@ training helps to reason: if `ttt_memory` answers no more than `swa_episodic`
 anywhere.
 
 Expected: what takes one fact is answered with the memory, what takes two is
-not, as a memory is read once a token. (A first try of `ttt_memory` on seed 0,
-by which sizes were chosen: qa1 and records all, variables none.)
+not, as a memory is read once a token. (A first try of `ttt_memory_scheduled` on
+seed 0, by which sizes were chosen: qa1 and records all, variables none.)
 
 There are 16 students to choose eight from: of 64, none learned to find one in
 as many steps. Nothing is tuned here: a system's rates are those of
 `retention.py`, whose models are as large. The last binding counts in most of
 these tasks, so the memory gives the newest match the most
-(`memory.latest_wins`). A run takes about 2 minutes on one core; 90 runs.
+(`memory.latest_wins`). A run takes about 2 minutes on one core; 99 runs.
 
 Arguments: `task` (above), `system` (those of `retention.py`), `seed`, `steps`,
 `tiny` (a few steps of a small model, to see that it runs).
@@ -37,7 +37,7 @@ from ml_collections import ConfigDict
 
 from mattt_jax.config import parse_arg, require_choice, template
 from mattt_jax.registry import load_config
-from mattt_jax.scaling.sweep import param, product
+from mattt_jax.scaling.sweep import chain, param, product
 
 # One question where several would have the same answer, which a window then
 # finds in the question before (it answered .6 of four of qa2).
@@ -56,6 +56,8 @@ TASKS = {
 }
 SYSTEMS = ("sliding_window", "full_attention", "ttt_e2e", "swa_episodic",
            "ttt_memory")  # fmt: skip
+# What `ttt_memory_scheduled` is asked too.
+SCHEDULED = ("qa1", "records", "relation")
 _ARGS = dict(tiny=False, task="qa1", system="ttt_memory", seed=0, steps=300)
 
 
@@ -64,7 +66,13 @@ def sweep(arg: str = "") -> list[dict]:
   if parse_arg(arg, **_ARGS).tiny:
     return param("task", ["qa1", "records"])
   return product(
-    param("task", TASKS), param("system", SYSTEMS), param("seed", [1, 2, 3])
+    chain(
+      product(param("task", TASKS), param("system", SYSTEMS)),
+      product(
+        param("task", SCHEDULED), param("system", ["ttt_memory_scheduled"])
+      ),
+    ),
+    param("seed", [1, 2, 3]),
   )
 
 

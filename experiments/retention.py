@@ -54,6 +54,7 @@ from mattt_jax.scaling.sweep import chain, param, product
 RATES = {
   "ttt_e2e": (5e-3, 3.0),
   "ttt_memory": (1e-2, 1.0),
+  "ttt_memory_scheduled": (1e-2, 1.0),
   "swa_episodic": (1e-2, 1.0),
   "sliding_window": (1e-2, 1.0),
   "ttt_e2e_wide": (5e-3, 10.0),
@@ -78,7 +79,7 @@ _SMALL = {"memory.capacity": 736, "memory.policy": "score",
 VARIANTS = {
   # Slots of as many bytes as the fast weights have, 192 KiB.
   "swa_episodic_small": ("swa_episodic", _SMALL),
-  "ttt_memory_small": ("ttt_memory", _SMALL),
+  "ttt_memory_small": ("ttt_memory_scheduled", _SMALL),
   # Four times the fast weights, 768 KiB.
   "ttt_e2e_wide": ("ttt_e2e", {"model.fast_mlp_dim": 512}),
 }
@@ -89,9 +90,9 @@ SYSTEMS = ("ttt_e2e", "ttt_memory", "swa_episodic", "sliding_window",
            "infini_attention", "sliding_window_equal_bytes",
            "ttt_e2e_first_order", "dynamic_evaluation", "rag", "rag_bm25",
            "swa_chunk_store", "ttt_nn", "perk",
-           "ttt_memory_joint")  # fmt: skip
+           "ttt_memory_scheduled")  # fmt: skip
 # Which have an inner rate.
-INNER_LOOP = ("ttt_e2e", "ttt_memory", "ttt_memory_joint", "ttt_e2e_wide",
+INNER_LOOP = ("ttt_e2e", "ttt_memory", "ttt_memory_scheduled", "ttt_e2e_wide",
               "ttt_memory_small", "ttt_e2e_first_order", "dynamic_evaluation",
               "ttt_nn", "perk")  # fmt: skip
 # Those of them whose best inner rate was the largest of the three: one more.
@@ -99,7 +100,7 @@ AT_EDGE = ("ttt_e2e", "ttt_e2e_wide", "ttt_e2e_first_order")
 # What the answer hangs on: five seeds.
 HEADLINE = ("ttt_e2e", "ttt_memory", "swa_episodic", "ttt_e2e_wide",
             "ttt_memory_small", "swa_episodic_small",
-            "ttt_memory_joint")  # fmt: skip
+            "ttt_memory_scheduled")  # fmt: skip
 # A token costs them more the more was read: no further than 16x.
 SLOW = ("full_attention", "rag", "rag_bm25", "ttt_nn", "perk",
         "swa_chunk_store")  # fmt: skip

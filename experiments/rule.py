@@ -52,6 +52,4 @@ def get_config(arg: str = "") -> ConfigDict:
   systems.apply(config, args.system)
   if config.memory.name == "episodic" and config.memory.read == "pointer":
     config.memory.feed = True
-  # Neither part can answer alone, so none is given a start or steps alone.
-  config.coordination.update(inner_start=0, inner_off_share=0.0)
   return config

@@ -21,8 +21,6 @@ from ml_collections import ConfigDict
 from mattt_jax import registry
 from mattt_jax.config import MEMORIES, entry
 
-_INNER_OFF = dict(inner_start=0, inner_off_share=0.0)
-
 
 @dataclasses.dataclass(frozen=True)
 class System:
@@ -77,8 +75,6 @@ def apply(config: ConfigDict, name: str) -> None:
   if memory:
     _memory(config, memory)
   _inner(config, attention == "ttt")
-  if memory and attention == "ttt":
-    _memory_first(config)
 
 
 def _parts() -> tuple[str, ...]:
@@ -89,18 +85,12 @@ def _parts() -> tuple[str, ...]:
 
 def _inner(config: ConfigDict, on: bool) -> None:
   config.inner.enabled = on
-  config.coordination.update(_INNER_OFF)
+  config.coordination.update(inner_start=0, inner_off_share=0.0)
 
 
 def _memory(config: ConfigDict, name: str, **settings) -> None:
   config.memory = entry("memory", name)
   config.memory.update(settings)
-
-
-def _memory_first(config: ConfigDict) -> None:
-  """The memory learns first, and keeps being trained to answer alone."""
-  config.coordination.inner_start = round(0.4 * config.train.steps)
-  config.coordination.inner_off_share = 0.5
 
 
 # Without a memory.
@@ -216,14 +206,14 @@ def rag_bm25(config: ConfigDict) -> None:
 
 @_system
 def ttt_memory(config: ConfigDict) -> None:
-  """Memory-augmented TTT, this project's default."""
+  """Memory-augmented TTT, this project's default: both learn in every step."""
   _memory(config, "episodic")
   _inner(config, True)
-  _memory_first(config)
 
 
 @_system
-def ttt_memory_joint(config: ConfigDict) -> None:
-  """The same, without its schedule: both learn in every step."""
+def ttt_memory_scheduled(config: ConfigDict) -> None:
+  """The same, the memory first, then TTT in half of the steps."""
   ttt_memory(config)
-  config.coordination.update(_INNER_OFF)
+  config.coordination.inner_start = round(0.4 * config.train.steps)
+  config.coordination.inner_off_share = 0.5

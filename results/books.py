@@ -21,7 +21,7 @@ HERE = pathlib.Path(__file__).parent
 RUNS = HERE.parent / "runs" / "books"
 FILE = HERE / "books.jsonl"
 SYSTEMS = ("sliding_window", "full_attention", "ttt_e2e", "swa_episodic",
-           "ttt_memory", "ttt_memory_joint")  # fmt: skip
+           "ttt_memory", "ttt_memory_scheduled")  # fmt: skip
 NAMES = "name_cloze"
 
 

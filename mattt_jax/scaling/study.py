@@ -36,7 +36,7 @@ LABELS = {
   "swa_episodic": "window + episodic",
   "ttt_episodic": "TTT + episodic",
   "ttt_memory": "TTT + episodic",
-  "ttt_memory_joint": "TTT + episodic, joint",
+  "ttt_memory_scheduled": "TTT + episodic, scheduled",
   "ttt_e2e_first_order": "TTT alone, first order",
   # Of experiments/retention.py.
   "ttt_e2e_wide": "TTT alone, wide",
