@@ -60,7 +60,8 @@ results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 	$(BIN)/python -m mattt_jax.scaling.collect runs/recall \
 		--out=results/recall.jsonl
 	$(BIN)/mattt compare --task=recall --arg=hard --out=runs/hard \
-		--systems=swa_episodic,ttt,ttt_episodic --seeds=1,2,3
+		--systems=swa_episodic,ttt,ttt_episodic,ttt_memory_scheduled \
+		--seeds=1,2,3
 	$(BIN)/python results/capacity.py
 	$(BIN)/mattt compare --task=rule --out=runs/rule \
 		--systems=2x2:episodic --seeds=1,2,3

@@ -24,7 +24,7 @@ from mattt_jax.training import trainer
 
 HERE = pathlib.Path(__file__).parent
 ROWS_FILE = HERE / "capacity.jsonl"
-SYSTEMS = ("ttt", "swa_episodic", "ttt_episodic")
+SYSTEMS = ("ttt", "swa_episodic", "ttt_episodic", "ttt_memory_scheduled")
 SEEDS = (1, 2, 3)
 TRAINED = {"length": 768, "pairs": 48, "value_length": 4}
 FAR = 16 * TRAINED["length"]  # where 512 keys have room
