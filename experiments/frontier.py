@@ -18,7 +18,7 @@ about n / N of N; fast weights fewer.
 The last two must learn where to look for each of the keys (8 pairs of 64 they
 learn, results/easy.md), which 300 steps are few for: their rows then say that,
 not what they can hold. Outer and inner rates are those of `retention.py`, not
-tuned for each size. A run takes 1 to 3 minutes on one core; 27 runs.
+tuned for each size. A run takes 2 to 6 minutes on one core; 27 runs.
 
 Arguments: `system` and `size` (below; any system of `retention.py` as it is),
 `seed`, `steps`; `tiny`.
