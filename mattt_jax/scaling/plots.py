@@ -37,7 +37,7 @@ def lines(
     x: label of the x axis, with its unit.
     y: label of the y axis, with its unit.
     title: what is shown.
-    log_x: base-2 logarithmic x axis, with a tick at each point.
+    log_x: base-2 logarithmic x axis, with ticks at points that are apart.
     log_y: base-10 logarithmic y axis.
     bands: label -> (low, high) of each point, drawn as a shaded band.
   """
@@ -49,11 +49,13 @@ def lines(
       low, high = zip(*bands[label], strict=True)
       axes.fill_between(xs, low, high, alpha=0.2, color=line.get_color())
   if log_x:
-    ticks = sorted({p[0] for points in series.values() for p in points})
     axes.set_xscale("log", base=2)
-    axes.set_xticks(
-      ticks, [str(t) if isinstance(t, int) else f"{t:g}" for t in ticks]
-    )
+    ticks: list[float] = []
+    for x_of in sorted({p[0] for points in series.values() for p in points}):
+      if not ticks or x_of >= 1.25 * ticks[-1]:  # or their labels overlap
+        ticks.append(x_of)
+    axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axes.set_xticks([], minor=True)
   if log_y:
     axes.set_yscale("log")
   axes.set(xlabel=x, ylabel=y, title=title)
