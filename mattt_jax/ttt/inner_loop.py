@@ -320,7 +320,7 @@ def read_chunk(
     if config.inner_loss == "without_memory" and kept is not None:
       _, learned_C, _ = read(None)
     weight_C = coordination.token_weight(chunk.weight_C, loss_C)
-    rate = coordination.rate(model.memory_use(forward)) * rate_scale
+    rate = coordination.rate(model.memory_use(forward))
     loss = weighted_mean(learned_C, weight_C)
     return loss, ((loss_C, correct_C, forward), rate)
 
