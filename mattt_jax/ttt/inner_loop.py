@@ -322,7 +322,7 @@ def read_chunk(
     weight_C = coordination.token_weight(chunk.weight_C, loss_C)
     rate = coordination.rate(model.memory_use(forward))
     loss = weighted_mean(learned_C, weight_C)
-    return loss, ((loss_C, correct_C, forward), rate)
+    return loss, ((loss_C, correct_C, forward, rate), rate)
 
   if inner:
     state = truncated(learner, state)
@@ -339,13 +339,13 @@ def read_chunk(
     )
   else:
     loss, (read, _) = inner_loss(state.fast)
-  loss_C, correct_C, forward = read
+  loss_C, correct_C, forward, rate = read
 
   model = learner.model
   diagnostics = model.diagnostics(forward)
   if learner.inner.config.learn_rate or config.rate_from_memory:
-    rate = coordination.rate(model.memory_use(forward)) * rate_scale
-    diagnostics["inner_rate"] = inner * jnp.mean(learner.inner.rates() * rate)
+    rates = learner.inner.rates() * rate * rate_scale
+    diagnostics["inner_rate"] = inner * jnp.mean(rates)
   read_loss_C = has_read_loss_C = None
   if config.read_loss:
     read_loss_C, has_read_loss_C = model.read_loss(forward, chunk.target_C)
