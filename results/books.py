@@ -27,11 +27,7 @@ NAMES = "name_cloze"
 
 def gather() -> list[dict]:
   """The rows of every run, with the settings that made them."""
-  here = {f"runs/books/{path.parent.parent.name}/{path.parent.name}"
-          for path in RUNS.glob("*/*/evaluate.jsonl")}  # fmt: skip
-  known = map(json.loads, FILE.open() if FILE.exists() else ())
-  rows = [row for row in known if row["workdir"] not in here]
-  at = collect.commit()
+  rows, at = [], collect.commit()
   for system in SYSTEMS:
     for path in sorted((RUNS / system).glob("*/evaluate.jsonl")):
       settings = json.loads((path.parent / "config.json").read_text())
@@ -43,7 +39,9 @@ def gather() -> list[dict]:
           asked = row["split"], row["length"], row["asked_sequences"]
           rows[-1]["guessing"] = guessing(*asked)
       rows[-1]["config"] = settings
-  return rows
+  here = {row["workdir"] for row in rows}
+  known = [row for row in collect.read(FILE) if row["workdir"] not in here]
+  return known + rows
 
 
 @functools.cache
