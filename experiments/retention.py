@@ -103,7 +103,7 @@ HEADLINE = ("ttt_e2e", "ttt_memory", "swa_episodic", "ttt_e2e_wide",
             "ttt_memory_scheduled")  # fmt: skip
 # A token costs them more the more was read: no further than 16x.
 SLOW = ("full_attention", "rag", "rag_bm25", "ttt_nn", "perk",
-        "swa_chunk_store")  # fmt: skip
+        "memorizing_transformer", "swa_chunk_store")  # fmt: skip
 # On TPUs: sizes, systems; of VOCABULARY tokens, so many are keys and values.
 CONTEXT, *_ = load_experiment("context_scaling")
 SIZES, VOCABULARY = tuple(CONTEXT.PUBLISHED), CONTEXT.VOCABULARY
