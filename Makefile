@@ -82,6 +82,7 @@ results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 		--results=results/$$name.jsonl || exit 1; done
 	$(BIN)/mattt sweep --experiment=context_scaling --out=runs/context \
 		--results=results/context.jsonl
+	$(BIN)/python results/shortcuts.py
 	$(MAKE) notebooks
 
 runs/recall/%/evaluation.json:
