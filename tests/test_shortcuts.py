@@ -13,8 +13,8 @@ RULES = runpy.run_path(str(PATH), run_name="shortcuts")["RULES"]
 STORY = tuple(
   tuple(sentence.split())
   for sentence in (
-    "Mary went to the garden .",
     "John went to the kitchen .",
+    "Mary went to the garden .",
     "Mary took the milk .",
     "Mary went to the office .",
     "John went to the kitchen .",
