@@ -68,7 +68,7 @@ results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 	$(BIN)/mattt compare --task=recall --arg=easy --out=runs/easy --seeds=1 \
 		--systems=$(EVERY)
 	$(BIN)/mattt compare --task=coordination --out=runs/coordination \
-		--systems=ttt_episodic --each=how:$(HOW) --seeds=1
+		--systems=ttt_episodic --each=how:$(HOW) --seeds=1,2,3
 	$(BIN)/mattt compare --task=coordination --out=runs/write \
 		--systems=swa_episodic --each=how:$(WRITE) --seeds=1,2,3
 	$(BIN)/mattt compare --task=student_records --out=runs/records \
