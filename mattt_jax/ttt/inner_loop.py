@@ -206,20 +206,22 @@ def inner_step(
     rate_scale: multiplies the inner learning rate.
 
   Returns:
-    The new `weights`, loss, aux, and the gradient's norm before the clip.
+    The new `weights`, loss, what `loss_fn` gave beside it, and the gradient's
+    norm before the clip.
   """
   config = learner.inner.config
   # First order needs no derivative of the gradient: nothing to choose.
   mode = config.differentiation if config.second_order else "reverse"
-  (loss, (aux, rate)), grads = differentiation.value_and_grad(loss_fn, at, mode)
+  (loss, beside), grads = differentiation.value_and_grad(loss_fn, at, mode)
   if not config.second_order:
     grads = jax.lax.stop_gradient(grads)
   _, fast_0, _ = fast_weights.split(learner.model)
   fast, opt_state = weights
-  new = learner.inner.update(grads, opt_state, fast, fast_0, rate_scale * rate)
+  rate = rate_scale * beside[1]
+  new = learner.inner.update(grads, opt_state, fast, fast_0, rate)
   some = jnp.any(weight_C > 0)
   new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, weights)
-  return new, loss, aux, jax.lax.stop_gradient(optax.tree.norm(grads))
+  return new, loss, beside, jax.lax.stop_gradient(optax.tree.norm(grads))
 
 
 def replay_chunks(learner: Learner, weights, chunks, rate_scale: Array | float):
@@ -322,7 +324,7 @@ def read_chunk(
     weight_C = coordination.token_weight(chunk.weight_C, loss_C)
     rate = coordination.rate(model.memory_use(forward))
     loss = weighted_mean(learned_C, weight_C)
-    return loss, ((loss_C, correct_C, forward, rate), rate)
+    return loss, ((loss_C, correct_C, forward), rate)
 
   if inner:
     state = truncated(learner, state)
@@ -334,12 +336,12 @@ def read_chunk(
     read_with = reading_weights(learner, state, rate_scale, some)
     if config.replay_keep:
       weights = read_with
-    weights, loss, read, grad_norm = inner_step(
+    weights, loss, (read, rate), grad_norm = inner_step(
       learner, inner_loss, read_with[0], weights, chunk.weight_C, rate_scale
     )
   else:
-    loss, (read, _) = inner_loss(state.fast)
-  loss_C, correct_C, forward, rate = read
+    loss, (read, rate) = inner_loss(state.fast)
+  loss_C, correct_C, forward = read
 
   model = learner.model
   diagnostics = model.diagnostics(forward)
