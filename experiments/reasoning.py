@@ -18,8 +18,8 @@ fact? Refuted, that it is: if with it qa2 and qa3 are answered no better than by
 the window, which must guess, while qa1 and records are. Refuted, that test-time
 training helps to reason: if `ttt_memory` answers no more than `swa_episodic`
 anywhere. Added when there were answers: the stories name few places, so that
-facts were put together only in what is answered beyond the rules of
-results/shortcuts.py, which link none.
+facts were put together only in what is answered beyond the rules that
+`babi.Task.guessing` knows, which link none.
 
 Expected: what takes one fact is answered with the memory, what takes two is
 not, as a memory is read once a token. (A first try of `ttt_memory_scheduled` on

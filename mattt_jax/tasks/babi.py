@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mattt_jax.config import require, require_at_least, require_choice
+from mattt_jax.tasks import _babi_rules as rules
 from mattt_jax.tasks import _babi_world as worlds
 from mattt_jax.tasks import _documents, base
 from mattt_jax.tasks._babi_world import hide, text
@@ -199,6 +200,28 @@ class Task(_documents.Endless):
       for fact in evidence:  # without its full stop
         relevant[starts[fact] : starts[fact] + len(facts[fact]) - 1] = True
     return _documents.example(c, seq, answer, distance, relevant)
+
+  def guessing(
+    self, split: str, length: int, sequences: int
+  ) -> dict[str, float | None]:
+    """How often rules that link no two facts are right (`_babi_rules`).
+
+    Returns:
+      The share of each of `RULES`, of the answers of the first `sequences`
+      examples, whatever their `length`; nothing of qa4 and qa5, whose answers
+      are not places that somebody went to.
+    """
+    del length
+    if self.config.kind not in ("qa1", "qa2", "qa3"):
+      return {}
+    asked = []
+    for story in (self.story(split, index) for index in range(sequences)):
+      named = rules.names(story.sentences)
+      asked += [(named, question) for question in story.questions]
+    return {
+      name: float(np.mean([rule(*each) == each[1].answer for each in asked]))
+      for name, rule in rules.RULES.items()
+    }
 
   def _tokens(self, words) -> np.ndarray:
     return np.array([self._token[word] for word in words], np.int32)
