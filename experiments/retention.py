@@ -4,6 +4,8 @@ r"""Who still knows it: recall against distance, interference and how much.
       --results=results/retention_tune.jsonl --workers=2
     mattt sweep --experiment=retention --out=runs/retention \
       --results=results/retention.jsonl --workers=2
+    mattt sweep --experiment=retention:long --out=runs/retention_long \
+      --results=results/retention_long.jsonl --workers=2
     mattt sweep --experiment=retention:size=125m --together \
       --out=/mnt/mattt/retention-125m
 
@@ -33,14 +35,18 @@ trained on seeds 1, 2 and 3 (HEADLINE: to 5) and reads the `test` split. A run
 takes 1 to 2 minutes on one core (ttt_nn, perk: 4): about 2 hours of one core to
 tune, 2 to report.
 
+With `long`, TTT alone is trained for 3000 steps rather than 240. Refuted, that
+it lacks capacity rather than training: if it then holds as many pairs as a
+memory of its bytes does. 12 minutes a run.
+
 With `size`, the same at a published size, for the slice of TPUs that
 `context_scaling.py` names: 256 of 65536 keys in 32768 tokens, windows and
 chunks of 512, so that 32 blocks reach no answer, read to 524288 tokens with as
 many as 32768 pairs. Rates and steps are those of `context_scaling`, not tuned.
 
 Arguments: `system` (the table below, or any of `mattt list`), `seed`, `rate`
-and `inner` (0: as tuned), `steps`; `tune`; `size` (125m, 350m, 760m, 1b, 3b);
-`tiny`.
+and `inner` (0: as tuned), `steps`; `tune`; `long`; `size` (125m, 350m, 760m,
+1b, 3b); `tiny`.
 """
 
 from ml_collections import ConfigDict
@@ -71,6 +77,9 @@ RATES = {
   "ttt_e2e_first_order": (5e-3, 10.0),
   "dynamic_evaluation": (1e-2, 1.0),
   "rag": (1e-2, 1.0),
+  "rag_bm25": (1e-2, 1.0),
+  "swa_chunk_store": (1e-2, 1.0),
+  "perk": (2.5e-3, 1.0),
 }
 OUTER = (2.5e-3, 5e-3, 1e-2)
 # Systems that `mattt list` does not have: what they are made of.
@@ -91,6 +100,9 @@ SYSTEMS = ("ttt_e2e", "ttt_memory", "swa_episodic", "sliding_window",
            "ttt_e2e_first_order", "dynamic_evaluation", "rag", "rag_bm25",
            "swa_chunk_store", "ttt_nn", "perk",
            "ttt_memory_scheduled")  # fmt: skip
+STEPS = 240
+# With `long`: could it hold more, had it learned longer?
+LONG, LONG_STEPS = ("ttt_e2e",), 3000
 # Which have an inner rate.
 INNER_LOOP = ("ttt_e2e", "ttt_memory", "ttt_memory_scheduled", "ttt_e2e_wide",
               "ttt_memory_small", "ttt_e2e_first_order", "dynamic_evaluation",
@@ -110,18 +122,20 @@ SIZES, VOCABULARY = tuple(CONTEXT.PUBLISHED), CONTEXT.VOCABULARY
 SIZED = ("sliding_window", "full_attention", "ttt_e2e", "swa_episodic",
          "ttt_memory")  # fmt: skip
 KEYS, VALUES = 65536, 16384
-_ARGS = dict(tiny=False, tune=False, system="ttt_memory", seed=0, rate=0.0,
-             inner=0.0, steps=0, size="")  # fmt: skip
+_ARGS = dict(tiny=False, tune=False, long=False, system="ttt_memory", seed=0,
+             rate=0.0, inner=0.0, steps=0, size="")  # fmt: skip
 
 
 def sweep(arg: str = "") -> list[dict]:
-  """Every system on three seeds or five; `tune`: at every rate; of a `size`,
-  SIZED, one seed; `tiny`: two runs."""
+  """Every system on three seeds or five; `tune`: at every rate; `long`: LONG;
+  of a `size`, SIZED, one seed; `tiny`: two runs."""
   args = parse_arg(arg, **_ARGS)
   if args.tiny:
     return param("system", ["sliding_window", "ttt_memory_small"])
   if args.size:
     return product(param("system", SIZED), param("seed", [1]))
+  if args.long:
+    return product(param("system", LONG), param("seed", [1, 2, 3]))
   if not args.tune:
     return chain(
       product(param("system", SYSTEMS), param("seed", [1, 2, 3])),
@@ -152,7 +166,8 @@ def get_config(arg: str = "") -> ConfigDict:
   if args.size:
     return _published(args)
   system, changes = VARIANTS.get(args.system, (args.system, {}))
-  given = f"recall:system={system},seed={args.seed},steps={args.steps or 240}"
+  steps = args.steps or (LONG_STEPS if args.long else STEPS)
+  given = f"recall:system={system},seed={args.seed},steps={steps}"
   config = load_config(given + ",tiny" * args.tiny)
   config.update_from_flattened_dict(changes)
   outer, inner = RATES.get(args.system, (5e-3, 1.0))
