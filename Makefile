@@ -80,6 +80,8 @@ results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 	for name in retention frontier reasoning; do \
 		$(BIN)/mattt sweep --experiment=$$name --out=runs/$$name \
 		--results=results/$$name.jsonl || exit 1; done
+	$(BIN)/mattt sweep --experiment=retention:long --out=runs/retention_long \
+		--results=results/retention_long.jsonl
 	$(BIN)/mattt sweep --experiment=context_scaling --out=runs/context \
 		--results=results/context.jsonl
 	$(BIN)/python results/shortcuts.py

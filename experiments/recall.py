@@ -11,7 +11,11 @@ Arguments: `tiny` (a few steps of a small model, to see that it runs), `seed`,
 `steps` (outer steps, on which schedules depend; 0: as here),
 `hard` (48 of 1024 keys with values of 4 tokens, 16 of them overwritten, at 768
 tokens: more than the fast weights of this model hold; the last binding counts),
-`easy` (8 pairs, no interference, a longer training: what any memory must learn)
+`easy` (8 pairs, no interference, a longer training: what any memory must
+learn),
+`induction` (what attention needs to learn, in thousands of steps, to look one
+token back, as seen on seed 0: wide heads, positions told apart by few tokens,
+answers that outweigh the rest)
 and `system`, one of those that `mattt list` shows, or made of parts: `swa`,
 `ttt`, `swa_<memory>`, `ttt_<memory>`.
 
@@ -29,8 +33,8 @@ from mattt_jax import systems
 from mattt_jax.config import parse_arg, require, template
 from mattt_jax.scaling.sweep import param, product
 
-_ARGS = dict(tiny=False, hard=False, easy=False, system="ttt_memory", seed=0,
-             steps=0)  # fmt: skip
+_ARGS = dict(tiny=False, hard=False, easy=False, induction=False,
+             system="ttt_memory", seed=0, steps=0)  # fmt: skip
 
 
 def sweep(arg: str = "") -> list[dict]:
@@ -74,6 +78,11 @@ def get_config(arg: str = "") -> ConfigDict:
                        value_length=4, gap_share=0.3)  # fmt: skip
     config.train.steps = 300
     config.eval.update(lengths=(768, 3072, 12288), batch_size=4)
+
+  if args.induction:
+    config.model.update(num_heads=2, rope_theta=100.0)
+    config.task.context_weight = 0.1
+    config.outer.update(learning_rate=3e-3, final_learning_rate=3e-4)
 
   if args.tiny:
     config.length = 64
