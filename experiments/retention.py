@@ -32,8 +32,8 @@ there is an inner one, three of those (`inner`, which multiplies the system's
 own; a fourth where the best was the largest), on seed 0 and the `tune` split;
 what has the lowest loss on the answers at 256 and 1024 tokens, in `RATES`, is
 trained on seeds 1, 2 and 3 (HEADLINE: to 5) and reads the `test` split. A run
-takes 1 to 3 minutes on one core (ttt_nn, perk: 6): about 2 hours of one core to
-tune, 2 to report.
+takes 1 to 3 minutes on one core (ttt_nn, perk: 6): about 3 hours of one core to
+tune, 4 to report.
 
 With `long`, TTT alone is trained for 3000 steps rather than 240. Refuted, that
 it lacks capacity rather than training: if it then holds as many pairs as a
