@@ -51,7 +51,7 @@ and `inner` (0: as tuned), `steps`; `tune`; `long`; `size` (125m, 350m, 760m,
 
 from ml_collections import ConfigDict
 
-from mattt_jax.config import parse_arg, require_choice, template
+from mattt_jax.config import parse_arg, require, require_choice, template
 from mattt_jax.registry import load_config, load_experiment
 from mattt_jax.scaling.sweep import chain, param, product
 
@@ -127,10 +127,17 @@ _ARGS = dict(tiny=False, tune=False, long=False, system="ttt_memory", seed=0,
              rate=0.0, inner=0.0, steps=0, size="")  # fmt: skip
 
 
+def _parse(arg: str) -> ConfigDict:
+  args = parse_arg(arg, **_ARGS)
+  given = [name for name in ("tiny", "tune", "long", "size") if args[name]]
+  require(len(given) < 2, f"{', '.join(given)}: choose one of them")
+  return args
+
+
 def sweep(arg: str = "") -> list[dict]:
   """Every system on three seeds or five; `tune`: at every rate; `long`: LONG;
   of a `size`, SIZED, one seed; `tiny`: two runs."""
-  args = parse_arg(arg, **_ARGS)
+  args = _parse(arg)
   if args.tiny:
     return param("system", ["sliding_window", "ttt_memory_small"])
   if args.size:
@@ -163,7 +170,7 @@ def sweep(arg: str = "") -> list[dict]:
 
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
-  args = parse_arg(arg, **_ARGS)
+  args = _parse(arg)
   if args.size:
     return _published(args)
   system, changes = VARIANTS.get(args.system, (args.system, {}))

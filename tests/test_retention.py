@@ -45,6 +45,14 @@ def test_reports_are_of_other_seeds():
     assert run.tree["eval"]["split"] == "test"
 
 
+def test_long_changes_the_steps_alone():
+  short = {run.label: run.tree for run in sweep.runs("retention")}
+  for run in sweep.runs("retention:long"):
+    steps = run.tree["train"].pop("steps")
+    assert steps == 12.5 * short[run.label]["train"].pop("steps")
+    assert run.tree == short[run.label]
+
+
 @pytest.mark.parametrize("size", EXPERIMENT.SIZES)
 def test_at_a_published_size_answers_are_beyond_attention(size):
   for run in sweep.runs(f"retention:size={size}"):
@@ -53,6 +61,11 @@ def test_at_a_published_size_answers_are_beyond_attention(size):
     assert _documents.reach(experiment.model) <= half
     assert make_task(experiment).vocab_size == 128256
     assert run.tree["task"]["name"] == "associative_recall"
+
+
+def test_two_studies_at_once():
+  with pytest.raises(ValueError, match="long, size: choose one"):
+    load_config("retention:long,size=125m")
 
 
 def test_a_size_that_is_not_published():
