@@ -67,13 +67,16 @@ results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 		--systems=2x2:episodic --seeds=1,2,3
 	$(BIN)/mattt compare --task=recall --arg=easy --out=runs/easy --seeds=1 \
 		--systems=$(EVERY)
+	$(BIN)/mattt compare --task=recall --arg=easy,induction --steps=3000 \
+		--out=runs/induction --seeds=1 \
+		--systems=gated_delta_net,full_attention,infini_attention
 	$(BIN)/mattt compare --task=coordination --out=runs/coordination \
 		--systems=ttt_episodic --each=how:$(HOW) --seeds=1,2,3
 	$(BIN)/mattt compare --task=coordination --out=runs/write \
 		--systems=swa_episodic --each=how:$(WRITE) --seeds=1,2,3
 	$(BIN)/mattt compare --task=student_records --out=runs/records \
 		--systems=perk --seeds=1,2,3
-	for name in hard rule easy coordination write records; do \
+	for name in hard rule easy induction coordination write records; do \
 		for kind in jsonl md; do \
 		cp runs/$$name/compare.$$kind results/$$name.$$kind; done; done
 	$(BIN)/python results/streaming.py

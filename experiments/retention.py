@@ -37,7 +37,7 @@ tune, 4 to report.
 
 With `long`, TTT alone is trained for 3000 steps rather than 240. Refuted, that
 it lacks capacity rather than training: if it then holds as many pairs as a
-memory of its bytes does. 12 minutes a run.
+memory of its bytes does. 14 minutes a run.
 
 With `size`, the same at a published size, for the slice of TPUs that
 `context_scaling.py` names: 256 of 65536 keys in 32768 tokens, windows and
