@@ -1,5 +1,5 @@
-# make demo | test | soak | lint | bench | results | books | notebooks | lock |
-# clean
+# make demo | test | test-newest | soak | lint | bench | results | books |
+# notebooks | lock | clean
 # The first target that needs it sets up .venv from requirements.lock.
 
 PYTHON ?= $(shell for p in python3.11 python3; do \
@@ -12,7 +12,7 @@ TEST_FLAGS ?= -n auto --maxprocesses=4 --dist=worksteal
 
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test soak lint bench results books notebooks lock clean
+.PHONY: demo test test-newest soak lint bench results books notebooks lock clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -22,6 +22,22 @@ demo: $(VENV)/.installed
 test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(TEST_FLAGS)
+
+# The wheel as `pip install` makes it today: the newest versions that
+# pyproject.toml allows, without the lock. NEWEST_TESTS=tests: all of them.
+NEWEST := .cache/newest
+NEWEST_TESTS ?= tests/test_versions.py tests/test_demo.py tests/test_sharding.py \
+	tests/interop tests/ttt/test_meta_gradient.py \
+	tests/ttt/test_differentiation.py tests/training/test_checkpoint.py
+test-newest: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+test-newest:
+	$(check_python)
+	rm -rf $(NEWEST)
+	$(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/pip wheel -q --no-deps --wheel-dir=$(NEWEST) .
+	$(NEWEST)/bin/pip install -q "$$(echo $(NEWEST)/*.whl)[test]"
+	$(NEWEST)/bin/pip list 2>/dev/null | grep -E '^(jax|jaxlib|flax|optax) '
+	$(NEWEST)/bin/pytest $(TEST_FLAGS) $(NEWEST_TESTS)
 
 # Runs killed 20 times, at random moments, and every other fault.
 soak: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax

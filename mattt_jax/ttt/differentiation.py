@@ -53,7 +53,8 @@ def value_and_grad(
 
   @jax.custom_vjp
   def gradient(at, consts):
-    return jax.value_and_grad(run, has_aux=True)(at, consts)
+    out = jax.value_and_grad(run, has_aux=True)(at, consts)
+    return _batched_like((at, consts), out)
 
   def forward(at, consts):
     return gradient(at, consts), (at, consts)
@@ -84,6 +85,19 @@ def value_and_grad(
   gradient.defvjp(forward, backward)
   out, grads = gradient(at, closed.consts)
   return out, checkpoint_name(grads, SAVED)
+
+
+def _batched_like(inputs, outputs):
+  """`outputs`, each with a batch axis under `vmap` where any input has one.
+
+  A custom derivative is summed over the examples for what they share. An output
+  that they shared too would have its one cotangent counted once per example.
+  """
+  leaves = [x for x in jax.tree.leaves(inputs) if jnp.size(x)]
+  first = [jnp.asarray(x)[(0,) * jnp.ndim(x)] for x in leaves]
+  # Whatever its value: XLA drops a choice between equals and what it rests on.
+  either = jnp.any(jnp.stack([x == x for x in first]))
+  return jax.tree.map(lambda x: jax.lax.select(either, x, x), outputs)
 
 
 def _inexact(x) -> bool:

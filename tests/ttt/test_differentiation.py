@@ -48,6 +48,66 @@ def test_derivative_of_loss_aux_and_gradient():
   )
 
 
+@pytest.mark.parametrize("place", ["vmap", "scan", "devices"])
+def test_batch_that_shares_inputs_and_outputs(place):
+  """What all examples share is counted once each way, batched or not."""
+  if place == "devices":
+    assert len(jax.devices()) == 8
+
+  def outer(mode):
+    def one(w, scale, x):
+      def loss_fn(w):
+        loss = jnp.mean(jnp.tanh(x @ w) ** 2) * scale
+        # Of the three, vmap sees that the examples share the first two.
+        return loss, (scale**3, jnp.sin(w) * scale, x * jnp.sum(w))
+
+      (loss, aux), grads = differentiation.value_and_grad(loss_fn, w, mode)
+      return loss, aux, grads
+
+    def step(w, scale, x):
+      loss, (alone, of_w, both), grads = jax.vmap(
+        one, in_axes=(None, None, 0), spmd_axis_name="data"
+      )(w, scale, x)
+      # Cotangents: the same for every example, and another for each.
+      each = jnp.arange(1.0, len(x) + 1)
+      return (
+        jnp.sum(jnp.sin(loss) * each) + jnp.sum(alone) + jnp.sum(of_w[0] ** 2)
+        + jnp.sum(of_w * each[:, None, None]) + jnp.sum(both**2)
+        + jnp.sum(grads**3 * each[:, None, None]),
+        w - jnp.mean(grads, axis=0),
+      )  # fmt: skip
+
+    def total(w, scale, x):
+      if place != "scan":
+        return step(w, scale, x)[0]
+
+      def body(carry, _):
+        value, w = step(carry, scale, x)
+        return w, value
+
+      return jnp.sum(jax.lax.scan(body, w, None, length=3)[1])
+
+    return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))
+
+  rng = np.random.default_rng(0)
+  with jax.enable_x64(True):
+    w, scale, x = (
+      jnp.asarray(rng.normal(size=s)) for s in ((3, 4), (), (8, 5, 3))
+    )
+    mesh = jax.make_mesh(
+      (8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    if place == "devices":
+      spec = jax.sharding.PartitionSpec
+      x = jax.device_put(x, jax.NamedSharding(mesh, spec("data")))
+      w, scale = jax.device_put((w, scale), jax.NamedSharding(mesh, spec()))
+    with jax.set_mesh(mesh):
+      found, wanted = (outer(mode)(w, scale, x) for mode in ("mixed", "reverse"))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, wanted
+  )
+
+
 def test_unknown_mode():
   with pytest.raises(ValueError, match="mode='forward' is not known"):
     differentiation.value_and_grad(lambda w: (w, None), jnp.ones(()), "forward")
