@@ -26,7 +26,7 @@ test: $(VENV)/.installed
 # The wheel as `pip install` makes it today: the newest versions that
 # pyproject.toml allows, without the lock. NEWEST_TESTS=tests: all of them.
 NEWEST := .cache/newest
-NEWEST_TESTS ?= tests/test_versions.py tests/test_demo.py tests/test_sharding.py \
+NEWEST_TESTS ?= tests/test_versions.py tests/commands/test_demo.py tests/devices/test_sharding.py \
 	tests/interop tests/ttt/test_meta_gradient.py \
 	tests/ttt/test_differentiation.py tests/training/test_checkpoint.py
 test-newest: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
@@ -43,7 +43,7 @@ test-newest:
 soak: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 soak: $(VENV)/.installed
 	MATTT_KILLS=20 MATTT_SOAK=$(CURDIR)/results/soak.json \
-		$(BIN)/python -m pytest tests/faults tests/test_processes.py
+		$(BIN)/python -m pytest tests/faults tests/devices/test_processes.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -73,7 +73,7 @@ WRITE := $(call list,$(addprefix write_,all recency random surprise gradient \
 results: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
 	cp runs/demo/results.json results/demo.json
-	$(BIN)/python -m mattt_jax.scaling.collect runs/recall \
+	$(BIN)/python -m mattt_jax.sweeps.rows runs/recall \
 		--out=results/recall.jsonl
 	$(BIN)/mattt compare --task=recall --arg=hard --out=runs/hard \
 		--systems=swa_episodic,ttt,ttt_episodic,ttt_memory_scheduled \

@@ -36,10 +36,11 @@ from ml_collections import ConfigDict
 from report import write
 
 from mattt_jax import config as config_lib
-from mattt_jax import registry, sharding
-from mattt_jax.data import pipeline
-from mattt_jax.training import trainer
-from mattt_jax.training.build import build_learner
+from mattt_jax import registry
+from mattt_jax.devices import meshes, sharding
+from mattt_jax.learners import build
+from mattt_jax.learners.build import build_learner
+from mattt_jax.tasks import batches as batches_lib
 from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import init_state, jit_train_step
 
@@ -59,9 +60,9 @@ def shortest(name: str) -> ConfigDict:
 def training(name: str, steps: int) -> dict:
   """One row: steps of an experiment's `tiny`."""
   experiment = config_lib.from_config_dict(shortest(name))
-  task = trainer.make_task(experiment)
+  task = build.make_task(experiment)
   graphdef, params = nnx.split(build_learner(experiment, task.vocab_size))
-  mesh = sharding.make_mesh(1)
+  mesh = meshes.make_mesh(1)
   optimizer = make_optimizer(experiment.outer, ENDLESS)
   state = init_state(params, optimizer, mesh)
   step = jit_train_step(graphdef, optimizer, experiment, state, mesh)
@@ -80,11 +81,11 @@ def training(name: str, steps: int) -> dict:
     wall = time.perf_counter() - start
     return np.array([waited, wall, time.process_time() - cpu])
 
-  def place(batch: pipeline.Batch) -> dict[str, jax.Array]:
+  def place(batch: batches_lib.Batch) -> dict[str, jax.Array]:
     """Returns when all has arrived, so that to have it is to have it there."""
     return jax.block_until_ready(sharding.put_batch(batch, mesh))
 
-  batches = pipeline.train_batches(task, experiment, place=place)
+  batches = batches_lib.train_batches(task, experiment, place=place)
   again = itertools.repeat(next(batches))
   take(batches, 5)  # compiles
   made, same = np.zeros(3), np.zeros(3)
@@ -106,7 +107,7 @@ def alone(name: str, config: ConfigDict, seconds: float) -> dict:
   config.train.steps = ENDLESS
   experiment = config_lib.from_config_dict(config)
   start = time.perf_counter()
-  batches = pipeline.train_batches(trainer.make_task(experiment), experiment)
+  batches = batches_lib.train_batches(build.make_task(experiment), experiment)
   for _ in range(FIRST):
     next(batches)
   first = time.perf_counter() - start

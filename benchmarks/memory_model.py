@@ -3,7 +3,7 @@
     python benchmarks/memory_model.py --out=results/plan
 
 Needs libtpu (`pip install "mattt-jax[tpu]"`), but no TPU. The shapes differ in
-what the prediction (mattt_jax/scaling/memory_model.py) has a term for: width,
+what the prediction (mattt_jax/planning/memory_model.py) has a term for: width,
 vocabulary, length, chunk, window, levels of recomputation, sequences a device,
 memory, mesh. OUT gets `small.jsonl`, a row a shape (one to two minutes of a
 core each; rows that are there are not made again), and `small.md`, the table.
@@ -21,8 +21,10 @@ import time
 from typing import Any
 
 from mattt_jax import config, registry
-from mattt_jax.scaling import collect, tables, topology
-from mattt_jax.scaling.topology import GIB
+from mattt_jax.planning import topology
+from mattt_jax.planning.topology import GIB
+from mattt_jax.report import tables
+from mattt_jax.sweeps import rows as rows_lib
 
 ROWS, TABLE = "small.jsonl", "small.md"
 
@@ -109,7 +111,7 @@ def experiment(name: str) -> config.Experiment:
 
 def row(name: str) -> dict[str, Any]:
   """What the compiler says of a shape."""
-  from mattt_jax.scaling import planner  # initialises JAX
+  from mattt_jax.planning import planner  # initialises JAX
 
   made = experiment(name)
   machine = topology.parse(SHAPES[name][0])
@@ -131,7 +133,7 @@ def row(name: str) -> dict[str, Any]:
 
 def predicted(name: str) -> dict[str, int]:
   """What the model says of a shape, by term."""
-  from mattt_jax.scaling import memory_model
+  from mattt_jax.planning import memory_model
 
   devices = topology.parse(SHAPES[name][0]).num_devices
   return memory_model.predict(experiment(name), devices)
@@ -169,14 +171,14 @@ def main() -> None:
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
   path = args.out / ROWS
-  rows = collect.read(path)
+  rows = rows_lib.read(path)
   topology.prepare(topology.parse("v5e:2x2"))
   for name in SHAPES:
     if name in {r["name"] for r in rows}:
       continue
     rows.append(row(name))
     print(json.dumps(rows[-1]), flush=True)
-    collect.add(rows[-1], path)
+    rows_lib.add(rows[-1], path)
   (args.out / TABLE).write_text(table(rows))
 
 

@@ -41,9 +41,9 @@ from flax import nnx
 from jax import Array
 from report import in_turns, write
 
+from mattt_jax.layers.norms import unit
 from mattt_jax.memory import _landmarks, episodic
 from mattt_jax.memory.base import Pairs
-from mattt_jax.model.layers import unit
 
 DIM, CHUNK = 64, 32
 WAYS = {

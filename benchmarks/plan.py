@@ -19,8 +19,10 @@ import time
 from typing import Any
 
 from mattt_jax import config, registry
-from mattt_jax.scaling import collect, plan_command, topology
-from mattt_jax.scaling.topology import GIB
+from mattt_jax.commands import plan
+from mattt_jax.planning import topology
+from mattt_jax.planning.topology import GIB
+from mattt_jax.sweeps import rows as rows_lib
 
 # Size, tokens: machines.
 SHAPES = {
@@ -41,7 +43,7 @@ def row(
   size: str, length: int, system: str, machine: topology.Topology, quick: bool
 ) -> dict[str, Any]:
   """The plan of one shape; where it does not fit, too."""
-  from mattt_jax.scaling import planner  # initialises JAX
+  from mattt_jax.planning import planner  # initialises JAX
 
   chips = machine.num_devices
   arg = f"size={size},length={length},system={system},chips={chips}"
@@ -53,7 +55,7 @@ def row(
     "system": system,
     "command": f"mattt plan --config=experiments/context_scaling.py:data=made,"
     f"{arg} --topology={machine.name}" + " --quick" * quick,
-    "commit": collect.commit(),
+    "commit": rows_lib.commit(),
     "versions": {p: importlib.metadata.version(p) for p in ("jax", "libtpu")},
     "cpu_seconds": time.process_time() - start,
     **found,
@@ -62,7 +64,7 @@ def row(
 
 def predicted(row: dict) -> dict[str, int]:
   """Bytes of the train step by term, without the compiler."""
-  from mattt_jax.scaling import memory_model
+  from mattt_jax.planning import memory_model
 
   made = experiment(
     f"size={row['size']},length={row['length']},system={row['system']},"
@@ -114,7 +116,7 @@ def main() -> None:
   args = parser.parse_args()
   args.out.mkdir(parents=True, exist_ok=True)
   path = args.out / "plan.jsonl"
-  rows = collect.read(path)
+  rows = rows_lib.read(path)
   keys = "size", "length", "system", "topology", "quick"
   have = {tuple(r[key] for key in keys) for r in rows}
   topology.prepare(topology.parse("v5e:4x4"))
@@ -128,8 +130,8 @@ def main() -> None:
           continue
         rows.append(row(*about, machine, quick=not args.full))
         print(f"{size} {length} {system}")
-        print(plan_command.text(rows[-1]) + "\n", flush=True)
-        collect.add(rows[-1], path)
+        print(plan.text(rows[-1]) + "\n", flush=True)
+        rows_lib.add(rows[-1], path)
   (args.out / "plan.md").write_text(table(rows))
 
 

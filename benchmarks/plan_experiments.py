@@ -23,8 +23,11 @@ import time
 from collections.abc import Iterator
 
 from mattt_jax import config, registry
-from mattt_jax.scaling import collect, sweep, tables, topology
-from mattt_jax.scaling.topology import GIB
+from mattt_jax.planning import topology
+from mattt_jax.planning.topology import GIB
+from mattt_jax.report import tables
+from mattt_jax.sweeps import rows as rows_lib
+from mattt_jax.sweeps import sweep
 
 CPU, CPU_GIB = "cpu:1", 4.0  # what a run on a small machine may take
 PACKAGES = ("jax", "libtpu")
@@ -88,7 +91,7 @@ def listed() -> Iterator[tuple[str, str, config.Experiment]]:
 
 def row(text: str, machine: str, experiment: config.Experiment) -> dict:
   """The plan of one run, whether it fits or not."""
-  from mattt_jax.scaling import planner  # initialises JAX
+  from mattt_jax.planning import planner  # initialises JAX
 
   topo = topology.parse(machine)
   start = time.process_time()
@@ -106,7 +109,7 @@ def row(text: str, machine: str, experiment: config.Experiment) -> dict:
     "settings": config.to_dict(experiment),
     "command": f"mattt plan --config={text} --topology={machine}"
     + " --quick" * found["quick"],
-    "commit": collect.commit(),
+    "commit": rows_lib.commit(),
     "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
     "cpu_seconds": round(time.process_time() - start, 1),
     **found,
@@ -149,7 +152,7 @@ def main() -> None:
   wanted = [part for part in args.only.split(",") if part]
   args.out.parent.mkdir(parents=True, exist_ok=True)
   path = args.out.with_suffix(".jsonl")
-  have = {(r["config"], r["topology"]): r for r in collect.read(path)}
+  have = {(r["config"], r["topology"]): r for r in rows_lib.read(path)}
   topology.prepare(topology.parse("v5e:4x4"))
   rows = []
   for text, machine, experiment in listed():
@@ -159,13 +162,13 @@ def main() -> None:
     asked = not args.dry_run and all(part in text for part in wanted)
     if asked and key not in have:
       have[key] = row(text, machine, experiment)
-      collect.add(have[key], path)
+      rows_lib.add(have[key], path)
     rows.append(line(text, machine, have.get(key)))
     if asked or args.dry_run:
       print(*rows[-1], sep="  ", flush=True)
   if args.dry_run:
     return
-  collect.write([*have.values()], path)  # without rows of other settings
+  rows_lib.write([*have.values()], path)  # without rows of other settings
   compiled = {text: cells for text, *cells in rows if cells[-1]}
   args.out.with_suffix(".md").write_text(
     "\n".join(tables.markdown("run", COLUMNS, compiled))

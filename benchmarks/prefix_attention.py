@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from report import write
 
-from mattt_jax import sharding
-from mattt_jax.model import attention, splash
-from mattt_jax.scaling import cost_model, topology
+from mattt_jax.devices import meshes, sharding
+from mattt_jax.layers import attention, splash
+from mattt_jax.planning import cost_model, topology
 
 WINDOW = 8192
 MACHINE = "v5e:2x2"
@@ -66,7 +66,7 @@ def kernel_flops(heads: int, dim: int, tokens: int, past: int) -> float:
 def measure(heads: int, dim: int, tokens: int, past: int) -> list[dict]:
   """A row for each way."""
   machine = topology.parse(MACHINE)
-  mesh = sharding.make_mesh(devices=topology.devices(machine))
+  mesh = meshes.make_mesh(devices=topology.devices(machine))
   where, size = sharding.split_batch(mesh), sharding.batch_devices(mesh)
   short, long = (
     jax.ShapeDtypeStruct((size, heads, n, dim), jnp.bfloat16, sharding=where)

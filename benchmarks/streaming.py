@@ -34,9 +34,9 @@ from memory_reads import pairs_of
 from report import write
 
 from mattt_jax import config as config_lib
+from mattt_jax.learners import build
+from mattt_jax.learners.build import build_learner
 from mattt_jax.registry import load_config
-from mattt_jax.training import trainer
-from mattt_jax.training.build import build_learner
 from mattt_jax.ttt.meta_loss import read_on
 
 SHORT, LONG = 2**13, 2**20
@@ -66,7 +66,7 @@ class Stream:
     if search is not None:
       tree.memory.search = search
     experiment = config_lib.from_config_dict(tree)
-    vocab = trainer.make_task(experiment).vocab_size
+    vocab = build.make_task(experiment).vocab_size
     learner = build_learner(experiment, vocab)
     graphdef, self.params = nnx.split(learner)
     inner = experiment.inner.enabled

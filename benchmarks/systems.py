@@ -30,13 +30,14 @@ from flax import nnx
 from report import in_turns, write
 
 from mattt_jax import config as config_lib
-from mattt_jax import sharding
-from mattt_jax.data import pipeline
+from mattt_jax.devices import meshes, sharding
 from mattt_jax.evaluation import reader
+from mattt_jax.learners import build
+from mattt_jax.learners.build import build_learner
 from mattt_jax.registry import load_config
-from mattt_jax.scaling import compare, sweep
-from mattt_jax.training import trainer
-from mattt_jax.training.build import build_learner
+from mattt_jax.report import compare
+from mattt_jax.sweeps import sweep
+from mattt_jax.tasks import batches
 from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import init_state, jit_train_step
 from mattt_jax.ttt.coordination import parts_on
@@ -53,7 +54,7 @@ class Measured:
     tree = load_config(f"retention:system={name}")
     tree.eval.segment = tree.length
     experiment = self.experiment = config_lib.from_config_dict(tree)
-    task = trainer.make_task(experiment)
+    task = build.make_task(experiment)
     learner = build_learner(experiment, task.vocab_size)
     length = experiment.length
     self.row = {
@@ -67,7 +68,7 @@ class Measured:
       },
     }
     self.texts = {n * length: _batch(task, n * length, 1) for n in TIMES}
-    self.mesh = sharding.make_mesh(1)
+    self.mesh = meshes.make_mesh(1)
     self.batch = sharding.put_whole_batch(
       _batch(task, length, experiment.batch_size), self.mesh
     )
@@ -101,7 +102,7 @@ class Measured:
 
 
 def _batch(task, length: int, sequences: int) -> dict[str, np.ndarray]:
-  return next(pipeline.eval_batches(task, "tune", length, sequences, sequences))
+  return next(batches.eval_batches(task, "tune", length, sequences, sequences))
 
 
 def measure(names: list[str], repeats: int, base: str) -> list[dict]:

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from mattt_jax.config import parse_arg, require_choice
 from mattt_jax.registry import load_config
-from mattt_jax.scaling.sweep import param, product
+from mattt_jax.sweeps.sweep import param, product
 
 TASKS = {"hard": "recall:hard", "rule": "rule:", "plain": "recall:"}
 _ARGS = dict(tiny=False, task="hard", inner=True, memory=True, kind="episodic",

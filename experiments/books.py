@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 from mattt_jax import systems
 from mattt_jax.config import parse_arg, require, template
-from mattt_jax.scaling.sweep import chain, param, product
+from mattt_jax.sweeps.sweep import chain, param, product
 
 SYSTEMS = ("ttt_memory", "ttt_memory_scheduled", "ttt_e2e", "swa_episodic",
            "sliding_window")  # fmt: skip

@@ -48,7 +48,7 @@ from ml_collections import ConfigDict
 
 from mattt_jax import systems
 from mattt_jax.config import parse_arg, require, require_choice, template
-from mattt_jax.scaling.sweep import chain, param, product
+from mattt_jax.sweeps.sweep import chain, param, product
 
 # dim, blocks, heads, MLP; peak outer learning rate, steps, sequences of 8192.
 PUBLISHED = {

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 
 from mattt_jax.config import parse_arg, require
 from mattt_jax.registry import load_config
-from mattt_jax.scaling.sweep import chain, param, product
+from mattt_jax.sweeps.sweep import chain, param, product
 
 # System of retention.py: what its size changes, sizes.
 STATES = {

@@ -39,7 +39,7 @@ from ml_collections import ConfigDict
 
 from mattt_jax.config import parse_arg, require_choice, template
 from mattt_jax.registry import load_config
-from mattt_jax.scaling.sweep import chain, param, product
+from mattt_jax.sweeps.sweep import chain, param, product
 
 # One question where several would have the same answer, which a window then
 # finds in the question before (it answered .6 of four of qa2).

@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 
 from mattt_jax import systems
 from mattt_jax.config import parse_arg, require, template
-from mattt_jax.scaling.sweep import param, product
+from mattt_jax.sweeps.sweep import param, product
 
 _ARGS = dict(tiny=False, hard=False, easy=False, induction=False,
              system="ttt_memory", seed=0, steps=0)  # fmt: skip

@@ -53,7 +53,7 @@ from ml_collections import ConfigDict
 
 from mattt_jax.config import parse_arg, require, require_choice, template
 from mattt_jax.registry import load_config, load_experiment
-from mattt_jax.scaling.sweep import chain, param, product
+from mattt_jax.sweeps.sweep import chain, param, product
 
 # Outer rate, and what the system's own inner rate is multiplied by, as
 # results/retention_tune.jsonl says.

@@ -49,10 +49,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.eval.update(sequences=4, batch_size=2)
   config.train.steps = args.steps or config.train.steps
   systems.apply(config, args.system)
-  if config.baseline.name == "perk":
+  if config.learner.name == "perk":
     config.update(length=64, batch_size=args.tiny * 2 or 32)
     config.task.update(gap_share=0.05, interference=0.0)
-    config.baseline.update(steps=2, unroll=2)
+    config.learner.update(steps=2, unroll=2)
   if not args.tiny:  # the same records among more filler
     config.eval.lengths = tuple(times * config.length for times in (1, 4, 16))
   return config

@@ -20,7 +20,7 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from mattt_jax.scaling import topology  # noqa: E402
+from mattt_jax.planning import topology  # noqa: E402
 
 # What GKE calls the slices (cloud.google.com/kubernetes-engine/docs/concepts/
 # plan-tpus); machine types with four chips a host.

@@ -24,7 +24,7 @@ from mattt_jax.sections import (
   TrainConfig,
 )
 
-# Tasks, memories, baselines and experiments check their own settings with them.
+# Tasks, memories, learners and experiments check their own settings with them.
 from mattt_jax.strict import (  # noqa: F401
   build,
   require,
@@ -36,18 +36,18 @@ from mattt_jax.strict import (  # noqa: F401
 
 TASKS = "mattt_jax.tasks"
 MEMORIES = "mattt_jax.memory"
-BASELINES = "mattt_jax.baselines"
-_ENTRIES = {"task": TASKS, "memory": MEMORIES, "baseline": BASELINES}
+LEARNERS = "mattt_jax.learners"
+_ENTRIES = {"task": TASKS, "memory": MEMORIES, "learner": LEARNERS}
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Everything that determines a run. `task`, `memory`, `baseline`: that
+  """Everything that determines a run. `task`, `memory`, `learner`: that
   file's Config."""
 
   task: Any
   memory: Any
-  baseline: Any
+  learner: Any
   seed: int = 0
   length: int = 256  # tokens of a training sequence
   chunk: int = 32  # tokens of an inner step
@@ -72,7 +72,7 @@ class Experiment:
     self._check_coordination()
     self.task.check(self)
     self.memory.check(self)
-    self.baseline.check(self)
+    self.learner.check(self)
     self.mesh.check(self)
 
   @property
@@ -125,17 +125,17 @@ def require_chunked(chunk: int, length: int, field: str = "length") -> None:
 
 
 def template(
-  task: str, memory: str = "none", baseline: str = "none"
+  task: str, memory: str = "none", learner: str = "recurrence"
 ) -> ConfigDict:
   """A ConfigDict with every field of an experiment at its default."""
   config = _defaults(Experiment, skip=tuple(_ENTRIES))
-  for key, name in (("task", task), ("memory", memory), ("baseline", baseline)):
+  for key, name in (("task", task), ("memory", memory), ("learner", learner)):
     config[key] = entry(key, name)
   return config
 
 
 def entry(key: str, name: str) -> ConfigDict:
-  """The ConfigDict of a "task", "memory" or "baseline" at its defaults."""
+  """The ConfigDict of a "task", "memory" or "learner" at its defaults."""
   cls = registry.load(_ENTRIES[key], name).Config
   return ConfigDict({"name": name, **_defaults(cls).to_dict()})
 
@@ -191,9 +191,20 @@ def restore(tree: dict[str, Any]) -> Experiment | None:
   Fields that have come since have their defaults; None if one has gone.
   """
   try:
-    return from_config_dict(ConfigDict(tree))
+    return from_config_dict(ConfigDict(renamed(tree)))
   except ValueError:
     return None
+
+
+def renamed(tree: dict[str, Any]) -> dict[str, Any]:
+  """Settings that an earlier version saved, under today's names."""
+  if "baseline" not in tree:
+    return tree
+  tree = {**tree, "learner": tree["baseline"]}
+  del tree["baseline"]
+  if tree["learner"]["name"] == "none":
+    tree["learner"] = {**tree["learner"], "name": "recurrence"}
+  return tree
 
 
 def identity(tree: dict[str, Any]) -> dict[str, Any]:

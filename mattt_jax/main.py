@@ -1,255 +1,35 @@
-"""Trains an experiment; the same command again resumes it.
+"""The doors: the script `mattt`, and `python -m mattt_jax.main`, which trains.
 
-  python -m mattt_jax.main --config=experiments/recall.py:tiny --workdir=DIR
-
-JAX is imported when there is work for it: help and most errors come at once.
+Versions that do not fit end here, in one line, before anything is imported that
+may not work with them.
 """
 
-import dataclasses
-import os
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from types import ModuleType
 
-from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
-
-from mattt_jax import config as config_lib
-from mattt_jax import registry
-from mattt_jax.data import sources
-from mattt_jax.training import trackers
-
-Argv = list[str]
-
-PREEMPTED = 42  # exit code of a run that was told to stop, and saved
+from mattt_jax import versions
 
 
-class UsageError(ValueError):
-  """The command line is wrong."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Command:
-  """One thing to ask for: `define` adds its flags, `run` gets their values,
-  then the words that stand for themselves, one for each of `words`; an integer
-  that it returns is the exit code."""
-
-  about: str
-  example: str  # arguments
-  run: Callable[..., object]
-  define: Callable[[flags.FlagValues], object] = lambda values: None
-  takes_config: bool = False
-  words: tuple[str, ...] = ()
-
-
-def launch(command: Command, program: str, argv: Sequence[str]) -> int:
-  """Runs a command with the arguments `argv`; returns the exit code.
-
-  What went wrong is one message on stderr and exit code 2, with `--debug` a
-  traceback. `--help` prints what the command does, an example and its flags.
-  """
-  values = flags.FlagValues()
-  flags.DEFINE_bool(
-    "help", False, "print this", short_name="h", flag_values=values
-  )
-  flags.DEFINE_bool(
-    "debug", False, "show tracebacks and more of the log", flag_values=values
-  )
-  command.define(values)
-  if {"--help", "-help", "-h"} & set(argv):
-    print(_help(command, program, values))
-    return 0
-  argv = list(argv)
-  debug = "--debug" in argv  # reading the flags may be what fails
-  try:
-    if command.takes_config:
-      argv = _define_config(values, argv)
-    words = values([program, *argv])[1:]
-    if len(words) > len(command.words):
-      raise UsageError(f"unexpected argument {words[len(command.words)]!r}")
-    if len(words) < len(command.words):
-      raise UsageError(f"{command.words[len(words)]} is missing")
-    flags.FLAGS.mark_as_parsed()  # grain's workers ask for absl's own flags
-    if debug:
-      logging.set_verbosity(logging.INFO)
-    code = command.run(values, *words)
-  except (flags.Error, ValueError, OSError, RuntimeError) as error:
-    if debug:
-      raise
-    usage = isinstance(error, (flags.Error, UsageError))
-    more = f"{program} --help shows an example" if usage else (
-      "--debug shows the traceback")  # fmt: skip
-    text = trackers.without_secrets(str(error))
-    print(f"{program}: error: {text}\n({more})", file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print(f"{program}: interrupted", file=sys.stderr)
-    return 130
-  return code if isinstance(code, int) else 0
-
-
-def define_workdir(values: flags.FlagValues) -> None:
-  """Adds `--workdir`."""
-  flags.DEFINE_string(
-    "workdir", None, "directory of the run", flag_values=values
-  )
-
-
-def define_tracker(values: flags.FlagValues) -> None:
-  """Adds `--tracker`."""
-  flags.DEFINE_string(
-    "tracker", None, "wandb: metrics go to Weights & Biases too; default: "
-    f"${trackers.VARIABLE}, or none",
-    flag_values=values,
-  )  # fmt: skip
-
-
-def required(values: flags.FlagValues, name: str, example: str) -> str:
-  """Returns the value of a flag; raises `UsageError` if it is not given."""
-  value = values[name].value
-  if not value:
-    raise UsageError(f"--{name} is missing: add --{name}={example}")
-  return value
-
-
-def keep_compiled_programs() -> None:
-  """Turns on JAX's compilation cache, unless the environment says where.
-
-  Before JAX is imported. A program of second derivatives takes longer to
-  compile than a small run to train.
-  """
-  os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(sources.cache_home() / "jax")
-  )
-
-
-def _define_config(values: flags.FlagValues, argv: Argv) -> Argv:
-  """Adds `--config` and its overrides; returns `argv` without the former."""
-  given, rest = None, []
-  queue = iter(argv)
-  for arg in queue:
-    name, equals, value = arg.partition("=")
-    if name in ("--config", "-config"):
-      given = value if equals else next(queue, "")
-    else:
-      rest.append(arg)
-  overrides = list(_overrides(rest))
-  if given is None:
-    if overrides:
-      raise UsageError(
-        f"--config.{overrides[0]} needs --config=FILE to override"
-      )
-    flags.DEFINE_string("config", None, "", flag_values=values)
-    return rest
-  config = registry.load_config(given)
-  for path in overrides:
-    _require_field(config, path)
-  config_flags.DEFINE_config_dict(
-    "config", config, flag_values=values, lock_config=True, sys_argv=rest
-  )
-  return rest
-
-
-def _overrides(argv: Argv) -> Iterator[str]:
-  for arg in argv:
-    match = re.match(r"--?(?:no)?config\.([^=]+)", arg)
-    if match:
-      yield match[1]
-
-
-def _require_field(config: ConfigDict, path: str) -> None:
-  """Raises `UsageError` unless `config` has the field "a.b" of `path`."""
-  node, done = config, ""
-  for key in path.split("."):
-    if not isinstance(node, ConfigDict):
-      raise UsageError(f"unknown field {path}: {done[:-1]} has no fields")
-    if key not in node:
-      raise UsageError(
-        f"unknown field {done}{key}{registry.suggest(key, node)}"
-      )
-    node, done = node[key], f"{done}{key}."
-
-
-def _help(command: Command, program: str, values: flags.FlagValues) -> str:
-  rows = [
-    (f"--[no]{name}" if values[name].boolean else f"--{name}=...", values[name])
-    for name in sorted(values)
-    if name == values[name].name
-  ]
-  lines = [f"  {shown:<20} {flag.help}" for shown, flag in rows]
-  if command.takes_config:
-    lines = [
-      "  --config=FILE:ARG    an experiment, or its name: see `mattt list`",
-      "  --config.a.b=VALUE   sets a field of it",
-      *lines,
-    ]
-  return "\n".join(
-    [
-      command.about,
-      "",
-      "Example:",
-      f"  {program} {command.example}".rstrip(),
-      "",
-    ]
-    + ["Flags:", *lines]
-  )
-
-
-def _define_train(values: flags.FlagValues) -> None:
-  define_workdir(values)
-  define_tracker(values)
-  flags.DEFINE_integer(
-    "profile", 0, "trace so many outer steps (jax.profiler), to "
-    "WORKDIR/profile",
-    lower_bound=0,
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_bool(
-    "distributed", False, "one of several processes, a host each, that are all "
-    "started with this flag (jax.distributed)",
-    flag_values=values,
-  )  # fmt: skip
-
-
-def _train(values: flags.FlagValues) -> int:
-  example = "experiments/recall.py:tiny"
-  required(values, "config", example)
-  workdir = required(values, "workdir", "runs/recall")
-  trackers.choose(values.tracker)
-  keep_compiled_programs()
-  experiment = config_lib.from_config_dict(values.config)
-  from mattt_jax import processes
-  from mattt_jax.scaling import utilization
-  from mattt_jax.training import preemption, trainer
-
-  if values.distributed:
-    processes.join()
-  try:
-    trainer.train(
-      experiment,
-      workdir,
-      profile=values.profile,
-      ideal=utilization.ideal(experiment),
-    )
-  except preemption.PreemptedError as notice:
-    processes.say(str(notice))
-    return PREEMPTED
-  return 0
-
-
-TRAIN = Command(
-  about="Trains an experiment; the same command again resumes it.",
-  example="--config=experiments/recall.py:tiny --workdir=runs/recall "
-  "--config.outer.learning_rate=3e-3",
-  run=_train,
-  define=_define_train,
-  takes_config=True,
-)
+def mattt() -> int:
+  """Entry point of `mattt`."""
+  return _enter("mattt", lambda cli: cli.main())
 
 
 def main() -> int:
-  """Entry point of `python -m mattt_jax.main`."""
-  return launch(TRAIN, "python -m mattt_jax.main", sys.argv[1:])
+  """Entry point of `python -m mattt_jax.main`: `mattt train`."""
+  program = "python -m mattt_jax.main"
+  return _enter(program, lambda cli: cli.run("train", program, sys.argv[1:]))
+
+
+def _enter(program: str, run: Callable[[ModuleType], int]) -> int:
+  problem = versions.problem()
+  if problem:
+    print(f"{program}: error: {problem}", file=sys.stderr)
+    return 2
+  from mattt_jax.commands import cli
+
+  return run(cli)
 
 
 if __name__ == "__main__":

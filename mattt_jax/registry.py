@@ -1,7 +1,8 @@
 """One registration: the name of a file is the name of the thing in it.
 
 `tasks/associative_recall.py` is the task `associative_recall`; there is no
-other list to keep. Files named `base` or starting with `_` are not entries.
+other list to keep. Files of `_NOT_ENTRIES`, or starting with `_`, are not
+entries.
 """
 
 import ast
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
   from ml_collections import ConfigDict
 
-_NOT_ENTRIES = frozenset({"base"})
+# What the entries of a folder share.
+_NOT_ENTRIES = frozenset({"base", "batches", "build", "cli", "launch"})
 
 
 def names(package: str) -> tuple[str, ...]:

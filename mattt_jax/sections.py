@@ -45,9 +45,9 @@ class ModelConfig:
   post_norm: bool = True
   dtype: str = "float32"  # of matrix products; norms, softmax, loss are float32
   remat_prefix: bool = True
-  # How the prefix attends to its window: "banded" (model/attention.py),
-  # "splash" (a kernel for TPUs, model/splash.py), or "auto", which is splash in
-  # programs for TPUs where lengths are multiples of its blocks.
+  # How the prefix attends to its window: "banded" (layers/attention.py),
+  # "splash" (a kernel for TPUs, layers/splash.py), or "auto", which is splash
+  # in programs for TPUs where lengths are multiples of its blocks.
   prefix_attention: str = "auto"
   # Entries of the vocabulary that the head scores at once (a larger vocabulary
   # is scored in blocks, whose logits are not stored); 0: all.

@@ -67,7 +67,7 @@ def apply(config: ConfigDict, name: str) -> None:
   require_known(name)
   _inner(config, False)
   _memory(config, "none")
-  config.baseline = entry("baseline", "none")
+  config.learner = entry("learner", "recurrence")
   if name in SYSTEMS:
     SYSTEMS[name].change(config)
     return
@@ -155,14 +155,14 @@ def dynamic_evaluation(config: ConfigDict) -> None:
 def ttt_nn(config: ConfigDict) -> None:
   """TTT on nearest neighbours (2305.18466), inside one context."""
   _inner(config, True)
-  config.baseline = entry("baseline", "ttt_nn")
+  config.learner = entry("learner", "ttt_nn")
 
 
 @_system
 def perk(config: ConfigDict) -> None:
   """PERK (2507.06415): LoRA learned from unordered segments."""
   _inner(config, True)
-  config.baseline = entry("baseline", "perk")
+  config.learner = entry("learner", "perk")
 
 
 # A memory without test-time training.
@@ -191,14 +191,14 @@ def titans(config: ConfigDict) -> None:
 @_system
 def rag(config: ConfigDict) -> None:
   """Retrieval-augmented transformer: past chunks in front of the window."""
-  config.baseline = entry("baseline", "rag")
+  config.learner = entry("learner", "rag")
 
 
 @_system
 def rag_bm25(config: ConfigDict) -> None:
   """The same, its past chunks found by the words they share (BM25)."""
   rag(config)
-  config.baseline.retriever = "bm25"
+  config.learner.retriever = "bm25"
 
 
 # Both.

@@ -14,7 +14,7 @@ import pathlib
 
 from mattt_jax import config as config_lib
 from mattt_jax.registry import load_config
-from mattt_jax.scaling import collect
+from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.tasks import name_cloze
 
 HERE = pathlib.Path(__file__).parent
@@ -27,7 +27,7 @@ NAMES = "name_cloze"
 
 def gather() -> list[dict]:
   """The rows of every run, with the settings that made them."""
-  rows, at = [], collect.commit()
+  rows, at = [], rows_lib.commit()
   for system in SYSTEMS:
     for path in sorted((RUNS / system).glob("*/evaluate.jsonl")):
       settings = json.loads((path.parent / "config.json").read_text())
@@ -40,7 +40,7 @@ def gather() -> list[dict]:
           rows[-1]["guessing"] = guessing(*asked)
       rows[-1]["config"] = settings
   here = {row["workdir"] for row in rows}
-  known = [row for row in collect.read(FILE) if row["workdir"] not in here]
+  known = [row for row in rows_lib.read(FILE) if row["workdir"] not in here]
   return known + rows
 
 
@@ -60,7 +60,7 @@ def guessing(split: str, length: int, sequences: int) -> dict:
 def main() -> None:
   """Gathers and writes."""
   rows = gather()
-  collect.write(rows, FILE)
+  rows_lib.write(rows, FILE)
   print(f"{len(rows)} rows -> {FILE.name}")
 
 

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from mattt_jax import config as config_lib
 from mattt_jax.evaluation.evaluator import evaluate
 from mattt_jax.registry import load_config
-from mattt_jax.scaling import collect
+from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.tasks.associative_recall import Task
-from mattt_jax.training import trainer
+from mattt_jax.training import load
 
 HERE = pathlib.Path(__file__).parent
 ROWS_FILE = HERE / "capacity.jsonl"
@@ -47,7 +47,7 @@ def measure(seeds: Sequence[int]) -> None:
       about = {"system": system, "seed": seed}
       done = [
         {k: row[k] for k in TRAINED}
-        for row in collect.read(ROWS_FILE)
+        for row in rows_lib.read(ROWS_FILE)
         if about.items() <= row.items()
       ]
       left = [point for point in points if point not in done]
@@ -59,7 +59,7 @@ def _measure_model(about: dict, points: list[dict]) -> None:
   arg = f"recall:hard,system={about['system']},seed={about['seed']}"
   experiment = config_lib.from_config_dict(load_config(arg))
   workdir = HERE.parent / "runs" / "hard" / about["system"] / str(about["seed"])
-  learner, step = trainer.load_learner(experiment, workdir)
+  learner, step = load.load_learner(experiment, workdir)
   for point in points:
     task = dataclasses.replace(
       experiment.task,
@@ -85,11 +85,11 @@ def _measure_model(about: dict, points: list[dict]) -> None:
             "other_loss", "diagnostics")  # fmt: skip
     row = (
       about
-      | {"step": step, "commit": collect.commit()}
+      | {"step": step, "commit": rows_lib.commit()}
       | point
       | {k: found[k] for k in kept}
     )
-    collect.add(row, ROWS_FILE)
+    rows_lib.add(row, ROWS_FILE)
     print(row, flush=True)
 
 

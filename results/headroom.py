@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Sequence
 
 from mattt_jax.data import sources
-from mattt_jax.scaling import collect
+from mattt_jax.sweeps import rows as rows_lib
 
 HERE = pathlib.Path(__file__).parent
 BYTES = 65536
@@ -62,7 +62,7 @@ def main() -> None:
     texts = [document.text[:BYTES] for document in documents]
     rows[name] = {"bytes": sum(map(len, texts)), **nats(texts)}
     print(name, rows[name])
-  found = {"commit": collect.commit(), "corpora": rows}
+  found = {"commit": rows_lib.commit(), "corpora": rows}
   (HERE / "headroom.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -12,7 +12,7 @@ import pathlib
 
 from mattt_jax import config as config_lib
 from mattt_jax.registry import load_config
-from mattt_jax.scaling import collect
+from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.tasks import babi
 
 HERE = pathlib.Path(__file__).parent
@@ -22,7 +22,7 @@ SEEDS = (1, 2, 3)
 
 def main() -> None:
   """A row a task, seed and rule that answers any of it."""
-  rows, commit = [], collect.commit()
+  rows, commit = [], rows_lib.commit()
   for kind in KINDS:
     for seed in SEEDS:
       config = load_config(f"reasoning:task={kind},seed={seed}")
@@ -38,7 +38,7 @@ def main() -> None:
         for rule, share in shares.items()
         if share
       ]
-  collect.write(rows, HERE / "shortcuts.jsonl")
+  rows_lib.write(rows, HERE / "shortcuts.jsonl")
 
 
 if __name__ == "__main__":

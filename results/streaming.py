@@ -18,11 +18,12 @@ import numpy as np
 from flax import nnx
 
 from mattt_jax import config as config_lib
-from mattt_jax import sharding
+from mattt_jax.devices import meshes
 from mattt_jax.evaluation import reader
+from mattt_jax.learners import build
 from mattt_jax.registry import load_config
-from mattt_jax.scaling import collect
-from mattt_jax.training import trainer
+from mattt_jax.sweeps import rows as rows_lib
+from mattt_jax.training import load
 
 HERE = pathlib.Path(__file__).parent
 LENGTH, SEGMENT = 2**20, 2**14
@@ -39,16 +40,16 @@ def measure() -> list[dict]:
   experiment = config_lib.from_config_dict(
     load_config("recall:hard,system=ttt,seed=1")
   )
-  learner, _ = trainer.load_learner(experiment, HERE.parent / "runs/hard/ttt/1")
+  learner, _ = load.load_learner(experiment, HERE.parent / "runs/hard/ttt/1")
   experiment = dataclasses.replace(
     experiment, eval=dataclasses.replace(experiment.eval, segment=SEGMENT)
   )
-  example = trainer.make_task(experiment).example("test", 0, LENGTH)
+  example = build.make_task(experiment).example("test", 0, LENGTH)
   batch = {key: np.asarray(array)[None] for key, array in example.items()}
   rows = []
   started = time.perf_counter()
   for out in reader.segments(
-    experiment, *nnx.split(learner), batch, sharding.make_mesh(1),
+    experiment, *nnx.split(learner), batch, meshes.make_mesh(1),
     inner=True, memory=False,
   ):  # fmt: skip
     now = time.perf_counter()
@@ -68,7 +69,7 @@ def measure() -> list[dict]:
 
 def main() -> None:
   """Measures and writes."""
-  collect.write(measure(), HERE / "streaming.jsonl")
+  rows_lib.write(measure(), HERE / "streaming.jsonl")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,14 @@ BAD_VALUES = {
 
 
 def settings(
-  task="associative_recall", memory="episodic", baseline="none", /, **changes
+  task="associative_recall",
+  memory="episodic",
+  learner="recurrence",
+  /,
+  **changes,
 ):
   """A valid tree of settings, with `changes` of "a.b" fields (a__b)."""
-  tree = config_lib.template(task, memory, baseline).to_dict()
+  tree = config_lib.template(task, memory, learner).to_dict()
   for path, value in changes.items():
     *groups, field = path.split("__")
     node = tree
@@ -88,7 +92,7 @@ def test_settings_are_frozen_and_hashable():
     (dict(model__windwo=3), "unknown field model.windwo: expected one of dim,"),
     (dict(model__windwo=3), "Did you mean 'window'?"),
     (dict(legnth=3), "unknown field legnth: expected one of task, memory, "
-     "baseline, seed,"),
+     "learner, seed,"),
     (dict(task__pairs=3), "unknown field task.pairs: expected one of"),
     (dict(memory__name="episodci"), "unknown name 'episodci' in memory: "
      f"expected one of {MEMORY_NAMES}"),
@@ -227,7 +231,7 @@ def all_fields():
   for key, package in (
     ("task", config_lib.TASKS),
     ("memory", config_lib.MEMORIES),
-    ("baseline", config_lib.BASELINES),
+    ("learner", config_lib.LEARNERS),
   ):
     for name in registry.names(package):
       cls = registry.load(package, name).Config
@@ -263,7 +267,7 @@ def test_every_field_refuses_every_wrong_type(names, path, hint):
     tree = settings(
       names.get("task", "associative_recall"),
       names.get("memory", "episodic"),
-      names.get("baseline", "none"),
+      names.get("learner", "recurrence"),
     )
     node = tree
     for group in path[:-1]:

@@ -9,11 +9,13 @@ import jax
 import pytest
 
 from mattt_jax import config as config_lib
-from mattt_jax import registry, sharding, systems
+from mattt_jax import registry, systems
+from mattt_jax.devices import meshes
+from mattt_jax.learners import build
+from mattt_jax.learners.build import abstract_learner, build_learner
 from mattt_jax.registry import load_config
-from mattt_jax.scaling import sweep
+from mattt_jax.sweeps import sweep
 from mattt_jax.training import trainer
-from mattt_jax.training.build import abstract_learner, build_learner
 
 EXPERIMENTS = sorted(registry.experiments())
 
@@ -24,7 +26,7 @@ def test_tiny_takes_one_step(name, tmp_path):
   config.train.steps = 1
   config.eval.lengths = ()
   experiment = config_lib.from_config_dict(config)
-  mesh = sharding.make_mesh(1)
+  mesh = meshes.make_mesh(1)
   result = trainer.train(experiment, tmp_path / "run", mesh=mesh)
   assert result["step"] == 1
   loss = result["evaluation"]["lengths"][str(experiment.length)]["loss"]
@@ -134,7 +136,7 @@ def test_context_scaling_has_the_published_models(size, millions):
   assert tokens == pytest.approx(20 * millions * 1e6, rel=0.03)
   assert experiment.outer.warmup_steps * 10 == experiment.train.steps
   assert experiment.inner.warmup_steps * 10 == experiment.train.steps
-  assert trainer.make_task(experiment).vocab_size == 128256
+  assert build.make_task(experiment).vocab_size == 128256
 
 
 @pytest.mark.parametrize(
@@ -156,7 +158,7 @@ def test_context_scaling_mistakes(arg, message):
 def test_any_task(task, size):
   arg = ",".join(filter(None, [size, f"task={task}"]))
   experiment = config_lib.from_config_dict(load_config(f"any_task:{arg}"))
-  made = trainer.make_task(experiment)
+  made = build.make_task(experiment)
   for _, length in experiment.lengths:
     example = made.example("test", 0, length)
     assert example["tokens"].shape == (length,)
@@ -169,7 +171,7 @@ def test_every_system_builds(system):
   )
   learner = build_learner(experiment, 200)
   state_bytes = learner.state_bytes(experiment.length)
-  if config_lib.to_dict(experiment)["baseline"]["name"] != "none":
+  if config_lib.to_dict(experiment)["learner"]["name"] != "recurrence":
     assert sum(state_bytes.values()) > 0
     return
   has_memory = experiment.memory.read is not None

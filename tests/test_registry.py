@@ -83,7 +83,7 @@ def test_experiments_of_an_installed_package_are_inside_it(
 def test_importing_the_settings_imports_no_jax():
   root = pathlib.Path(__file__).parents[1]
   code = (
-    "import sys; import mattt_jax.config, mattt_jax.cli;"
+    "import sys; import mattt_jax.config, mattt_jax.commands.cli;"
     "sys.exit('jax' in sys.modules)"
   )
   assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0

@@ -8,10 +8,10 @@ import statistics
 import pytest
 
 from mattt_jax.config import from_config_dict
+from mattt_jax.learners.build import make_task
 from mattt_jax.registry import load_config, load_experiment
-from mattt_jax.scaling import sweep
+from mattt_jax.sweeps import sweep
 from mattt_jax.tasks import _documents
-from mattt_jax.training.build import make_task
 
 ROWS = pathlib.Path(__file__).parents[1] / "results" / "retention_tune.jsonl"
 EXPERIMENT, *_ = load_experiment("retention")

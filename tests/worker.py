@@ -82,10 +82,10 @@ def run_together(workdir, number: int, devices: int, **spec) -> list:
 def _main(spec: dict) -> int:
   from tiny import experiment
 
-  from mattt_jax import processes
-  from mattt_jax.data import pipeline
-  from mattt_jax.main import PREEMPTED
+  from mattt_jax.devices import processes
+  from mattt_jax.tasks import batches
   from mattt_jax.training import preemption, trainer
+  from mattt_jax.training.preemption import EXIT_CODE
 
   if spec.get("distributed"):
     processes.join()
@@ -97,7 +97,7 @@ def _main(spec: dict) -> int:
     limit = spec["file_bytes"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
   spec.setdefault("after", 0)
-  make = pipeline.train_batches
+  make = batches.train_batches
   clock = time.time
   jumps = dict(zip((3, 6, 9), spec.get("clock", ()), strict=False))
 
@@ -124,12 +124,12 @@ def _main(spec: dict) -> int:
     def __getattr__(self, name):
       return getattr(self.made, name)
 
-  pipeline.train_batches = Batches
+  batches.train_batches = Batches
   try:
     trainer.train(experiment(**spec.get("changes", {})), spec["workdir"])
   except preemption.PreemptedError as notice:
     print(notice)
-    return PREEMPTED
+    return EXIT_CODE
   return 0
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from mattt_jax.config import require
 from mattt_jax.data import ruler_text, sources
-from mattt_jax.tasks.base import SPLITS
+from mattt_jax.data.splits import SPLITS
 
 Row = dict[str, Any]
 STORIES = "stories"

@@ -16,7 +16,7 @@ from typing import Any
 
 from mattt_jax.config import require
 from mattt_jax.data import sources, town
-from mattt_jax.tasks.base import SPLITS
+from mattt_jax.data.splits import SPLITS
 
 Row = dict[str, Any]
 _FILES = ("paragraphs.jsonl", "questions.jsonl")

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mattt_jax.config import require
 from mattt_jax.data import sources
-from mattt_jax.tasks.base import SPLITS
+from mattt_jax.data.splits import SPLITS
 
 if TYPE_CHECKING:
   from mattt_jax.data.text_builder import Rows

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from mattt_jax.config import require
 from mattt_jax.data import dialogue
-from mattt_jax.tasks.base import SPLITS
+from mattt_jax.data.splits import SPLITS
 
 SUFFIXES = (".txt", ".text", ".md", ".rst", ".tex", ".org", ".html", ".py")
 # Tests, and text that is mostly tables or generated.

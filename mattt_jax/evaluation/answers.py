@@ -25,11 +25,11 @@ from flax import nnx
 from mattt_jax import config as config_lib
 from mattt_jax import registry
 from mattt_jax.config import Experiment, require
-from mattt_jax.data import pipeline
 from mattt_jax.data.tokenizer import Tokenizer
 from mattt_jax.evaluation import bootstrap, own_rules, reader, text_match
 from mattt_jax.inference.generate import generate
 from mattt_jax.inference.session import Session
+from mattt_jax.tasks import batches as batches_lib
 from mattt_jax.tasks.base import Question, QuestionTask, Task
 from mattt_jax.ttt.context_state import ContextState
 from mattt_jax.ttt.coordination import rate_scale
@@ -160,7 +160,7 @@ def measure(
   room = max(question.room for row in asked for question in row) + 1
   context = length + max(shape[1], math.ceil(room / chunk) * chunk)
   shares = _Shares(len(asked))
-  batches = pipeline.eval_batches(task, split, length, len(asked), size)
+  batches = batches_lib.eval_batches(task, split, length, len(asked), size)
   for first, batch in zip(range(0, len(asked), size), batches, strict=True):
     here = collections.defaultdict(list)  # the questions of each chunk
     for row, questions in enumerate(asked[first : first + size]):

@@ -8,16 +8,17 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from mattt_jax import sharding
 from mattt_jax.config import (
   Experiment,
   require_at_least,
   require_choice,
   require_chunked,
 )
-from mattt_jax.data import pipeline
+from mattt_jax.data.splits import SPLITS
+from mattt_jax.devices import meshes, sharding
 from mattt_jax.evaluation import bootstrap, reader
-from mattt_jax.tasks.base import SPLITS, GuessingTask, Task
+from mattt_jax.tasks import batches
+from mattt_jax.tasks.base import GuessingTask, Task
 from mattt_jax.ttt.coordination import rate_scale
 from mattt_jax.ttt.meta_loss import SequenceOutput
 
@@ -66,7 +67,7 @@ def evaluate(
   for length in lengths:
     require_at_least("lengths", length, 1)
     require_chunked(experiment.chunk, length, "lengths")
-  mesh = sharding.make_mesh(1) if mesh is None else mesh
+  mesh = meshes.make_mesh(1) if mesh is None else mesh
   sharding.check_batch("eval.batch_size", config.batch_size, mesh)
   graphdef, params = (
     learner if isinstance(learner, tuple) else nnx.split(learner)
@@ -76,7 +77,7 @@ def evaluate(
   results = {}
   for length in lengths:
     totals = Totals(length, config.position_buckets)
-    for batch in pipeline.eval_batches(
+    for batch in batches.eval_batches(
       task, split, length, config.sequences, config.batch_size
     ):
       out = reader.read(

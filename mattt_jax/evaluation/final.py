@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 from mattt_jax.config import Experiment, require
 from mattt_jax.evaluation import suite
 from mattt_jax.evaluation.evaluator import evaluate
+from mattt_jax.learners.build import make_task
 from mattt_jax.tasks.base import Task
-from mattt_jax.training.build import make_task
 
 Asked = list[tuple[str, Experiment, Task, tuple[int, ...]]]
 

@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from mattt_jax import processes, sharding
 from mattt_jax.config import Experiment
+from mattt_jax.devices import meshes, processes, sharding
 from mattt_jax.ttt.context_state import ContextState
 from mattt_jax.ttt.meta_loss import SequenceOutput, read_batch, read_on
 
@@ -109,7 +109,7 @@ def states(
   chunk, (size, length) = (
     nnx.merge(graphdef, params).chunk, batch["tokens"].shape
   )  # fmt: skip
-  mesh = sharding.make_mesh(1)
+  mesh = meshes.make_mesh(1)
   state = _start(graphdef, params, size, context_length, mesh)
   for start in range(0, length, chunk):
     yield state

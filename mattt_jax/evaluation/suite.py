@@ -18,10 +18,10 @@ from tqdm import tqdm
 from mattt_jax import config as config_lib
 from mattt_jax import registry
 from mattt_jax.config import Experiment, require, require_choice
+from mattt_jax.devices import memory_use
 from mattt_jax.evaluation import answers
 from mattt_jax.evaluation.evaluator import evaluate, guessing
-from mattt_jax.training import speed
-from mattt_jax.training.build import make_task
+from mattt_jax.learners.build import make_task
 from mattt_jax.ttt.inner_loop import Learner
 
 _COLUMNS = ("loss", "other_loss", "answer_accuracy", "answer_exact_match",
@@ -159,7 +159,7 @@ def run(
     length = key["length"]
     bar.set_description(f"{key['task']} {length}")
     if row is None:
-      speed.restart_peak()
+      memory_use.restart_peak()
       started = time.perf_counter()
       result: dict[str, Any] = {}
       if "forced" in kinds:
@@ -179,7 +179,7 @@ def run(
         **result,
         "seconds": time.perf_counter() - started,
         "state_bytes": learner.state_bytes(length),
-        "peak_bytes": speed.peak_bytes(),
+        "peak_bytes": memory_use.peak_bytes(),
         "config": config_lib.to_dict(experiment),
       }
       out.parent.mkdir(parents=True, exist_ok=True)

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from flax import struct
 from jax import Array
 
+from mattt_jax.layers.norms import unit
 from mattt_jax.memory._search import EMPTY
-from mattt_jax.model.layers import unit
 
 # Room for keys that are not spread evenly: places for each slot.
 SLACK = 4

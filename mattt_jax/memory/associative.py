@@ -3,7 +3,7 @@
     S_t = a_t S_{t-1} + k_t (v_t - e_t a_t S_{t-1})          read: q S
 
 `rule` says what is erased (e) and what decays (a), b = sigmoid(.) being a write
-strength (see `model/linear_attention.py` for the recurrence):
+strength (see `layers/linear_attention.py` for the recurrence):
 
   linear         nothing and nothing; read q S / q z with z = sum_t k_t
                  (Infini-attention 2404.07143)
@@ -29,6 +29,9 @@ from flax import nnx, struct
 from jax import Array
 
 from mattt_jax.config import require, require_at_least, require_choice
+from mattt_jax.layers import linear_attention
+from mattt_jax.layers.norms import RMSNorm, unit
+from mattt_jax.layers.parameters import normal_param
 from mattt_jax.memory.base import (
   BaseConfig,
   Gate,
@@ -36,8 +39,6 @@ from mattt_jax.memory.base import (
   Pairs,
   ResidualRead,
 )
-from mattt_jax.model import linear_attention
-from mattt_jax.model.layers import RMSNorm, normal_param, unit
 
 NORMALIZED = ("linear", "linear_delta")  # rules that read q S / q z
 DECAYED = ("decayed_delta", "gated_delta")

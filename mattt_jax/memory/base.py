@@ -22,7 +22,7 @@ from flax import nnx, struct
 from jax import Array
 
 from mattt_jax.config import require_choice
-from mattt_jax.model.layers import rms_normalize
+from mattt_jax.layers.norms import rms_normalize
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment

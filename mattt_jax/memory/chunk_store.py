@@ -26,6 +26,8 @@ from flax import nnx, struct
 from jax import Array
 
 from mattt_jax.config import require, require_at_least, require_positive
+from mattt_jax.layers.norms import RMSNorm, unit
+from mattt_jax.layers.parameters import normal_param
 from mattt_jax.memory.base import (
   BaseConfig,
   Gate,
@@ -33,7 +35,6 @@ from mattt_jax.memory.base import (
   Pairs,
   ResidualRead,
 )
-from mattt_jax.model.layers import RMSNorm, normal_param, unit
 
 _EMPTY = -1e30  # score of what is not there; finite, so that gradients are
 

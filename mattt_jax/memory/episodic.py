@@ -23,6 +23,8 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jax import Array
 
+from mattt_jax.layers.norms import RMSNorm, unit
+from mattt_jax.layers.parameters import normal_param
 from mattt_jax.memory import _landmarks, _search, _selection
 from mattt_jax.memory._episodic_settings import Settings
 from mattt_jax.memory.base import (
@@ -32,7 +34,6 @@ from mattt_jax.memory.base import (
   PointerRead,
   ResidualRead,
 )
-from mattt_jax.model.layers import RMSNorm, normal_param, unit
 
 
 @dataclasses.dataclass(frozen=True)

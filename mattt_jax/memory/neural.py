@@ -35,6 +35,8 @@ from flax import nnx, struct
 from jax import Array
 
 from mattt_jax.config import require, require_at_least, require_positive
+from mattt_jax.layers.norms import RMSNorm, unit
+from mattt_jax.layers.parameters import normal_param
 from mattt_jax.memory.base import (
   BaseConfig,
   Gate,
@@ -42,7 +44,6 @@ from mattt_jax.memory.base import (
   Pairs,
   ResidualRead,
 )
-from mattt_jax.model.layers import RMSNorm, normal_param, unit
 
 Layers = tuple[Array, ...]  # [H, I, O] of each layer
 

@@ -36,6 +36,8 @@ from flax import nnx, struct
 from jax import Array
 
 from mattt_jax.config import require, require_at_least
+from mattt_jax.layers.norms import RMSNorm, unit
+from mattt_jax.layers.parameters import normal_param
 from mattt_jax.memory.base import (
   BaseConfig,
   Gate,
@@ -43,7 +45,6 @@ from mattt_jax.memory.base import (
   Pairs,
   ResidualRead,
 )
-from mattt_jax.model.layers import RMSNorm, normal_param, unit
 
 _NO_NULL = -1e30  # score of what is never chosen; finite, so are gradients
 _NOTHING = 1e-6  # weights or norms far below it fade to 0, not to 0 / 0

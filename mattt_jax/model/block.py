@@ -14,9 +14,11 @@ from flax import nnx
 from jax import Array
 
 from mattt_jax.config import ModelConfig
+from mattt_jax.layers import linear_attention
+from mattt_jax.layers.mlp import SwiGLU
+from mattt_jax.layers.multi_head import Attention
+from mattt_jax.layers.norms import make_norm, vector_norm
 from mattt_jax.memory.base import Memory, ResidualRead
-from mattt_jax.model import linear_attention
-from mattt_jax.model.layers import Attention, SwiGLU, make_norm, vector_norm
 
 _MIXERS: dict[str, Callable[..., Any]] = {
   "attention": Attention,

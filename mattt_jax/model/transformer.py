@@ -18,6 +18,9 @@ from flax import nnx, struct
 from jax import Array
 
 from mattt_jax.config import ModelConfig
+from mattt_jax.layers import attention, linear_attention
+from mattt_jax.layers.norms import make_norm, rms_normalize, vector_norm
+from mattt_jax.layers.parameters import normal_param, repeat, scan_stack, stack
 from mattt_jax.memory import none
 from mattt_jax.memory.base import (
   BaseConfig,
@@ -25,23 +28,8 @@ from mattt_jax.memory.base import (
   PointerRead,
   ResidualRead,
 )
-from mattt_jax.model import (
-  attention,
-  fast_weights,
-  head,
-  linear_attention,
-  mixture,
-)
+from mattt_jax.model import fast_weights, head, mixture
 from mattt_jax.model.block import Block
-from mattt_jax.model.layers import (
-  make_norm,
-  normal_param,
-  repeat,
-  rms_normalize,
-  scan_stack,
-  stack,
-  vector_norm,
-)
 
 # Suffix blocks a loop iteration. They are few, and differentiated twice: an
 # unrolled loop takes less time and memory (benchmarks/meta_step.py shows it),

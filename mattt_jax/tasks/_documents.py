@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mattt_jax.config import ModelConfig, require, require_share
+from mattt_jax.data import splits
 from mattt_jax.tasks import base
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Endless:
 
   def size(self, split: str, length: int) -> None:
     """None: endless."""
-    base.require_split(split)
+    splits.require_split(split)
 
   def train_length(self, length: int, step: int) -> int:
     """Tokens of a training sequence: always `length`."""

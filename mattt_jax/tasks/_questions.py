@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mattt_jax.config import require, require_at_least
-from mattt_jax.data import sources, tokenizer
+from mattt_jax.data import sources, splits, tokenizer
 from mattt_jax.tasks import _cloze, _documents, base
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Task(_cloze.Task):
     self._facts_of = functools.cache(self._facts)
     self._written = functools.lru_cache(2**16)(self._write)
     self._held_out = functools.cache(self._windows_with_questions)
-    for split in base.SPLITS:
+    for split in splits.SPLITS:
       facts = (
         self._facts_of(split, document)[0]
         for document in range(len(self._documents[split]))
@@ -152,7 +152,7 @@ class Task(_cloze.Task):
     Raises:
       ValueError: unknown split, or no window of this length has a question.
     """
-    base.require_split(split)
+    splits.require_split(split)
     return None if split == "train" else len(self._held_out(split, length))
 
   def example(

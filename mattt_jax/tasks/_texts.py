@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mattt_jax.config import require, require_at_least
-from mattt_jax.data import sources, tokenizer
+from mattt_jax.data import sources, splits, tokenizer
 from mattt_jax.tasks import base
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Task:
     )
     found = {
       split: [self._encode(document) for document in documents[split]]
-      for split in base.SPLITS
+      for split in splits.SPLITS
     }
     return found, [len(tokens) for _, tokens in found["train"]]
 
@@ -122,7 +122,7 @@ class Task:
     return document.name, tokens
 
   def _document(self, split: str, index: int) -> Read:
-    base.require_split(split)
+    splits.require_split(split)
     documents = self._documents[split]
     require(
       0 <= index < len(documents),

@@ -7,17 +7,11 @@ from typing import TYPE_CHECKING, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
+from mattt_jax.data.splits import SPLITS, require_split
+
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
   from mattt_jax.data.tokenizer import Tokenizer
-
-SPLITS = ("train", "tune", "test")
-
-
-def require_split(split: str) -> None:
-  """Raises `ValueError` unless `split` is one of `SPLITS`."""
-  if split not in SPLITS:
-    raise ValueError(f"split={split!r} must be one of {', '.join(SPLITS)}")
 
 
 def example_rng(seed: int, split: str, index: int) -> np.random.Generator:

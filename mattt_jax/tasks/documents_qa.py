@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mattt_jax.config import require, require_at_least, require_share
-from mattt_jax.data import qa_sets, tokenizer
+from mattt_jax.data import qa_sets, splits, tokenizer
 from mattt_jax.tasks import _documents, _texts, base
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Config(_texts.Tokenized):
     _documents.require_out_of_reach(self, experiment)
     task = Task(self, 0)
     for _, length in experiment.lengths:
-      for split in base.SPLITS:
+      for split in splits.SPLITS:
         task.fitting(split, length)
 
 
@@ -110,7 +110,7 @@ class Task:
 
   def size(self, split: str, length: int) -> int | None:
     """Number of held-out questions that fit; None (endless) for train."""
-    base.require_split(split)
+    splits.require_split(split)
     return None if split == "train" else len(self.fitting(split, length))
 
   def contents(self) -> dict[str, str]:
@@ -133,7 +133,7 @@ class Task:
     Raises:
       ValueError: unknown split, or none fits.
     """
-    base.require_split(split)
+    splits.require_split(split)
     sizes = self._sizes[split]
     found = np.flatnonzero(sizes + self.config.gap(length) <= length + 1)
     least = int(np.ceil((sizes.min() - 1) / (1 - self.config.gap_share)))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mattt_jax.config import require, require_at_least
-from mattt_jax.data import records
+from mattt_jax.data import records, splits
 from mattt_jax.tasks import _texts, base
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Task(_texts.Task):
 
   def size(self, split: str, length: int) -> int | None:
     """Number of held-out documents; None (endless) for train."""
-    base.require_split(split)
+    splits.require_split(split)
     return None if split == "train" else len(self._documents[split])
 
   def example(

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mattt_jax.config import require, require_at_least
-from mattt_jax.data import public_sets, ruler_text, sources, tokenizer
+from mattt_jax.data import public_sets, ruler_text, sources, splits, tokenizer
 from mattt_jax.tasks import _documents, _generated, base
 
 if TYPE_CHECKING:
@@ -114,12 +114,12 @@ class Task:
     self._encode_context = functools.lru_cache(maxsize=8)(self._encode)
     self._size_of = functools.cache(self._largest)
     self._sentences = (
-      {s: self._text(s) for s in base.SPLITS} if self._maker else {}
+      {s: self._text(s) for s in splits.SPLITS} if self._maker else {}
     )
 
   def size(self, split: str, length: int) -> int | None:
     """Number of held-out records; None (endless) for train and what is made."""
-    base.require_split(split)
+    splits.require_split(split)
     endless = split == "train" or self._maker
     return None if endless else len(self._records[split])
 

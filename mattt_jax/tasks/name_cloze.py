@@ -20,7 +20,7 @@ import dataclasses
 import numpy as np
 
 from mattt_jax.config import require, require_at_least
-from mattt_jax.data import sources, tokenizer
+from mattt_jax.data import sources, splits, tokenizer
 from mattt_jax.tasks import _cloze, _documents, _names, _texts, base
 
 
@@ -51,14 +51,14 @@ class Task(_cloze.Task):
 
   def size(self, split: str, length: int) -> int | None:
     """Number of held-out windows; None (endless) for train."""
-    base.require_split(split)
+    splits.require_split(split)
     return None if split == "train" else len(self._windows(split, length))
 
   def _window(self, split: str, index: int, length: int) -> tuple[int, int]:
     """The document and the start of example `index`."""
     if split == "train":
       return self._train_window(index, length)
-    base.require_split(split)
+    splits.require_split(split)
     windows = self._windows(split, length)
     require(
       0 <= index < len(windows),

@@ -167,7 +167,7 @@ class Config:
     `num_layers * (window - 1)` tokens further back. A baseline that reads its
     last `question_chunks` alone must find all questions there, and no record.
     """
-    chunks = getattr(experiment.baseline, "question_chunks", 0)
+    chunks = getattr(experiment.learner, "question_chunks", 0)
     if not chunks:
       _documents.require_out_of_reach(self, experiment)
       return
@@ -176,10 +176,10 @@ class Config:
       records_end, questions_at = self.areas(length)
       require(
         records_end <= length - alone < questions_at,
-        f"baseline.question_chunks * chunk={alone} tokens, which are read "
+        f"learner.question_chunks * chunk={alone} tokens, which are read "
         f"alone, must hold the {self.question_tokens} tokens of the "
         f"questions and none of the records before {records_end} at {field}="
-        f"{length}: change baseline.question_chunks or task.gap_share",
+        f"{length}: change learner.question_chunks or task.gap_share",
       )
 
 

@@ -22,8 +22,8 @@ import orbax.checkpoint as ocp
 from jax import lax
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from mattt_jax import processes
-from mattt_jax.sharding import path_name
+from mattt_jax.devices import processes
+from mattt_jax.devices.sharding import path_name
 from mattt_jax.training.workdir import plain
 
 _LONGEST_SAVE = 10**6  # seconds

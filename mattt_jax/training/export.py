@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from mattt_jax import config as config_lib
-from mattt_jax.sharding import path_name
+from mattt_jax.devices.sharding import path_name
 from mattt_jax.training import workdir as workdir_lib
 
 FILE = "parameters.npz"

@@ -6,11 +6,11 @@ import pathlib
 from flax import nnx
 
 from mattt_jax import config as config_lib
-from mattt_jax import sharding
 from mattt_jax.config import Experiment
+from mattt_jax.devices import meshes
+from mattt_jax.learners.build import build_learner, make_task
 from mattt_jax.training import checkpoint, export
 from mattt_jax.training import workdir as workdir_lib
-from mattt_jax.training.build import build_learner, make_task
 from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import TrainState, init_state
 from mattt_jax.ttt.inner_loop import Learner
@@ -40,7 +40,7 @@ def load_learner(
     params, step = export.read(workdir, params)
     return nnx.merge(graphdef, params), step
   optimizer = make_optimizer(experiment.outer, experiment.train.steps)
-  state = init_state(params, optimizer, sharding.make_mesh(1))
+  state = init_state(params, optimizer, meshes.make_mesh(1))
   checkpoints = checkpoint.Checkpoints(workdir / workdir_lib.CHECKPOINTS)
   try:
     restored = restore_latest(checkpoints, state, experiment)

@@ -14,7 +14,7 @@ from clu import parameter_overview
 from flax import nnx
 from tensorboardX import SummaryWriter
 
-from mattt_jax import processes
+from mattt_jax.devices import processes
 from mattt_jax.model.fast_weights import FastWeight
 from mattt_jax.training import trackers
 

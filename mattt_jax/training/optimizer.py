@@ -6,7 +6,7 @@ import jax
 import optax
 
 from mattt_jax.config import OuterConfig
-from mattt_jax.sharding import path_name
+from mattt_jax.devices.sharding import path_name
 
 
 def learning_rate(config: OuterConfig, steps: int) -> optax.Schedule:

@@ -1,7 +1,7 @@
 """What lies where on a mesh, known before anything is computed.
 
 All of it is shapes: the mesh may be one without devices
-(`sharding.abstract_mesh`).
+(`meshes.abstract_mesh`).
 """
 
 import dataclasses
@@ -11,10 +11,10 @@ from typing import Any
 import jax
 from flax import nnx
 
-from mattt_jax import sharding
 from mattt_jax.config import Experiment
+from mattt_jax.devices import sharding
 from mattt_jax.evaluation import reader
-from mattt_jax.training import build
+from mattt_jax.learners import build
 from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import TrainState, abstract_state
 from mattt_jax.ttt.context_state import ContextState

@@ -1,7 +1,7 @@
 """A machine that is taken away says so before: SIGTERM.
 
 The step under way ends, its state is saved, and the process stops with exit
-code 42 (`main.PREEMPTED`), after which launchers start it again. With several
+code 42 (`EXIT_CODE`), after which launchers start it again. With several
 processes, a notice to one of them reaches all, and they stop after the same
 step.
 """
@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+EXIT_CODE = 42
 
 
 class PreemptedError(RuntimeError):

@@ -1,35 +1,16 @@
 """How fast a run goes, from log to log, and traces of single steps."""
 
-import contextlib
 import pathlib
-import resource
-import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
 
 import jax
 
+from mattt_jax.devices.memory_use import peak_bytes
+
 # (inner, memory, length) -> seconds that an outer step takes at the peak.
 Ideal = Callable[[bool, bool, int], float]
-
-
-def peak_bytes() -> int:
-  """The most memory held so far (on Linux: since `restart_peak`): of the first
-  device, or, where the backend does not count it (CPU), of this process."""
-  stats = jax.local_devices()[0].memory_stats()
-  if stats and "peak_bytes_in_use" in stats:
-    return stats["peak_bytes_in_use"]
-  kilobytes = 1 if sys.platform == "darwin" else 1024
-  return kilobytes * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def restart_peak() -> None:
-  """`peak_bytes` of this process is from now on, where the system can do it
-  (Linux), with what the process keeps of memory that it freed; a device's own
-  count cannot be restarted."""
-  with contextlib.suppress(OSError):
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # see man 5 proc
 
 
 class Speed:

@@ -9,8 +9,8 @@ import optax
 from flax import nnx, struct
 from jax.sharding import Mesh
 
-from mattt_jax import sharding
 from mattt_jax.config import Experiment
+from mattt_jax.devices import sharding
 from mattt_jax.ttt.coordination import rate_scale
 from mattt_jax.ttt.meta_loss import meta_loss
 

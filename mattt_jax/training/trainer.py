@@ -20,11 +20,12 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from mattt_jax import config as config_lib
-from mattt_jax import processes, sharding
 from mattt_jax.config import Experiment
-from mattt_jax.data import pipeline
+from mattt_jax.devices import meshes, processes, sharding
 from mattt_jax.evaluation import final
 from mattt_jax.evaluation.evaluator import evaluate
+from mattt_jax.learners.build import build_learner, make_task
+from mattt_jax.tasks import batches
 from mattt_jax.training import (
   checkpoint,
   export,
@@ -35,8 +36,6 @@ from mattt_jax.training import (
   speed,
 )
 from mattt_jax.training import workdir as workdir_lib
-from mattt_jax.training.build import build_learner, make_task
-from mattt_jax.training.load import load_learner as load_learner
 from mattt_jax.training.load import restore_latest
 from mattt_jax.training.optimizer import learning_rate, make_optimizer
 from mattt_jax.training.train_step import (
@@ -86,7 +85,7 @@ def train(
     DivergedError: a loss that is not finite; the last good state is kept.
     PreemptedError: SIGTERM came; the state was saved after the step under way.
   """
-  mesh = sharding.mesh_of(experiment.mesh) if mesh is None else mesh
+  mesh = meshes.mesh_of(experiment.mesh) if mesh is None else mesh
   with processes.together():
     task = make_task(experiment)
     final.more_tasks(experiment, task.vocab_size)  # raises before, not after
@@ -158,7 +157,7 @@ class _Run:
       self.graphdef, optimizer, experiment, self.state, mesh
     )
     self.compiled: dict[tuple[bool, bool, int], Any] = {}
-    self.batches = pipeline.train_batches(
+    self.batches = batches.train_batches(
       task,
       experiment,
       place=lambda batch: sharding.put_batch(batch, mesh),

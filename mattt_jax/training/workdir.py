@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from mattt_jax import config as config_lib
-from mattt_jax import processes
+from mattt_jax.devices import processes
 from mattt_jax.tasks import base
 
 CONFIG_FILE = "config.json"

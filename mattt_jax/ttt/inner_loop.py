@@ -15,8 +15,8 @@ import optax
 from flax import nnx, struct
 from jax import Array
 
-from mattt_jax import sharding
 from mattt_jax.config import CoordinationConfig, InnerConfig, require_chunked
+from mattt_jax.devices import sharding
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
 from mattt_jax.ttt import differentiation, remat, replay

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jax import Array
 
-from mattt_jax import sharding
 from mattt_jax.config import require_choice
+from mattt_jax.devices import sharding
 from mattt_jax.ttt.context_state import ContextState
 from mattt_jax.ttt.inner_loop import (
   ChunkOutput,

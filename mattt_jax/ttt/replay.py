@@ -15,7 +15,7 @@ from flax import struct
 from jax import Array
 
 from mattt_jax.config import CoordinationConfig
-from mattt_jax.model.layers import unit
+from mattt_jax.layers.norms import unit
 
 
 @struct.dataclass

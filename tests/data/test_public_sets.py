@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from mattt_jax.data import public_sets
-from mattt_jax.tasks.base import SPLITS
+from mattt_jax.data.splits import SPLITS
 
 
 def write_jsonl(path, rows):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mattt_jax.data import bm25, qa_sets
-from mattt_jax.tasks.base import SPLITS
+from mattt_jax.data.splits import SPLITS
 
 
 def squad_question(name, impossible=False, answers=("France", "France")):

@@ -8,9 +8,10 @@ import types
 import numpy as np
 import pytest
 
-from mattt_jax.data import pipeline, records, sources, text_builder, tokenizer
+from mattt_jax.data import records, sources, text_builder, tokenizer
+from mattt_jax.data.splits import SPLITS
 from mattt_jax.tasks import _texts
-from mattt_jax.tasks.base import SPLITS
+from mattt_jax.tasks import batches as batches_lib
 from mattt_jax.tasks.language_modeling import Config, Task
 from mattt_jax.training import workdir
 
@@ -55,7 +56,7 @@ def experiment():
 
 
 def batches(task, **more):
-  return list(pipeline.train_batches(task, experiment(), **more))
+  return list(batches_lib.train_batches(task, experiment(), **more))
 
 
 def same(a, b):
@@ -113,11 +114,11 @@ def test_each_host_reads_its_own_documents(corpus, reads, hosts):
 
 def test_the_position_goes_on(corpus):
   whole = batches(Task(settings(corpus), 7))
-  first = pipeline.train_batches(Task(settings(corpus), 7), experiment())
+  first = batches_lib.train_batches(Task(settings(corpus), 7), experiment())
   for _ in range(2):
     next(first)
   state = json.loads(json.dumps(first.get_state()))
-  other = pipeline.train_batches(Task(settings(corpus), 7), experiment())
+  other = batches_lib.train_batches(Task(settings(corpus), 7), experiment())
   other.set_state(state)
   for a, b in zip(other, whole[2:], strict=True):
     same(a, b)

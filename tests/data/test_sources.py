@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mattt_jax.data import records, sources
-from mattt_jax.tasks.base import SPLITS
+from mattt_jax.data.splits import SPLITS
 
 
 @pytest.fixture(autouse=True)

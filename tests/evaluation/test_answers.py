@@ -11,10 +11,11 @@ import pytest
 import tiny
 from flax import nnx
 
-from mattt_jax import cli
+from mattt_jax.commands import cli
 from mattt_jax.evaluation import answers, bootstrap, reader, suite
+from mattt_jax.learners import build
 from mattt_jax.tasks.base import Question
-from mattt_jax.training import build, trainer
+from mattt_jax.training import trainer
 from mattt_jax.ttt.inner_loop import Learner
 
 VOCAB, CHUNK, LENGTH, WHOLE = 27, 8, 32, 48

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from mattt_jax.evaluation import evaluator
-from mattt_jax.training import build, trainer
+from mattt_jax.learners import build
 from mattt_jax.ttt.meta_loss import read_batch
 
 
@@ -143,7 +143,7 @@ def test_no_answers_and_losses_that_are_not_finite():
 
 def make():
   settings = tiny.experiment(inner__warmup_steps=10)
-  task = trainer.make_task(settings)
+  task = build.make_task(settings)
   return settings, build.build_learner(settings, task.vocab_size), task
 
 
@@ -183,7 +183,7 @@ def test_inner_loop_and_its_warm_up_are_as_asked():
 
 def test_the_memory_is_on_as_asked():
   settings = tiny.experiment("episodic", memory__null_bias=0.0)
-  task = trainer.make_task(settings)
+  task = build.make_task(settings)
   learner = build.build_learner(settings, task.vocab_size)
 
   def result(settings=settings, **kwargs):

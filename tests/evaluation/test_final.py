@@ -5,11 +5,12 @@ import pytest
 import tiny
 from flax import nnx
 
-from mattt_jax import sharding
+from mattt_jax.devices import meshes
 from mattt_jax.evaluation import final, suite
 from mattt_jax.evaluation.evaluator import evaluate
+from mattt_jax.learners import build
 from mattt_jax.tasks import associative_recall
-from mattt_jax.training import build, trainer
+from mattt_jax.training import trainer
 
 NAME = "associative_recall"
 FEWER = f"{NAME}:num_pairs=1,num_queries=1"
@@ -23,13 +24,13 @@ EXPERIMENT = tiny.experiment(
 
 
 def measure(experiment):
-  task = trainer.make_task(experiment)
+  task = build.make_task(experiment)
   learner = nnx.split(build.build_learner(experiment, task.vocab_size))
   # Parameters that do something: those of a new memory are partly zero.
   params = jax.tree.map(lambda x: x + 0.1, learner[1])
   learner = learner[0], params
   found = final.measure(
-    experiment, learner, task, step=9, mesh=sharding.make_mesh(1)
+    experiment, learner, task, step=9, mesh=meshes.make_mesh(1)
   )
   return found, learner, task
 
@@ -86,7 +87,7 @@ def test_bad_tasks(tmp_path, text, message):
   """Before anything is trained or written."""
   experiment = tiny.experiment(eval__tasks=(text,))
   with pytest.raises(ValueError, match="eval.tasks") as error:
-    trainer.train(experiment, tmp_path / "run", mesh=sharding.make_mesh(1))
+    trainer.train(experiment, tmp_path / "run", mesh=meshes.make_mesh(1))
   assert text in str(error.value) and message in str(error.value)
   assert not (tmp_path / "run").exists()
 

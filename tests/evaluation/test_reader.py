@@ -5,11 +5,11 @@ import pytest
 import tiny
 from flax import nnx
 
-from mattt_jax import sharding
-from mattt_jax.baselines._whole import WholeReader
-from mattt_jax.data import pipeline
+from mattt_jax.devices import meshes
 from mattt_jax.evaluation import reader
-from mattt_jax.training import build, trainer
+from mattt_jax.learners import build
+from mattt_jax.learners._whole import WholeReader
+from mattt_jax.tasks import batches
 from mattt_jax.ttt.inner_loop import Learner
 
 LENGTH, CHUNK = 56, 8  # 7 chunks
@@ -28,11 +28,11 @@ def read(case, segment, *shape, **parts):
   experiment = tiny.experiment(
     memory, eval__segment=segment, task__num_fillers=9, **changes
   )
-  task = trainer.make_task(experiment)
+  task = build.make_task(experiment)
   learner = build.build_learner(experiment, task.vocab_size)
-  batch = next(pipeline.eval_batches(task, "tune", LENGTH, 4, 4))
+  batch = next(batches.eval_batches(task, "tune", LENGTH, 4, 4))
   graphdef, params = nnx.split(learner)
-  mesh = sharding.make_mesh(*shape or (1,))
+  mesh = meshes.make_mesh(*shape or (1,))
   parts = {"inner": experiment.inner.enabled, "memory": memory != "none"} | (
     parts
   )
@@ -70,12 +70,12 @@ def test_parts_that_are_off_stay_off():
 
 def test_one_program_serves_all_lengths_of_a_state_of_constant_size():
   experiment = tiny.experiment(eval__segment=16)
-  task = trainer.make_task(experiment)
+  task = build.make_task(experiment)
   graphdef, params = nnx.split(build.build_learner(experiment, task.vocab_size))
-  mesh = sharding.make_mesh(1)
+  mesh = meshes.make_mesh(1)
 
   def read(length):
-    batch = next(pipeline.eval_batches(task, "tune", length, 2, 2))
+    batch = next(batches.eval_batches(task, "tune", length, 2, 2))
     reader.read(
       experiment, graphdef, params, batch, mesh, inner=True, memory=False
     )

@@ -11,10 +11,11 @@ import tiny
 
 from mattt_jax import config
 from mattt_jax.data import tokenizer
+from mattt_jax.devices import memory_use
 from mattt_jax.evaluation import suite
 from mattt_jax.evaluation.evaluator import evaluate
+from mattt_jax.learners import build
 from mattt_jax.tasks import associative_recall
-from mattt_jax.training import build, speed, trainer
 
 NAME = "associative_recall"
 MORE = f"{NAME}:num_pairs=4,num_queries=1"
@@ -23,7 +24,7 @@ EXPERIMENT = tiny.experiment("episodic")
 
 @pytest.fixture(scope="module")
 def learner():
-  task = trainer.make_task(EXPERIMENT)
+  task = build.make_task(EXPERIMENT)
   return build.build_learner(EXPERIMENT, task.vocab_size)
 
 
@@ -38,15 +39,15 @@ def test_peak_memory():
   """At least what is resident now, and it stays when that is given back."""
   pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
   resident = pages * os.sysconf("SC_PAGE_SIZE")
-  before = speed.peak_bytes()
+  before = memory_use.peak_bytes()
   assert resident <= 1.1 * before
   large = np.ones(before // 8, np.float64)  # as much again
-  assert speed.peak_bytes() > 1.2 * before
+  assert memory_use.peak_bytes() > 1.2 * before
   del large
-  assert speed.peak_bytes() > 1.2 * before
+  assert memory_use.peak_bytes() > 1.2 * before
   if sys.platform == "linux":
-    speed.restart_peak()
-    assert speed.peak_bytes() < 1.2 * before
+    memory_use.restart_peak()
+    assert memory_use.peak_bytes() < 1.2 * before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -77,7 +78,7 @@ def test_a_row_for_each_task_and_length(learner, tmp_path, monkeypatch):
   read = suite.task_experiment(EXPERIMENT, MORE, (64, 128))
   assert config.from_config_dict(config.ConfigDict(rows[2]["config"])) == read
   expected = evaluate(
-    EXPERIMENT, learner, trainer.make_task(EXPERIMENT), "tune", (128,)
+    EXPERIMENT, learner, build.make_task(EXPERIMENT), "tune", (128,)
   )["lengths"]["128"]
   for name in ("loss", "other_loss", "answer_loss"):
     assert rows[1][name] == pytest.approx(expected[name], rel=1e-6)

@@ -21,19 +21,20 @@ import worker
 from flax import nnx
 from tiny import experiment, rows
 
-from mattt_jax import config, sharding
-from mattt_jax.main import PREEMPTED
-from mattt_jax.training import lock, trainer
+from mattt_jax import config
+from mattt_jax.devices import meshes
+from mattt_jax.training import load, lock, trainer
+from mattt_jax.training.preemption import EXIT_CODE
 
 KILLS = int(os.environ.get("MATTT_KILLS", "2"))
 SOAK = os.environ.get("MATTT_SOAK")
-ONE = sharding.make_mesh(1)
+ONE = meshes.make_mesh(1)
 # Saves after every step, so that a kill may come while one is under way.
 OFTEN = {"train__checkpoint_every": 1}
 
 
 def params(workdir, **changes):
-  learner, step = trainer.load_learner(experiment(**changes), workdir)
+  learner, step = load.load_learner(experiment(**changes), workdir)
   assert step == 14
   return nnx.to_pure_dict(nnx.split(learner)[1])
 
@@ -133,7 +134,7 @@ def test_kill_at_any_moment(tmp_path, ends_the_same):
 
 def test_told_to_stop(tmp_path, ends_the_same):
   code, out = worker.run(tmp_path, at=7, signal=signal.SIGTERM)
-  assert code == PREEMPTED, out
+  assert code == EXIT_CODE, out
   assert "told to stop: step 7 is saved" in out
   assert newest(tmp_path) == 7
   out = ends_the_same(tmp_path)
@@ -193,7 +194,7 @@ def test_full_disk(tmp_path, ends_the_same):
   small = {} if mounted else {"file_bytes": 4096}
   try:
     code, out = worker.run(tmp_path / "run", changes=OFTEN, **small)
-    assert code not in (0, PREEMPTED)
+    assert code not in (0, EXIT_CODE)
     message = "No space left on device" if mounted else "File too large"
     assert message in out, out
     if mounted:

@@ -9,7 +9,7 @@ from flax import nnx
 from mattt_jax import config
 from mattt_jax.memory import associative
 from mattt_jax.memory.base import Pairs
-from mattt_jax.scaling.cost_model import matmul_flops
+from mattt_jax.planning.cost_model import matmul_flops
 
 DIM, HEADS, KEY, VALUE, LENGTH = 6, 2, 3, 5, 12
 RULES = [

@@ -9,7 +9,7 @@ from flax import nnx
 from mattt_jax import config
 from mattt_jax.memory import chunk_store
 from mattt_jax.memory.base import Pairs
-from mattt_jax.scaling.cost_model import matmul_flops
+from mattt_jax.planning.cost_model import matmul_flops
 
 DIM, CHUNK, VOCAB, HEADS, HEAD_DIM, EMBED = 6, 4, 20, 2, 3, 5
 ASKED = np.random.default_rng(8).normal(size=(5, DIM)).astype(np.float32)

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from mattt_jax import config as settings
 from mattt_jax.memory import _selection, episodic
 from mattt_jax.memory.base import Pairs, ResidualRead
-from mattt_jax.scaling.cost_model import matmul_flops
+from mattt_jax.planning.cost_model import matmul_flops
 
 DIM, CHUNK, VOCAB, HEADS, HEAD_DIM = 6, 4, 20, 2, 3
 

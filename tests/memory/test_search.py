@@ -10,9 +10,9 @@ import pytest
 import tiny
 from flax import nnx
 
+from mattt_jax.learners.build import build_learner
 from mattt_jax.memory import _landmarks, _search, episodic
 from mattt_jax.memory.base import Pairs
-from mattt_jax.training.build import build_learner
 from mattt_jax.ttt.meta_loss import read_on
 
 DIM, CHUNK, HEADS, HEAD_DIM, VOCAB = 10, 4, 2, 4, 20

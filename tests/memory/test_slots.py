@@ -9,7 +9,7 @@ from flax import nnx
 from mattt_jax import config
 from mattt_jax.memory import slots
 from mattt_jax.memory.base import Pairs
-from mattt_jax.scaling.cost_model import matmul_flops
+from mattt_jax.planning.cost_model import matmul_flops
 
 DIM, SLOTS, WIDTH, HEADS, LENGTH = 6, 5, 3, 2, 12
 

@@ -8,9 +8,10 @@ from flax import nnx
 
 from mattt_jax import config, registry
 from mattt_jax.config import ModelConfig
+from mattt_jax.layers import norms
 from mattt_jax.memory import none
 from mattt_jax.memory.base import PointerRead
-from mattt_jax.model import fast_weights, layers
+from mattt_jax.model import fast_weights
 from mattt_jax.model.transformer import Forward, Transformer
 
 VOCAB = 11
@@ -95,12 +96,12 @@ def test_norms_can_be_switched_off():
 
 def test_rms_norm():
   x = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
-  norm = layers.RMSNorm(8, 1e-6)
+  norm = norms.RMSNorm(8, 1e-6)
   norm.scale[...] = jnp.arange(8.0)
   expected = np.arange(8) * x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6)
   np.testing.assert_allclose(norm(jnp.asarray(x)), expected, rtol=1e-5)
   np.testing.assert_allclose(  # unit() is finite at 0, twice
-    jax.hessian(lambda x: layers.unit(x).sum())(jnp.zeros(2)), 0, atol=1e-3
+    jax.hessian(lambda x: norms.unit(x).sum())(jnp.zeros(2)), 0, atol=1e-3
   )
 
 

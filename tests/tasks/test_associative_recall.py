@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 
+from mattt_jax.data import splits
 from mattt_jax.tasks import base
 from mattt_jax.tasks.associative_recall import (
   FIRST_KEY,
@@ -227,7 +228,7 @@ def test_weights():
 def test_splits_and_indices_never_share_a_stream():
   numbers = [
     int(base.example_rng(SEED, split, index).integers(2**62))
-    for split in base.SPLITS
+    for split in splits.SPLITS
     for index in range(200)
   ]
   assert len(set(numbers)) == 600

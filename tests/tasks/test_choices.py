@@ -8,8 +8,9 @@ import pytest
 from mattt_jax import config as config_lib
 from mattt_jax import registry
 from mattt_jax.data import qa_sets, tokenizer
+from mattt_jax.data.splits import SPLITS
 from mattt_jax.tasks import _cloze, documents_qa
-from mattt_jax.tasks.base import SPLITS, QuestionTask
+from mattt_jax.tasks.base import QuestionTask
 
 NAMES = [
   name

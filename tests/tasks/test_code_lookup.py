@@ -5,7 +5,7 @@ import re
 import pytest
 
 from mattt_jax import config as config_lib
-from mattt_jax.tasks.base import SPLITS
+from mattt_jax.data.splits import SPLITS
 from mattt_jax.tasks.code_lookup import Config, Task
 
 MODULE = '''"""é: from nowhere import nothing"""

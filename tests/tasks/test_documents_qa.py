@@ -8,7 +8,7 @@ import pytest
 
 from mattt_jax import config as config_lib
 from mattt_jax.data import qa_sets, tokenizer
-from mattt_jax.tasks.base import SPLITS
+from mattt_jax.data.splits import SPLITS
 from mattt_jax.tasks.documents_qa import Config, Task
 
 TOWN, ASKED = qa_sets.load("town")

@@ -8,6 +8,7 @@ import pytest
 
 from mattt_jax import config as config_lib
 from mattt_jax import registry
+from mattt_jax.data import splits
 from mattt_jax.tasks import base
 
 LENGTH = 256
@@ -36,7 +37,7 @@ def test_defaults_fit_the_default_experiment(name):
   config_lib.from_config_dict(config_lib.template(name))
 
 
-@pytest.mark.parametrize("split", base.SPLITS)
+@pytest.mark.parametrize("split", splits.SPLITS)
 @pytest.mark.parametrize("length", [LENGTH, 4 * LENGTH])
 def test_arrays(task, split, length):
   example = task.example(split, 1, length)
@@ -59,7 +60,7 @@ def test_arrays(task, split, length):
 
 def test_the_order_of_asking_does_not_matter(task):
   first = task.example("train", 2, LENGTH, step=7)
-  for split in base.SPLITS:
+  for split in splits.SPLITS:
     task.example(split, 0, LENGTH)
   again = task.example("train", 2, LENGTH, step=7)
   for key, array in first.items():
@@ -79,10 +80,10 @@ def test_what_is_read_has_checksums(name, task):
 def test_indices_and_splits_give_different_examples(task):
   seen = {
     task.example(split, index, LENGTH)["tokens"].tobytes()
-    for split in base.SPLITS
+    for split in splits.SPLITS
     for index in range(min(task.size(split, LENGTH) or 5, 5))
   }
-  sizes = [min(task.size(split, LENGTH) or 5, 5) for split in base.SPLITS]
+  sizes = [min(task.size(split, LENGTH) or 5, 5) for split in splits.SPLITS]
   assert len(seen) == sum(sizes)
 
 

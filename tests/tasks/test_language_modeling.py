@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mattt_jax.data import tokenizer
-from mattt_jax.tasks.base import SPLITS
+from mattt_jax.data.splits import SPLITS
 from mattt_jax.tasks.language_modeling import Config, Task, repeats
 
 # Every text counts in its own words, so a window tells where it is from.

@@ -9,9 +9,9 @@ import pytest
 from test_babi import Simulator
 
 from mattt_jax import config as config_lib
-from mattt_jax.data import public_sets, ruler_text, tokenizer
+from mattt_jax.data import public_sets, ruler_text, splits, tokenizer
 from mattt_jax.evaluation import own_rules
-from mattt_jax.tasks import base, long_qa
+from mattt_jax.tasks import long_qa
 from mattt_jax.tasks.long_qa import Config, Task
 
 SEED = 3
@@ -59,7 +59,7 @@ def babilong(tmp_path):
 
 def test_context_question_answer():
   task = Task(Config(), SEED)
-  for split in base.SPLITS:
+  for split in splits.SPLITS:
     for index in range(3):
       example = task.example(split, index, 1024)
       record = task.record(split, index, 1024)
@@ -239,7 +239,7 @@ def test_ruler(kind, length):
   task = Task(Config(source=f"ruler:{kind}"), SEED)
   assert task.size("test", length) is None
   texts = set()
-  for split in base.SPLITS:
+  for split in splits.SPLITS:
     for index in range(3):
       record = task.record(split, index, length)
       example = task.example(split, index, length)
@@ -287,7 +287,7 @@ def test_ruler_hides_in_the_text_of_a_directory(tmp_path, monkeypatch):
     Config(source="ruler:niah_single_2", haystack=f"directory:{books}"), SEED
   )
   found = {}
-  for split in base.SPLITS:
+  for split in splits.SPLITS:
     context = task.record(split, 0, 4096).context
     found[split] = {n for n in "abcd" if f"Sentence of book {n}," in context}
     assert found[split]
@@ -312,7 +312,7 @@ def test_babi_in_a_book(library, kind, length):
   task = Task(Config(source=f"babi:{kind}", haystack=library), SEED)
   assert task.size("test", length) is None
   seen, books = set(), {}
-  for split in base.SPLITS:
+  for split in splits.SPLITS:
     for index in range(4):
       record = task.record(split, index, length)
       example = task.example(split, index, length)

@@ -12,8 +12,8 @@ import pytest
 
 from mattt_jax import config as config_lib
 from mattt_jax.data import tokenizer
+from mattt_jax.data.splits import SPLITS
 from mattt_jax.tasks import _cloze, _names
-from mattt_jax.tasks.base import SPLITS
 from mattt_jax.tasks.name_cloze import Config, Task
 
 NAMES = ("Anna", "Émile", "Ruth", "Zoë", "Annabel", "Kai", "Twice")

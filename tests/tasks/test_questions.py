@@ -9,7 +9,7 @@ import pytest
 from mattt_jax import config as config_lib
 from mattt_jax import registry
 from mattt_jax.data import dialogue, tokenizer
-from mattt_jax.tasks.base import SPLITS
+from mattt_jax.data.splits import SPLITS
 
 NAMES = ("code_lookup", "quote_attribution", "which_first")
 ASKED = {

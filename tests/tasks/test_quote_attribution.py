@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mattt_jax import config as config_lib
+from mattt_jax.data.splits import SPLITS
 from mattt_jax.tasks import _speech
-from mattt_jax.tasks.base import SPLITS
 from mattt_jax.tasks.quote_attribution import Config, Task
 
 PEOPLE = ("Anna", "Mr. Émile", "Lady Ruth", "Mrs. Zoë Lang", "Kai", "Miss Lang")

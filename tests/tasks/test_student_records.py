@@ -189,10 +189,10 @@ def test_the_length_that_an_error_names_is_enough():
     config.areas(least - 2)
 
 
-def experiment(config, baseline=None, length=LENGTH, **model):
+def experiment(config, learner=None, length=LENGTH, **model):
   model = dict(num_layers=4, window=32, attention="window") | model
   return types.SimpleNamespace(
-    lengths=[("length", length)], chunk=32, baseline=baseline,
+    lengths=[("length", length)], chunk=32, learner=learner,
     model=types.SimpleNamespace(**model),
   )  # fmt: skip
 
@@ -209,8 +209,8 @@ def test_questions_are_read_alone():
   config = Config(gap_share=0.1)
 
   def check(questions, **changes):
-    baseline = types.SimpleNamespace(question_chunks=questions)
-    config.check(experiment(config, baseline, **changes))
+    learner = types.SimpleNamespace(question_chunks=questions)
+    config.check(experiment(config, learner, **changes))
 
   check(1)  # 32 tokens, and the questions are 32 tokens with the last target
   with pytest.raises(ValueError, match="records before 199 at length=256"):
@@ -221,5 +221,5 @@ def test_questions_are_read_alone():
 
 
 def test_an_experiment_of_it():
-  tree = config_lib.template("student_records", baseline="perk")
+  tree = config_lib.template("student_records", learner="perk")
   assert config_lib.from_config_dict(tree).task == Config()

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mattt_jax import config as config_lib
-from mattt_jax.tasks.base import SPLITS
+from mattt_jax.data.splits import SPLITS
 from mattt_jax.tasks.which_first import Config, Task
 
 NAMES = ("Anna", "Annabel", "Émile", "Ruth", "Kai", "Zoë")

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from mattt_jax import cli, config, sharding
+from mattt_jax import config
+from mattt_jax.commands import cli
 from mattt_jax.data import tokenizer
+from mattt_jax.devices import meshes, sharding
 from mattt_jax.tasks import language_modeling
-from mattt_jax.training import checkpoint, trainer
+from mattt_jax.training import checkpoint, load, trainer
 from mattt_jax.training import workdir as workdir_lib
 
 
@@ -179,7 +181,7 @@ def test_step_of_a_damaged_checkpoint_can_be_saved_again(copy):
 
 
 def test_restores_to_another_placement(saved):
-  mesh = sharding.make_mesh(3)
+  mesh = meshes.make_mesh(3)
   like = jax.device_put(make_state(0), sharding.replicated(mesh))
   split = NamedSharding(mesh, PartitionSpec("data"))
   like["params"]["w"] = jax.device_put(like["params"]["w"], split)
@@ -280,7 +282,7 @@ def test_the_tokenizer_stays_with_the_run(reading, tmp_path, monkeypatch):
   monkeypatch.setattr(trainer, "_Run", stop)
   for _ in range(2):  # the second time it is there already
     with pytest.raises(KeyboardInterrupt):
-      trainer.train(mine, tmp_path / "w", mesh=sharding.make_mesh(1))
+      trainer.train(mine, tmp_path / "w", mesh=meshes.make_mesh(1))
     kept = tmp_path / "w" / "tokenizer"
     assert kept.read_bytes() == path.read_bytes()
   assert tokenizer.load(str(kept)).vocab_size == 260
@@ -324,7 +326,7 @@ def test_another_tokenizer_is_refused(reading, tmp_path):
   message = "task.tokenizer_sha256: {!r} -> {!r}".format(*digests)
   for call in (
     lambda: workdir_lib.bind(tmp_path / "w", other),
-    lambda: trainer.load_learner(other, tmp_path / "w"),
+    lambda: load.load_learner(other, tmp_path / "w"),
     lambda: workdir_lib.require_same_config("checkpoint 3", saved, other),
   ):
     with pytest.raises(ValueError) as error:

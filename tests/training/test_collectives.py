@@ -6,8 +6,9 @@ import re
 import pytest
 from tiny import experiment
 
-from mattt_jax import sharding
-from mattt_jax.training import build, train_step, trainer
+from mattt_jax.devices import meshes, sharding
+from mattt_jax.learners import build
+from mattt_jax.training import train_step
 from mattt_jax.training.optimizer import make_optimizer
 
 MOVES = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter")
@@ -59,10 +60,10 @@ def moved(lines: list[str], kinds=MOVES) -> list[int]:
 def program(memory, shape, inner=True, **changes):
   """The compiled train step, for sequences of 256 tokens: 32 chunks."""
   settings = experiment(memory, batch_size=8, length=LENGTH, **changes)
-  task = trainer.make_task(settings)
+  task = build.make_task(settings)
   graphdef, params = build.abstract_learner(settings, task.vocab_size)
   optimizer = make_optimizer(settings.outer, 10)
-  mesh = sharding.make_mesh(*shape)
+  mesh = meshes.make_mesh(*shape)
   state = train_step.abstract_state(params, optimizer, mesh)
   step = train_step.jit_train_step(graphdef, optimizer, settings, state, mesh)
   batch = sharding.abstract(

@@ -11,10 +11,11 @@ import pytest
 from flax import nnx
 from tiny import experiment
 
-from mattt_jax import cli, sharding
-from mattt_jax.training import export, preemption, trainer
+from mattt_jax.commands import cli
+from mattt_jax.devices import meshes
+from mattt_jax.training import export, load, preemption, trainer
 
-ONE = sharding.make_mesh(1)
+ONE = meshes.make_mesh(1)
 SETTINGS = {
   "train__keep_best": True,
   "train__keep_checkpoints": 1,
@@ -50,7 +51,7 @@ def steps(workdir) -> list[int]:
 
 
 def params(workdir, **which):
-  learner, step = trainer.load_learner(experiment(**SETTINGS), workdir, **which)
+  learner, step = load.load_learner(experiment(**SETTINGS), workdir, **which)
   return step, nnx.to_pure_dict(nnx.split(learner)[1])
 
 
@@ -66,7 +67,7 @@ def test_no_best_one(tmp_path):
   with pytest.raises(
     ValueError, match="no best checkpoint: train with train.k"
   ):
-    trainer.load_learner(experiment(train__steps=2), tmp_path, best=True)
+    load.load_learner(experiment(train__steps=2), tmp_path, best=True)
 
 
 def test_notice_after_the_last_step(run, tmp_path, monkeypatch):

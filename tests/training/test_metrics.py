@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 from tiny import experiment
 
-from mattt_jax.training import build, metrics
+from mattt_jax.learners import build
+from mattt_jax.training import metrics
 
 
 def test_averages_by_hand():

@@ -6,9 +6,11 @@ import pathlib
 import jax
 import pytest
 
-from mattt_jax import registry, sharding
+from mattt_jax import registry
 from mattt_jax.data import tokenizer
-from mattt_jax.scaling import planner, topology
+from mattt_jax.devices import meshes, sharding
+from mattt_jax.learners import build
+from mattt_jax.planning import planner, topology
 from mattt_jax.training import placement, trainer
 from tests import tiny
 
@@ -52,9 +54,9 @@ def test_every_run_has_its_place_on_its_machine(benchmark, listed, name):
     if text.partition(":")[0] != name:
       continue
     topo = topology.parse(machine)
-    mesh = sharding.abstract_mesh(experiment.mesh, topo.num_devices)
+    mesh = meshes.abstract_mesh(experiment.mesh, topo.num_devices)
     assert mesh.size == topo.num_devices, text
-    task = trainer.make_task(experiment)
+    task = build.make_task(experiment)
     placed = placement.place(experiment, task.vocab_size, mesh)
     gib = topo.chip.usable_gib if topo.chip else benchmark.CPU_GIB
     gradients = placement.device_bytes(placed.train.params)
@@ -65,7 +67,7 @@ def test_every_run_has_its_place_on_its_machine(benchmark, listed, name):
 def test_bytes_are_those_of_the_compiled_programs():
   made = tiny.experiment("episodic", mesh__fsdp=2, eval__segment=16)
   steps = planner.Steps(made, topology.parse("cpu:2"), None)
-  mesh = sharding.abstract_mesh(made.mesh, 2)
+  mesh = meshes.abstract_mesh(made.mesh, 2)
   placed = placement.place(made, steps.task.vocab_size, mesh)
   train = steps.train(2, 32, inner=False, memory=False)
   # More than that is what is read of one sequence: five arrays at most of 32
@@ -111,8 +113,8 @@ def test_what_it_divides_has_a_place():
   made = tiny.experiment(
     "episodic", batch_size=8, **{**SLOTS, "memory__capacity": 8}
   )
-  mesh = sharding.abstract_mesh(made.mesh, 8)
-  assert mesh.shape == sharding.mesh_of(made.mesh).shape
+  mesh = meshes.abstract_mesh(made.mesh, 8)
+  assert mesh.shape == meshes.mesh_of(made.mesh).shape
   placed = placement.place(made, 30, mesh)
   assert placed.reading[32].memory.pointer.value.sharding.shard_shape(
     (2, 8)

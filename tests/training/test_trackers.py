@@ -8,7 +8,7 @@ import types
 import pytest
 from tiny import experiment
 
-from mattt_jax import cli
+from mattt_jax.commands import cli
 from mattt_jax.training import metrics, trackers
 from mattt_jax.training import workdir as workdir_lib
 
@@ -160,9 +160,9 @@ def test_mistakes_come_before_training(
 
 
 def test_the_choice_reaches_the_workers_of_a_sweep(monkeypatch, wandb):
-  from mattt_jax.scaling import sweep_runner
+  from mattt_jax.sweeps import runner
 
   trackers.choose("wandb")
-  assert sweep_runner._environment(0, 2)[trackers.VARIABLE] == "wandb"
+  assert runner._environment(0, 2)[trackers.VARIABLE] == "wandb"
   trackers.choose("none")
-  assert sweep_runner._environment(0, 2)[trackers.VARIABLE] == "none"
+  assert runner._environment(0, 2)[trackers.VARIABLE] == "none"

@@ -9,9 +9,10 @@ import pytest
 from flax import nnx
 from tiny import experiment
 
-from mattt_jax import sharding
-from mattt_jax.data import pipeline
-from mattt_jax.training import build, optimizer, train_step, trainer
+from mattt_jax.devices import meshes, sharding
+from mattt_jax.learners import build
+from mattt_jax.tasks import batches
+from mattt_jax.training import optimizer, train_step
 
 # What each system adds to the smallest experiment: a prefix, and queries that
 # more than one block of slots answers.
@@ -53,17 +54,17 @@ def one_step(
     task__num_fillers=9,  # 28 tokens: an even vocabulary
     train__micro_batch=micro_batch, **changes,
   )  # fmt: skip
-  task = trainer.make_task(settings)
+  task = build.make_task(settings)
   learner = build.build_learner(settings, task.vocab_size)
   graphdef, params = nnx.split(learner)
   before = jax.tree.map(np.array, nnx.to_pure_dict(params))
-  mesh = sharding.make_mesh(*shape)
+  mesh = meshes.make_mesh(*shape)
   descent = optax.trace(0.9), optax.sgd(RATE)  # with moments to be placed
   descent = optax.chain(*descent)
   state = train_step.init_state(params, descent, mesh)
   placed = jax.tree.map(lambda x: x.sharding, state)
   step = train_step.jit_train_step(graphdef, descent, settings, state, mesh)
-  batch = next(pipeline.train_batches(task, settings))
+  batch = next(batches.train_batches(task, settings))
   on_mesh = sharding.put_batch(batch, mesh)
   assert len(on_mesh["tokens"].sharding.device_set) == mesh.size
   state, values = step(state, on_mesh, inner=True, memory=True)
@@ -107,7 +108,7 @@ def test_metrics():
   assert values["answer_tokens"] == (batch["answer"] >= 0).sum() > 0
   assert 0 <= values["answer_correct"] <= values["answer_tokens"]
   # untrained: the loss of a guess among all tokens, or worse
-  task = trainer.make_task(experiment("episodic"))
+  task = build.make_task(experiment("episodic"))
   assert values["loss"] > 0.8 * np.log(task.vocab_size)
 
 

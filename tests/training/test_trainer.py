@@ -9,11 +9,12 @@ import pytest
 from flax import nnx
 from tiny import experiment, rows
 
-from mattt_jax import sharding
-from mattt_jax.data import pipeline
-from mattt_jax.training import metrics, trainer
+from mattt_jax.devices import meshes
+from mattt_jax.learners import build
+from mattt_jax.tasks import batches
+from mattt_jax.training import load, metrics, trainer
 
-ONE = sharding.make_mesh(1)
+ONE = meshes.make_mesh(1)
 
 
 def train(workdir, **changes):
@@ -21,7 +22,7 @@ def train(workdir, **changes):
 
 
 def params(workdir):
-  learner, step = trainer.load_learner(experiment(), workdir)
+  learner, step = load.load_learner(experiment(), workdir)
   return step, nnx.to_pure_dict(nnx.split(learner)[1])
 
 
@@ -65,7 +66,7 @@ def test_trace_and_utilisation(tmp_path):
   """A trace of the steps that were asked for; MFU as the other figures say."""
 
   def ideal(vocab_size):
-    assert vocab_size == trainer.make_task(experiment()).vocab_size
+    assert vocab_size == build.make_task(experiment()).vocab_size
     return lambda inner, memory, length: 0.25 if inner else 0.5
 
   trainer.train(
@@ -133,7 +134,7 @@ def test_checkpoint_of_other_settings_is_refused(whole, tmp_path):
 
 
 def test_sizes_that_the_devices_do_not_divide(tmp_path):
-  mesh = sharding.make_mesh(8)
+  mesh = meshes.make_mesh(8)
   with pytest.raises(ValueError, match="batch_size=2 .* 8 devices"):
     trainer.train(experiment(), tmp_path / "w", mesh=mesh)
   with pytest.raises(ValueError, match="eval.batch_size=2 .* 8 devices"):
@@ -144,7 +145,7 @@ def test_sizes_that_the_devices_do_not_divide(tmp_path):
 def test_nan_loss_stops_names_the_step_and_keeps_the_last_good(
   tmp_path, monkeypatch
 ):
-  make = pipeline.train_batches
+  make = batches.train_batches
 
   class Poisoned:
     def __init__(self, *args, **settings):
@@ -160,7 +161,7 @@ def test_nan_loss_stops_names_the_step_and_keeps_the_last_good(
     def __getattr__(self, name):
       return getattr(self.batches, name)
 
-  monkeypatch.setattr(pipeline, "train_batches", Poisoned)
+  monkeypatch.setattr(batches, "train_batches", Poisoned)
   with pytest.raises(trainer.DivergedError) as error:
     train(tmp_path, train__log_every=100)  # found when step 10 is to be saved
   assert "loss=nan in outer step 8" in str(error.value)
@@ -188,5 +189,5 @@ def test_parameters_that_overflow_are_not_saved(tmp_path):
 
 def test_load_learner_needs_a_run(tmp_path):
   with pytest.raises(ValueError, match="holds no run"):
-    trainer.load_learner(experiment(), tmp_path / "w")
+    load.load_learner(experiment(), tmp_path / "w")
   assert not (tmp_path / "w").exists()

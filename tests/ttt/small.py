@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from mattt_jax import config, registry
-from mattt_jax.training.build import build_learner
+from mattt_jax.learners.build import build_learner
 from mattt_jax.ttt.inner_loop import Learner, read_sequence
 
 VOCAB, CHUNK = 40, 4

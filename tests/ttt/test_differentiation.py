@@ -102,7 +102,9 @@ def test_batch_that_shares_inputs_and_outputs(place):
       x = jax.device_put(x, jax.NamedSharding(mesh, spec("data")))
       w, scale = jax.device_put((w, scale), jax.NamedSharding(mesh, spec()))
     with jax.set_mesh(mesh):
-      found, wanted = (outer(mode)(w, scale, x) for mode in ("mixed", "reverse"))
+      found, wanted = (
+        outer(mode)(w, scale, x) for mode in ("mixed", "reverse")
+      )
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, wanted
   )

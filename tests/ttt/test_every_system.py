@@ -10,8 +10,9 @@ import pytest
 import small
 from flax import nnx
 
-from mattt_jax import config, sharding, systems
-from mattt_jax.training.build import build_learner
+from mattt_jax import config, systems
+from mattt_jax.devices import meshes, sharding
+from mattt_jax.learners.build import build_learner
 from mattt_jax.ttt.inner_loop import Learner
 from mattt_jax.ttt.meta_loss import meta_loss
 
@@ -21,7 +22,7 @@ LENGTH = 6 * small.CHUNK
 CUTS = {
   "ttt_e2e_first_order": {"inner.second_order": True},
   "memorizing_transformer": {"memory.stop_gradient_keys": False},
-  "perk": {"baseline.unroll": 2},
+  "perk": {"learner.unroll": 2},
 }
 # What was stored is a constant to gradients: no slope by what it is made of.
 CONSTANT = {"ttt_nn": ("prefix", "embedding")}
@@ -44,7 +45,7 @@ def settings(name, **changes):
   tree.memory.update({k: x for k, x in sizes.items() if k in tree.memory})
   # Of PERK, few steps: after four, a parameter's effect is no line for long.
   sizes = dict(top_k=1, query_tokens=3, neighbours=1, steps=2, unroll=1)
-  tree.baseline.update({k: x for k, x in sizes.items() if k in tree.baseline})
+  tree.learner.update({k: x for k, x in sizes.items() if k in tree.learner})
   tree.update_from_flattened_dict(changes)
   return config.from_config_dict(tree)
 
@@ -105,7 +106,7 @@ def in_float64(monkeypatch):
 def test_meta_gradient_by_finite_differences(name, in_float64):
   changes = dict(CUTS.get(name, {}))
   if name == "perk":  # the weighting sees hidden states as constants
-    changes["baseline.weigh_tokens"] = False
+    changes["learner.weigh_tokens"] = False
   graphdef, state = make(name, float64=True, **changes)
   run, batch = loss_and_gradient(name, graphdef), texts()
   (_, loss_BxL), grads = run(state, batch)
@@ -149,7 +150,7 @@ def test_gradients_are_cut_as_published(name, in_float64):
 @pytest.mark.parametrize("name", systems.SYSTEMS)
 def test_sharded_as_single(name, in_float64):
   graphdef, state = make(name, float64=True, **CUTS.get(name, {}))
-  run, mesh = loss_and_gradient(name, graphdef), sharding.make_mesh(4)
+  run, mesh = loss_and_gradient(name, graphdef), meshes.make_mesh(4)
   single = run(state, texts())
   sharded = run(
     jax.device_put(state, sharding.replicated(mesh)),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mattt_jax.training.build import build_learner
+from mattt_jax.learners.build import build_learner
 from mattt_jax.ttt.inner_loop import read_sequence
 from tests import tiny
 

@@ -1,0 +1,116 @@
+"""Evaluates the newest good checkpoint of a run."""
+
+import dataclasses
+import pathlib
+
+from absl import flags
+
+from mattt_jax.commands import launch
+
+
+def _define_evaluate(values: flags.FlagValues) -> None:
+  launch.define_checkpoint(values)
+  flags.DEFINE_string(
+    "lengths", "", "context lengths in tokens, or times the trained one: "
+    "512,4x,64x; default: eval.lengths", flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "tasks", "", "NAME or NAME:field=value,field=value; several with ';'; "
+    "default: the trained task", flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "split", "test", "train, tune or test", flag_values=values
+  )
+  flags.DEFINE_bool(
+    "inner", None, "read with the inner loop on; default: eval.inner",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    "memory", None, "read with the memory on; default: eval.memory",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_integer(
+    "sequences", None, "at each length; default: eval.sequences",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "out", None, "JSONL to add rows to, one for each task and length that it "
+    "has none of; default: WORKDIR/evaluate.jsonl",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "answers", "forced", "how answers are scored: forced (token by token), "
+    "choice (among candidates, by loss), written; a,b", flag_values=values,
+  )  # fmt: skip
+
+
+def _evaluate(values: flags.FlagValues) -> None:
+  workdir = launch.required(values, "workdir", "runs/recall")
+  parse_lengths(values.lengths, 1)  # mistakes before anything is loaded
+  launch.keep_compiled_programs()
+  from mattt_jax.evaluation import suite
+  from mattt_jax.sweeps.sweep import config_hash
+  from mattt_jax.training import load
+
+  tree, trained = launch.run_settings(values)
+  if values.inner and not trained.inner.enabled:
+    raise launch.UsageError("--inner: this experiment has inner.enabled=False")
+  if values.memory and trained.memory.read is None:
+    raise launch.UsageError("--memory: this experiment has no memory")
+  lengths = parse_lengths(values.lengths, trained.length)
+  lengths = lengths or trained.eval.lengths or (trained.length,)
+  experiment = trained
+  if values.sequences is not None:
+    experiment = dataclasses.replace(
+      trained,
+      eval=dataclasses.replace(trained.eval, sequences=values.sequences),
+    )
+  learner, step = load.load_learner(trained, workdir, best=values.best)
+  out = pathlib.Path(values.out or pathlib.Path(workdir) / "evaluate.jsonl")
+  rows = suite.run(
+    experiment,
+    learner,
+    [t.strip() for t in (values.tasks or tree["task"]["name"]).split(";")],
+    lengths,
+    out,
+    {
+      "workdir": str(workdir),
+      "config_hash": config_hash(tree),
+      "seed": trained.seed,
+      "step": step,
+    },
+    split=values.split,
+    inner=values.inner,
+    memory=values.memory,
+    step=step,
+    kinds=values.answers.split(","),
+  )
+  print(suite.table(rows))
+  print(f"Rows are in {out}")
+
+
+def parse_lengths(text: str, trained: int) -> tuple[int, ...]:
+  """ "256,4x" as tokens; "4x" is four times the `trained` length.
+
+  Raises:
+    UsageError: a part that is no number of tokens.
+  """
+  lengths = []
+  for part in filter(None, text.split(",")):
+    number, times, rest = part.partition("x")
+    if not number.isdecimal() or rest:
+      raise launch.UsageError(
+        f"--lengths={text!r}: {part!r} must be a number of tokens (4096), or "
+        "of training lengths (4x)"
+      )
+    lengths.append(int(number) * (trained if times else 1))
+  return tuple(lengths)
+
+
+COMMAND = launch.Command(
+  about=__doc__,
+  example="--workdir=runs/recall --lengths=1x,4x,64x --noinner",
+  run=_evaluate,
+  define=_define_evaluate,
+  takes_config=True,
+)

@@ -1,0 +1,216 @@
+"""What all commands share: flags, settings, help, errors, the exit code.
+
+A command is one file here, with a `COMMAND`. JAX is imported when there is work
+for it: help and most errors come at once.
+"""
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from mattt_jax import config as config_lib
+from mattt_jax import registry
+from mattt_jax.data import sources
+from mattt_jax.training import trackers
+
+Argv = list[str]
+
+
+class UsageError(ValueError):
+  """The command line is wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+  """One thing to ask for: `define` adds its flags, `run` gets their values,
+  then the words that stand for themselves, one for each of `words`; an integer
+  that it returns is the exit code."""
+
+  about: str
+  example: str  # arguments
+  run: Callable[..., object]
+  define: Callable[[flags.FlagValues], object] = lambda values: None
+  takes_config: bool = False
+  words: tuple[str, ...] = ()
+
+
+def launch(command: Command, program: str, argv: Sequence[str]) -> int:
+  """Runs a command with the arguments `argv`; returns the exit code.
+
+  What went wrong is one message on stderr and exit code 2, with `--debug` a
+  traceback. `--help` prints what the command does, an example and its flags.
+  """
+  values = flags.FlagValues()
+  flags.DEFINE_bool(
+    "help", False, "print this", short_name="h", flag_values=values
+  )
+  flags.DEFINE_bool(
+    "debug", False, "show tracebacks and more of the log", flag_values=values
+  )
+  command.define(values)
+  if {"--help", "-help", "-h"} & set(argv):
+    print(_help(command, program, values))
+    return 0
+  argv = list(argv)
+  debug = "--debug" in argv  # reading the flags may be what fails
+  try:
+    if command.takes_config:
+      argv = _define_config(values, argv)
+    words = values([program, *argv])[1:]
+    if len(words) > len(command.words):
+      raise UsageError(f"unexpected argument {words[len(command.words)]!r}")
+    if len(words) < len(command.words):
+      raise UsageError(f"{command.words[len(words)]} is missing")
+    flags.FLAGS.mark_as_parsed()  # grain's workers ask for absl's own flags
+    if debug:
+      logging.set_verbosity(logging.INFO)
+    code = command.run(values, *words)
+  except (flags.Error, ValueError, OSError, RuntimeError) as error:
+    if debug:
+      raise
+    usage = isinstance(error, (flags.Error, UsageError))
+    more = f"{program} --help shows an example" if usage else (
+      "--debug shows the traceback")  # fmt: skip
+    text = trackers.without_secrets(str(error))
+    print(f"{program}: error: {text}\n({more})", file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print(f"{program}: interrupted", file=sys.stderr)
+    return 130
+  return code if isinstance(code, int) else 0
+
+
+def define_workdir(values: flags.FlagValues) -> None:
+  """Adds `--workdir`."""
+  flags.DEFINE_string(
+    "workdir", None, "directory of the run", flag_values=values
+  )
+
+
+def define_tracker(values: flags.FlagValues) -> None:
+  """Adds `--tracker`."""
+  flags.DEFINE_string(
+    "tracker", None, "wandb: metrics go to Weights & Biases too; default: "
+    f"${trackers.VARIABLE}, or none",
+    flag_values=values,
+  )  # fmt: skip
+
+
+def define_checkpoint(values: flags.FlagValues) -> None:
+  """Adds `--workdir` and `--best`."""
+  define_workdir(values)
+  flags.DEFINE_bool(
+    "best", False, "the checkpoint of the lowest loss on the tuning split "
+    "(train.keep_best), not the newest",
+    flag_values=values,
+  )  # fmt: skip
+
+
+def run_settings(
+  values: flags.FlagValues,
+) -> tuple[dict, config_lib.Experiment]:
+  """The settings of the run in --workdir, or what --config says they are."""
+  from mattt_jax.training import workdir as workdir_lib
+
+  if values.config:
+    given = config_lib.from_config_dict(values.config)
+    return config_lib.to_dict(given), given
+  tree = workdir_lib.read_config(values.workdir)
+  own = workdir_lib.with_own_tokenizer(tree, values.workdir)
+  return tree, config_lib.from_config_dict(ConfigDict(own))
+
+
+def required(values: flags.FlagValues, name: str, example: str) -> str:
+  """Returns the value of a flag; raises `UsageError` if it is not given."""
+  value = values[name].value
+  if not value:
+    raise UsageError(f"--{name} is missing: add --{name}={example}")
+  return value
+
+
+def keep_compiled_programs() -> None:
+  """Turns on JAX's compilation cache, unless the environment says where.
+
+  Before JAX is imported. A program of second derivatives takes longer to
+  compile than a small run to train.
+  """
+  os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(sources.cache_home() / "jax")
+  )
+
+
+def _define_config(values: flags.FlagValues, argv: Argv) -> Argv:
+  """Adds `--config` and its overrides; returns `argv` without the former."""
+  given, rest = None, []
+  queue = iter(argv)
+  for arg in queue:
+    name, equals, value = arg.partition("=")
+    if name in ("--config", "-config"):
+      given = value if equals else next(queue, "")
+    else:
+      rest.append(arg)
+  overrides = list(_overrides(rest))
+  if given is None:
+    if overrides:
+      raise UsageError(
+        f"--config.{overrides[0]} needs --config=FILE to override"
+      )
+    flags.DEFINE_string("config", None, "", flag_values=values)
+    return rest
+  config = registry.load_config(given)
+  for path in overrides:
+    _require_field(config, path)
+  config_flags.DEFINE_config_dict(
+    "config", config, flag_values=values, lock_config=True, sys_argv=rest
+  )
+  return rest
+
+
+def _overrides(argv: Argv) -> Iterator[str]:
+  for arg in argv:
+    match = re.match(r"--?(?:no)?config\.([^=]+)", arg)
+    if match:
+      yield match[1]
+
+
+def _require_field(config: ConfigDict, path: str) -> None:
+  """Raises `UsageError` unless `config` has the field "a.b" of `path`."""
+  node, done = config, ""
+  for key in path.split("."):
+    if not isinstance(node, ConfigDict):
+      raise UsageError(f"unknown field {path}: {done[:-1]} has no fields")
+    if key not in node:
+      raise UsageError(
+        f"unknown field {done}{key}{registry.suggest(key, node)}"
+      )
+    node, done = node[key], f"{done}{key}."
+
+
+def _help(command: Command, program: str, values: flags.FlagValues) -> str:
+  rows = [
+    (f"--[no]{name}" if values[name].boolean else f"--{name}=...", values[name])
+    for name in sorted(values)
+    if name == values[name].name
+  ]
+  lines = [f"  {shown:<20} {flag.help}" for shown, flag in rows]
+  if command.takes_config:
+    lines = [
+      "  --config=FILE:ARG    an experiment, or its name: see `mattt list`",
+      "  --config.a.b=VALUE   sets a field of it",
+      *lines,
+    ]
+  return "\n".join(
+    [
+      command.about,
+      "",
+      "Example:",
+      f"  {program} {command.example}".rstrip(),
+      "",
+    ]
+    + ["Flags:", *lines]
+  )

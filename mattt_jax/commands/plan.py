@@ -1,0 +1,174 @@
+"""Compiles a run for a TPU that one need not have: does it fit?"""
+
+import json
+import pathlib
+from typing import Any
+
+from absl import flags
+
+from mattt_jax import config as config_lib
+from mattt_jax.commands import launch
+from mattt_jax.planning import topology
+from mattt_jax.planning.topology import GIB
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def define(values: flags.FlagValues) -> None:
+  """Adds the flags of `mattt plan`."""
+  flags.DEFINE_string(
+    "topology", None, "v5e:4x4, 2*v5e:4x4 (slices), cpu:8; chips: "
+    f"{', '.join(topology.CHIPS)}",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_float(
+    "mfu", 0.3, "share of the peak FLOP/s that the model's FLOPs are assumed "
+    "to reach, in (0, 1]",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "search", None, "batch or length: also find the largest that fits",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_float(
+    "memory", None, "usable GiB of a device; default: what its compiler allows",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_bool(
+    "quick", False, "compile with the least effort: several times sooner, for "
+    "programs that take up to 15 % more memory",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string("json", None, "file to write", flag_values=values)
+
+
+def run(values: flags.FlagValues) -> None:
+  """Prints, and writes if asked to, what a run needs on a machine."""
+  launch.required(values, "config", "recall:tiny")
+  machine = topology.parse(launch.required(values, "topology", "v5e:4x4"))
+  if not 0 < values.mfu <= 1:
+    raise launch.UsageError(f"--mfu={values.mfu} must lie in (0, 1]")
+  if values.search not in (None, "batch", "length"):
+    raise launch.UsageError(
+      f"--search={values.search!r} must be batch or length"
+    )
+  if values.memory is not None and values.memory <= 0:
+    raise launch.UsageError(f"--memory={values.memory} must be > 0 GiB")
+  experiment = config_lib.from_config_dict(values.config)
+  topology.prepare(machine)
+  from mattt_jax.planning import planner
+
+  def report(program):
+    verdict = "fits" if program.fits else "does not fit"
+    print(
+      f"{program.sequences} x {program.length} tokens: {verdict} "
+      f"({program.compile_seconds:.0f} s to compile)",
+      flush=True,
+    )
+
+  found = planner.plan(
+    experiment,
+    machine,
+    mfu=values.mfu,
+    search=values.search,
+    usable_bytes=values.memory and values.memory * GIB,
+    quick=values.quick,
+    report=report,
+  )
+  print(text(found))
+  if values.json:
+    path = pathlib.Path(values.json)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found["config"] = config_lib.to_dict(experiment)
+    path.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"Written to {path}")
+
+
+def text(found: dict[str, Any]) -> str:
+  """A plan for a person."""
+  cost, step, run_, search = (
+    found[k] for k in ("cost", "step", "run", "search")
+  )
+  kinds = ", ".join(f"{n:,} {k}" for k, n in cost["parameters"].items())
+  state = ", ".join(
+    f"{size(n)} {k}" for k, n in cost["state_bytes"].items() if n
+  )
+  lines = [
+    f"{found['topology']}: {found['chips']} chips, {found['devices']} devices, "
+    f"{size(found['usable_bytes'])} usable a device",
+    f"Parameters: {kinds}",
+    f"State of a sequence: {state or 'none'}",
+    "",
+    f"{'of a device':<12}{'batch':>7}{'tokens':>9}"
+    + "".join(
+      f"{h:>13}" for h in ("arguments", "temporaries", "peak", "compiled in")
+    ),
+  ]
+  for name in ("train", "evaluation"):
+    program = found[name]
+    if program is None:
+      lines.append(f"{name:<12}batch_size is no multiple of the devices")
+      continue
+    sizes = [program[f"{k}_bytes"] for k in ("argument", "temporary", "peak")]
+    verdict = {None: "memory not known", True: "fits", False: "does not fit"}
+    lines.append(
+      f"{name:<12}{program['sequences']:>7}{program['length']:>9}"
+      + "".join(f"{size(n):>13}" for n in sizes)
+      + f"{program['compile_seconds']:>11.0f} s  {verdict[program['fits']]}"
+    )
+    if program["compiler"]:
+      lines.append(f"{'':<12}compiler: {program['compiler']}")
+  predicted = found["predicted"]
+  if predicted is not None:
+    largest = sorted(predicted, key=lambda k: -predicted[k])[:5]
+    lines.append(
+      f"Predicted peak of train: {size(sum(predicted.values()))} ("
+      + ", ".join(f"{k} {size(predicted[k])}" for k in largest)
+      + ", ...)"
+    )
+  if search is not None:
+    lines.append(
+      f"Largest {search['of']} that fits: {search['largest'] or 'none'}"
+    )
+  tokens = cost["tokens"]
+  lines += [
+    "",
+    f"FLOPs a token: {cost['read_flops'] / tokens:,.0f} to read, "
+    f"{cost['model_flops'] / tokens:,.0f} to train, "
+    f"{cost['hardware_flops'] / tokens:,.0f} with what is computed again",
+  ]
+  if step is None:
+    return "\n".join([*lines, "No peaks of this machine are known: no times"])
+  lines += [
+    f"A step takes at least {step['at_least_seconds']:.3g} s (roofline: "
+    f"{step['compute_seconds']:.3g} s of matrix products"
+    + (
+      f", {step['memory_seconds']:.3g} s to read its arguments and write its "
+      "results)"
+      if "memory_seconds" in step
+      else ")"
+    ),
+    f"At {run_['mfu']:.0%} of the peak: {run_['tokens_per_second']:,.0f} "
+    f"tokens/s; {run_['steps']} steps in {run_['seconds'] / 3600:.3g} h, "
+    f"{run_['chip_hours']:.3g} chip hours",
+  ]
+  return "\n".join(lines)
+
+
+def size(number: float | None) -> str:
+  """Bytes, in a unit that suits them."""
+  if number is None:
+    return "-"
+  unit = 0
+  while number >= 1024 and unit < len(_UNITS) - 1:
+    number, unit = number / 1024, unit + 1
+  return f"{number:.4g} {_UNITS[unit]}"
+
+
+COMMAND = launch.Command(
+  about=__doc__,
+  example="--config=recall --topology=v5e:2x2 --search=batch --json=plan.json",
+  run=run,
+  define=define,
+  takes_config=True,
+)

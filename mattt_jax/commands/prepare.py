@@ -1,0 +1,37 @@
+"""Fetches real texts into a directory."""
+
+from absl import flags
+
+from mattt_jax.commands import launch
+from mattt_jax.data import prepare, sources
+
+
+def _define_prepare(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    "from", "", "for texts: the directory to take them from",
+    flag_values=values,
+  )  # fmt: skip
+  flags.DEFINE_string(
+    "encoding", "utf-8", "for texts: that of the files", flag_values=values
+  )
+
+
+def _prepare(values: flags.FlagValues, name: str, directory: str) -> None:
+  manifest = prepare.prepare(
+    name, directory, texts=values["from"].value or "", encoding=values.encoding
+  )
+  size = sum(file["bytes"] for file in manifest["files"].values())
+  print(f"{len(manifest['files'])} files, {size:,} bytes, in {directory}/")
+  if all(file.endswith(sources.SUFFIXES) for file in manifest["files"]):
+    made = sources.array_records(f"directory:{directory}")
+    print(f"As a tfds data set (array_record) in {made}/")
+    print(f"Use them with --config.task.source=directory:{directory}")
+
+
+COMMAND = launch.Command(
+  about=__doc__,
+  example="books data/books",
+  run=_prepare,
+  define=_define_prepare,
+  words=("NAME", "DIR"),
+)

@@ -1,0 +1,40 @@
+"""Trains a tokenizer (byte-level BPE) on texts."""
+
+import pathlib
+
+from absl import flags
+
+from mattt_jax.commands import launch
+from mattt_jax.data import tokenizer
+
+
+def _define_tokenizer(values: flags.FlagValues) -> None:
+  for name, about in (
+    ("source", "texts, as task.source: its training documents are read"),
+    ("out", "the new file"),
+  ):
+    flags.DEFINE_string(name, None, about, flag_values=values)
+  flags.DEFINE_integer(
+    "vocab", 1024, "number of tokens, 256 for the bytes among them",
+    flag_values=values,
+  )  # fmt: skip
+
+
+def _tokenizer(values: flags.FlagValues, action: str) -> None:
+  if action != "train":
+    raise launch.UsageError(f"unknown action {action!r}: use train")
+  source = launch.required(values, "source", "directory:texts")
+  out = pathlib.Path(launch.required(values, "out", "tokenizer.json"))
+  made = tokenizer.train_file(source, values.vocab, out)
+  print(f"{made.vocab_size} tokens, written to {out}")
+  print(f"Use it with --config.task.tokenizer={out}")
+
+
+COMMAND = launch.Command(
+  about=__doc__,
+  example="train --source=directory:data/books --vocab=1024 "
+  "--out=data/books.json",
+  run=_tokenizer,
+  define=_define_tokenizer,
+  words=("ACTION",),
+)

@@ -1,0 +1,305 @@
+"""Where arrays live: one mesh, and path rules that say how each is split.
+
+Modules know nothing of devices. A rule is (regular expression, the mesh axis of
+each of an array's last axes); the first one found in an array's path decides.
+Optimiser moments carry their parameter's path inside their own, so that one
+rule places all three. The rest follows from where parameters and batches lie,
+and from what `constrain` says where a sequence is read: how its tokens, its
+chunks, and the state carried from chunk to chunk are split.
+
+README has the table of what each mesh axis splits.
+"""
+
+import contextlib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mattt_jax.config import Experiment, require
+from mattt_jax.devices.meshes import (
+  CONTEXT,
+  DATA,
+  FSDP,
+  TENSOR,
+  AnyMesh,
+)
+
+BATCH = (DATA, FSDP)  # the sequences of a batch are split over both
+
+Axes = tuple[str | None, ...]
+Rules = Sequence[tuple[str, Axes | dict[int, Axes]]]  # dict: by number of axes
+
+# Matrices that read the residual stream, and those that write to it; stacks of
+# blocks have one axis more in front.
+PARAMETERS: Rules = (
+  (r"\bembedding$", (TENSOR, FSDP)),
+  (r"\bhead$", (FSDP, TENSOR)),
+  (r"w[qkvg13]$", (FSDP, TENSOR)),
+  (r"w[o2]$", (TENSOR, FSDP)),
+)
+# Numbers of a parameter without a rule from which on it is split over "fsdp",
+# along its longest axis.
+_LARGE = 2**18
+
+# Inside a program, where the same axes split sequences: blocks are gathered one
+# at a time, as their loop goes on; these are used by all tokens at once.
+GATHERED: Rules = (
+  (r"\bembedding$", (TENSOR, None)),
+  (r"\bhead$", (None, TENSOR)),
+)
+
+# Of one sequence, inside a program: its devices on "fsdp" are its own, so that
+# its fast weights lie whole on each.
+STATE: Rules = (
+  (r"^(fast|inner_opt)/.*w[qkvg13]/value$", (None, TENSOR)),
+  (r"^(fast|inner_opt)/.*w[o2]/value$", (TENSOR, None)),
+  (r"^(fast|inner_opt)/.*head/value$", (None, TENSOR)),
+  (
+    r"^memory/pointer/(address|value|valid_M|score_M|born_M)$",
+    {1: (CONTEXT,), 2: (CONTEXT, None), 3: (TENSOR, CONTEXT, None)},
+  ),
+  (
+    r"^memory/blocks/(address|value|valid_M|score_M)$",
+    {2: (CONTEXT,), 3: (CONTEXT, None), 4: (TENSOR, CONTEXT, None)},
+  ),
+  # An index: of each cell its places, of each slot its place. A head has its
+  # own where each reads apart.
+  (r"^memory/pointer/index/(slot_NxS|place_M)$", (CONTEXT,)),
+  (
+    r"^memory/blocks/index/(slot_NxS|place_M)$",
+    {3: (TENSOR, CONTEXT), 4: (TENSOR, None, CONTEXT)},
+  ),
+  (
+    r"^memory/blocks/index/",
+    {2: (TENSOR,), 3: (TENSOR, None), 5: (TENSOR, None, None, None)},
+  ),
+  (r"^memory/.*matrix_HxFxE$", (TENSOR, None, None)),
+  (r"^memory/.*normalizer_HxF$", (TENSOR, None)),
+  (r"^memory/.*(change|momentum)/\d+$", (TENSOR, None, None)),
+  (r"^memory/.*_NxTxHxK$", (TENSOR, None)),
+  (r"^cache/.*_HxPxK$", (TENSOR, None, None)),
+  (r"^cache/.*matrix_HxKxK$", (TENSOR, None, None)),
+  (r"^cache/.*recent_3xPxD$", (TENSOR,)),
+  (r"^replay/x_NxCxD$", (CONTEXT, None)),
+  (r"^replay/(target|weight)_NxC$", (CONTEXT,)),
+)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+  """Returns a pytree path as "suffix/fast_mlp/up": no wrappers, no brackets."""
+  name = jax.tree_util.keystr(path, simple=True, separator="/")
+  # An nnx.Variable is a node of its own, whose only child is its value.
+  return name.removesuffix("/value")
+
+
+def shardings(mesh: AnyMesh, tree: Any, rules: Rules = PARAMETERS) -> Any:
+  """Gives a tree like `tree` with the `NamedSharding` of each array: by its
+  rule; without one, split over "fsdp" if it is large.
+
+  Raises:
+    ValueError: the devices of a mesh axis do not divide an array's axis; names
+      both, and the rule.
+  """
+
+  def place(path, x):
+    name, shape = path_name(path), tuple(x.shape)
+    axes = _axes(name, shape, rules, mesh.shape)
+    if axes is None:
+      axes = _longest(shape, mesh.shape[FSDP])
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+  return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _axes(
+  name: str, shape: tuple[int, ...], rules: Rules, sizes: Mapping[str, int]
+) -> Axes | None:
+  """The mesh axes of an array, of which one of size 1 counts as none; None
+  without a rule."""
+  for pattern, by in rules:
+    if not re.search(pattern, name):
+      continue
+    last = by.get(len(shape), ()) if isinstance(by, dict) else by
+    last = last[max(0, len(last) - len(shape)) :]
+    axes = (None,) * (len(shape) - len(last)) + last
+    for size, axis in zip(shape, axes, strict=True):
+      require(
+        axis is None or size % sizes[axis] == 0,
+        f"{name} of shape {shape}: the {axis and sizes[axis]} devices of the "
+        f"mesh axis {axis!r} must divide {size} (rule {pattern!r}: "
+        f"{', '.join(map(str, last))}): change mesh.{axis} or that size",
+      )
+    return tuple(a if a is not None and sizes[a] > 1 else None for a in axes)
+  return None
+
+
+def _longest(shape: tuple[int, ...], devices: int) -> Axes:
+  """The longest axis that the devices of "fsdp" divide is split, if large."""
+  fitting = [n for n in shape if n % devices == 0]
+  if devices == 1 or not fitting or math.prod(shape) < _LARGE:
+    return ()
+  at = shape.index(max(fitting))
+  return (None,) * at + (FSDP,)
+
+
+def replicated(mesh: AnyMesh) -> NamedSharding:
+  """Every device holds the whole array."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+# Batches.
+
+
+def batch_devices(mesh: AnyMesh) -> int:
+  """So many devices share the sequences of a batch."""
+  return mesh.shape[DATA] * mesh.shape[FSDP]
+
+
+def check_batch(field: str, batch_size: int, mesh: AnyMesh) -> None:
+  """Raises `ValueError` unless the devices that share a batch divide it."""
+  data, fsdp = mesh.shape[DATA], mesh.shape[FSDP]
+  devices = batch_devices(mesh)
+  require(
+    batch_size % devices == 0,
+    f"{field}={batch_size} must be divisible by the {devices} devices of the "
+    f"mesh axes data={data} x fsdp={fsdp}: use a multiple of {devices}, or a "
+    "mesh of fewer devices",
+  )
+
+
+def check_batches(experiment: Experiment, mesh: AnyMesh) -> None:
+  """`check_batch` of everything that is computed at once."""
+  check_batch("batch_size", experiment.batch_size, mesh)
+  check_batch("train.micro_batch", experiment.train.micro_batch, mesh)
+  check_batch("eval.batch_size", experiment.eval.batch_size, mesh)
+
+
+def abstract(tree: Any, placement: Any) -> Any:
+  """Arrays (or shapes) as shapes, placed: what a program is compiled for.
+
+  `placement` is one sharding, or a tree of them.
+  """
+  if isinstance(placement, NamedSharding):
+    placement = jax.tree.map(lambda _: placement, tree)
+  return jax.tree.map(
+    lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+    tree,
+    placement,
+  )
+
+
+def split_batch(mesh: AnyMesh) -> NamedSharding:
+  """B, the first axis, is split over "data" and "fsdp"."""
+  return NamedSharding(mesh, PartitionSpec(BATCH))
+
+
+def rows_here(mesh: Mesh, size: int) -> range | list[int]:
+  """Which of the `size` sequences of a batch this process's devices hold."""
+  if jax.process_count() == 1:
+    return range(size)
+  where = split_batch(mesh).addressable_devices_indices_map((size,))
+  found = [index[0] for index in where.values() if index is not None]
+  return sorted({i for rows in found for i in range(size)[rows]})
+
+
+def put_whole_batch(
+  batch: Mapping[str, np.ndarray], mesh: Mesh
+) -> dict[str, jax.Array]:
+  """`put_batch` of a batch that every process has all of."""
+  size = len(next(iter(batch.values())))
+  rows = rows_here(mesh, size)
+  if len(rows) < size:
+    batch = {name: array[rows] for name, array in batch.items()}
+  return put_batch(batch, mesh)
+
+
+def put_batch(
+  batch: Mapping[str, np.ndarray], mesh: Mesh
+) -> dict[str, jax.Array]:
+  """Places arrays [B, ...] with B split over "data" and "fsdp".
+
+  Each process passes the sequences that its own devices hold (`rows_here`).
+  """
+  arrays = {name: np.asarray(array) for name, array in batch.items()}
+  # All of them in one call: a call for each costs three times as much.
+  return jax.make_array_from_process_local_data(split_batch(mesh), arrays)
+
+
+# Inside a program.
+
+
+@contextlib.contextmanager
+def on(mesh: Mesh) -> Iterator[None]:
+  """What is traced in here runs on `mesh`: `constrain` has an effect."""
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    yield
+
+
+def devices_on(axis: str) -> int:
+  """How many devices the mesh of `on` has on an axis; 1 without a mesh."""
+  return jax.sharding.get_abstract_mesh().shape.get(axis, 1)
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+  """Splits the axes of one sequence's array over those of the mesh.
+
+  Nothing happens without a mesh, nor on one that splits sequences only: the
+  batch says enough.
+  """
+  sizes = _sizes()
+  if sizes is None:
+    return x
+  named = [a if a is not None and sizes[a] > 1 else None for a in axes]
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*named))
+
+
+def constrain_parameters(params: Any) -> Any:
+  """Gathers, over "fsdp", what no loop over blocks gathers."""
+  sizes = _sizes()
+  if sizes is None:
+    return params
+
+  def place(path, x):
+    axes = _axes(path_name(path), x.shape, GATHERED, sizes)
+    return x if axes is None else constrain(x, *axes)
+
+  return jax.tree_util.tree_map_with_path(place, params)
+
+
+def constrain_state(state: Any) -> Any:
+  """`constrain` of everything that is carried from chunk to chunk."""
+  sizes = _sizes()
+  if sizes is None:
+    return state
+
+  def place(path, x):
+    # Of a memory, `value` is a field of its own.
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    axes = _axes(name, x.shape, STATE, sizes)
+    return constrain(x, *(axes or (None,) * x.ndim))
+
+  return jax.tree_util.tree_map_with_path(place, state)
+
+
+def split_states(mesh: AnyMesh, states: Any) -> Any:
+  """The placement of the states of B sequences, each array [B, ...]."""
+
+  def place(path, x):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    axes = _axes(name, tuple(x.shape[1:]), STATE, mesh.shape)
+    return NamedSharding(mesh, PartitionSpec(BATCH, *(axes or ())))
+
+  return jax.tree_util.tree_map_with_path(place, states)
+
+
+def _sizes() -> Mapping[str, int] | None:
+  """The mesh of `on`, unless it splits sequences only."""
+  sizes = jax.sharding.get_abstract_mesh().shape
+  if all(sizes.get(axis, 1) == 1 for axis in (FSDP, TENSOR, CONTEXT)):
+    return None
+  return sizes

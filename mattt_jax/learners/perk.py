@@ -1,0 +1,351 @@
+"""PERK: a context becomes a low-rank adapter, questions are read without it.
+
+Parameter-efficient test-time learning (2507.06415). The context, every chunk
+but the last `question_chunks`, is an unordered batch of segments, a chunk each:
+a segment is read alone, its positions start at 0.
+
+    phi_0 = {A_m, B_m}                            the adapter, meta-learned
+    phi_k = phi_{k-1} - eta_k optimizer(grad L(phi_{k-1}))     k = 1 .. K
+    L     = sum_t w_t NLL_t / sum_t w_t           t: all tokens of all segments
+    W_m   = W_m + (alpha / r) A_m B_m             in every matrix m chosen
+
+Then the last chunks are read together, and alone, with phi_K. What is fast is
+phi; the outer loop trains phi_0, eta, the weighting w and the model, which the
+inner loop leaves as it is.
+
+Truncated unrolling: the meta-gradient passes through the last T steps; what the
+earlier ones added to phi_0 is a constant to it (so the rates of those steps
+stay where they started).
+
+Shapes: C tokens of a chunk, n chunks, g of them context, q of them questions,
+D model, T adapter tensors (two a matrix), K steps.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import Array
+
+from mattt_jax.config import (
+  require,
+  require_at_least,
+  require_chunked,
+  require_positive,
+)
+from mattt_jax.devices.sharding import path_name
+from mattt_jax.learners._whole import WholeReader
+from mattt_jax.learners.base import BaseConfig
+from mattt_jax.memory.base import tree_bytes
+from mattt_jax.model import fast_weights
+from mattt_jax.model.fast_weights import FastWeight
+from mattt_jax.model.transformer import Transformer
+from mattt_jax.recompute import recomputed
+from mattt_jax.ttt.inner_loop import ChunkOutput, in_chunks, weighted_mean
+from mattt_jax.ttt.inner_optimizer import InnerOptimizer, transform
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(BaseConfig):
+  """Settings. `experiment.inner` gives the optimiser (published: AdamW with
+  b1=0.9, b2=0.95) and eta; with `inner.learn_rate`, one eta is learned for each
+  step and adapter tensor. `model.fast` is not used."""
+
+  rank: int = 8
+  alpha: float = 16.0
+  # Globs over the paths of the model's matrices, in any block or outside.
+  layers: tuple[str, ...] = ("*/attention/w[qv]", "*/mlp/*")
+  steps: int = 4  # K
+  unroll: int = 2  # T
+  question_chunks: int = 1
+  weigh_tokens: bool = True  # False: all w are equal
+
+  def __post_init__(self):
+    for field in ("rank", "steps", "unroll", "question_chunks"):
+      require_at_least(f"learner.{field}", getattr(self, field), 1)
+    require_positive("learner.alpha", self.alpha)
+    require(
+      self.unroll <= self.steps,
+      f"learner.unroll={self.unroll} must be <= learner.steps={self.steps}: "
+      "there are no more steps to differentiate",
+    )
+
+  def make(self, experiment, vocab_size):
+    """The transformer of the experiment with an adapter.
+
+    Raises:
+      ValueError: a glob of `layers` matches nothing, or what is no matrix.
+    """
+    rngs = nnx.Rngs(experiment.seed)
+    model = Transformer(
+      # Its inner loop goes through the prefix, too: no kernel there.
+      dataclasses.replace(experiment.model, fast=(), prefix_attention="banded"),
+      vocab_size,
+      experiment.memory,
+      experiment.chunk,
+      rngs,
+    )
+    return Perk(model, experiment.inner, experiment.chunk, self, rngs)
+
+  def check(self, experiment) -> None:
+    """Raises `ValueError` for settings that this learner would not obey."""
+    inner, model = experiment.inner, experiment.model
+    require(
+      inner.enabled,
+      "inner.enabled=False leaves learner perk without its inner steps: use "
+      "learner=recurrence, or inner.enabled=True",
+    )
+    for field, value in (
+      ("inner.retention", inner.retention != 1),
+      ("inner.max_drift", inner.max_drift),
+      ("coordination.surprise_power", experiment.coordination.surprise_power),
+      ("coordination.replay", experiment.coordination.replay),
+    ):
+      require(
+        not value, f"{field} does nothing in learner perk: use its default"
+      )
+    require(
+      model.prefix_attention != "splash",
+      "model.prefix_attention='splash' can be differentiated once, but the "
+      "inner loop of learner perk goes through the prefix: use 'auto'",
+    )
+    require(
+      experiment.memory.read is None,
+      "learner perk has no external memory: use memory=none",
+    )
+    read = self.question_chunks * experiment.chunk
+    require(
+      model.attention == "full" or model.window >= read,
+      f"model.window={model.window} must reach over all {read} tokens that "
+      f"learner perk reads at once (chunk={experiment.chunk} * learner."
+      f"question_chunks={self.question_chunks}): raise it, or use "
+      "model.attention='full'",
+    )
+    for field, length in experiment.lengths:
+      self.require_context(field, length, experiment.chunk)
+
+  def require_context(self, field: str, length: int, chunk: int) -> None:
+    """Raises `ValueError` unless a context is left beside the questions."""
+    chunks = length // chunk
+    require(
+      self.question_chunks < chunks,
+      f"learner.question_chunks={self.question_chunks} leaves no context of "
+      f"the {chunks} chunks of {field}={length}: use fewer, or a length of at "
+      f"least {(self.question_chunks + 1) * chunk}",
+    )
+
+
+class LowRank(nnx.Module):
+  """A B, for each layer of a stack (2106.09685); 0 at first."""
+
+  def __init__(self, shape: tuple[int, ...], rank: int, rngs: nnx.Rngs):
+    *layers, rows, columns = shape
+    a = jax.random.normal(rngs.params(), (*layers, rows, rank), jnp.float32)
+    self.a = FastWeight(a / math.sqrt(rows))
+    self.b = FastWeight(jnp.zeros((*layers, rank, columns), jnp.float32))
+
+  def __call__(self) -> Array:
+    return self.a[...] @ self.b[...]
+
+
+class Perk(WholeReader):
+  """A model, its adapter, and how a context is learned by it."""
+
+  name = "perk"
+
+  def __init__(self, model, inner, chunk: int, config: Config, rngs: nnx.Rngs):
+    """`inner` is the experiment's `InnerConfig`."""
+    shapes = _matrices(model, config.layers)
+    self.config = config
+    self.paths = tuple(shapes)
+    self.adapters = nnx.List(
+      [LowRank(shape, config.rank, rngs) for shape in shapes.values()]
+    )
+    if config.weigh_tokens:
+      self.token_weight = nnx.Linear(
+        model.config.dim, 1, kernel_init=nnx.initializers.zeros, rngs=rngs
+      )
+    # Rates of all steps: K times T.
+    rates = InnerOptimizer(inner, config.steps * 2 * len(shapes))
+    super().__init__(model, rates, chunk)
+
+  def adapted(self):
+    """The model with the adapter added to its matrices."""
+    scale = self.config.alpha / self.config.rank
+    added = dict(zip(self.paths, self.adapters, strict=True))
+    graphdef, state = nnx.split(self.model)
+
+    def add(path, w):
+      adapter = added.get(path_name(path))
+      return w if adapter is None else w + scale * adapter()
+
+    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(add, state))
+
+  def context_loss(self, tokens_gxC, targets_gxC, weight_gxC) -> Array:
+    """L: what an inner step descends. The hidden states that w looks at are
+    constants to every gradient; w's own parameters get the meta-gradient."""
+    read = functools.partial(_read, self.adapted())
+    loss_gxC, _, forward = jax.vmap(read)(tokens_gxC, targets_gxC)
+    if self.config.weigh_tokens:
+      hidden_gxCxD = jax.lax.stop_gradient(forward.final_CxD)
+      score_gxCx1 = self.token_weight(hidden_gxCxD)
+      weight_gxC = weight_gxC * jax.nn.softplus(score_gxCx1[..., 0])
+    return weighted_mean(loss_gxC, weight_gxC)
+
+  def learn(self, context, rate_scale: Array | float = 1.0):
+    """K steps on a context's segments, (tokens_gxC, targets_gxC, weight_gxC).
+
+    Returns:
+      phi_K, and of each step (the loss and the norm of its gradient) before it.
+    """
+    graphdef, fast_0, slow = fast_weights.split(self)
+    steps, early = self.config.steps, self.config.steps - self.config.unroll
+    descend = transform(self.inner.config)
+    leaves, treedef = jax.tree.flatten(fast_0)
+    rate_KxT = jnp.broadcast_to(self.inner.rates(), (steps * len(leaves),))
+    rate_KxT = rate_scale * rate_KxT.reshape(steps, -1)
+
+    def run(slow, carry, rate_KxT):
+      def loss_fn(fast):
+        return nnx.merge(graphdef, fast, slow).context_loss(*context)
+
+      def step(carry, rate_T):
+        fast, opt_state = carry
+        loss, grads = jax.value_and_grad(loss_fn)(fast)
+        if not self.inner.config.second_order:
+          grads = jax.lax.stop_gradient(grads)
+        updates, opt_state = descend.update(grads, opt_state, fast)
+        moved = jax.tree.map(
+          lambda w, rate, u: w - rate * u,
+          fast,
+          jax.tree.unflatten(treedef, list(rate_T)),
+          updates,
+        )
+        seen = jax.lax.stop_gradient((loss, optax.tree.norm(grads)))
+        return (moved, opt_state), seen
+
+      if self.inner.config.remat_levels:
+        step = recomputed(step)
+      return jax.lax.scan(step, carry, rate_KxT)
+
+    start = fast_0, descend.init(fast_0)
+    (fast, opt_state), seen = run(
+      *jax.lax.stop_gradient((slow, start, rate_KxT[:early]))
+    )
+    # phi_0 + what the early steps added, a constant.
+    fast = jax.tree.map(
+      lambda w, moved: w + jax.lax.stop_gradient(moved - w), fast_0, fast
+    )
+    (fast, _), seen_last = run(slow, (fast, opt_state), rate_KxT[early:])
+    return fast, jax.tree.map(
+      lambda a, b: jnp.concatenate([a, b]), seen, seen_last
+    )
+
+  def read_whole(
+    self,
+    tokens_L,
+    targets_L,
+    weight_L,
+    relevant_L,
+    *,
+    inner=True,
+    memory=True,
+    rate_scale=1.0,
+  ) -> ChunkOutput:
+    """Learns the context, then reads the questions, [n, ...].
+
+    The losses of the context's tokens are those of phi_0 on their segment,
+    before anything was learned. `inner_loss` is a chunk's own loss; the
+    diagnostics `first_loss` and `last_loss` are L before steps 1 and K.
+
+    Raises:
+      ValueError: the chunk does not divide L, or no context is left.
+    """
+    length, c = len(tokens_L), self.chunk
+    require_chunked(c, length)
+    self.config.require_context("length", length, c)
+    at = length - self.config.question_chunks * c
+    chunks = in_chunks((tokens_L, targets_L, weight_L), c)
+    context = jax.tree.map(lambda x: x[: at // c], chunks)
+    read_all = jax.vmap(functools.partial(_read, self.adapted()))
+    context_read = read_all(*context[:2])
+    learner, norm, found = self, jnp.zeros(()), {}
+    if inner:
+      graphdef, _, slow = fast_weights.split(self)
+      fast, (loss_K, norm_K) = self.learn(context, rate_scale)
+      learner, norm = nnx.merge(graphdef, fast, slow), jnp.mean(norm_K)
+      found = {"first_loss": loss_K[0], "last_loss": loss_K[-1]}
+    question_read = _read(learner.adapted(), tokens_L[at:], targets_L[at:])
+
+    loss_nxC, correct_nxC = (
+      jnp.concatenate([jnp.ravel(a), b]).reshape(-1, c)
+      for a, b in zip(context_read[:2], question_read[:2], strict=True)
+    )
+    _, _, weight_nxC = chunks
+    return ChunkOutput(
+      loss_C=loss_nxC,
+      correct_C=correct_nxC,
+      inner_loss=jax.vmap(weighted_mean)(loss_nxC, weight_nxC),
+      inner_grad_norm=jnp.broadcast_to(norm, len(loss_nxC)),
+      diagnostics=self.model.diagnostics(question_read[2]) | found,
+    )
+
+  def state_bytes(self, context_length: int) -> dict[str, int]:
+    """Bytes of each part: "replay" is the tokens, kept for K readings, and the
+    cache is that of the questions."""
+
+    def parts():
+      _, fast, _ = fast_weights.split(self)
+      read = self.config.question_chunks * self.chunk
+      opt_state = transform(self.inner.config).init(fast)
+      return fast, opt_state, self.model.init_cache(read, True)
+
+    fast, opt_state, cache = jax.eval_shape(parts)
+    return {
+      "fast_weights": tree_bytes(fast),
+      "inner_optimizer": tree_bytes(opt_state),
+      "memory": 0,
+      "replay": 4 * context_length,
+      "cache": tree_bytes(cache),
+    }
+
+
+def _read(model, tokens_C: Array, targets_C: Array):
+  """(loss_C, correct_C, forward) of tokens read from position 0, without a
+  past."""
+  cache = model.init_cache(len(tokens_C), False)
+  cache = dataclasses.replace(cache, suffix=None)
+  x_CxD, cache = model.read_prefix(tokens_C, cache, 0)
+  forward = model.forward(x_CxD, cache, None, 0)
+  return *model.score(forward, targets_C), forward
+
+
+def _matrices(model, globs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+  """Shapes of the parameters that the globs match, by path.
+
+  Raises:
+    ValueError: a glob that matches nothing, or something that is no matrix.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(nnx.state(model, nnx.Param))
+  shapes = {path_name(path): leaf.shape for path, leaf in leaves}
+
+  def is_matrix(name):  # blocks are stacked: one axis more
+    return len(shapes[name]) == 2 + name.startswith(("prefix/", "suffix/"))
+
+  matrices = [name for name in shapes if is_matrix(name)]
+  chosen: dict[str, tuple[int, ...]] = {}
+  for glob in globs:
+    found = fnmatch.filter(shapes, glob)
+    require(
+      bool(found) and set(found) <= set(matrices),
+      f"learner.layers={globs}: {glob!r} matches {', '.join(found) or None}, "
+      f"but must match only matrices: {', '.join(matrices)}",
+    )
+    chosen |= {name: shapes[name] for name in found}
+  require(bool(chosen), "learner.layers=() adapts nothing: name a matrix")
+  return chosen

@@ -1,0 +1,309 @@
+"""A retrieval-augmented transformer: past chunks, as tokens, in front.
+
+Every chunk is read by the whole transformer in one causal pass over
+
+    | R retrieved chunks, the best one last | local window | chunk |
+
+with full attention inside of it and nothing carried over but tokens: retrieval
+in context (2302.00083, its stride being the chunk) inside one context, trained
+so, end to end. Candidates are the chunks that have left the local window. They
+are sought with the last tokens read BEFORE the chunk: a query made of the chunk
+would betray its later tokens to its earlier ones. So a question that is asked
+and answered within one chunk is not looked up.
+
+The search has no parameters and no gradient: the mean of token vectors, or BM25
+of the words that both have (data/bm25.py).
+
+Shapes: L tokens, C chunk, W local window, R = top_k, D model, S = R C + W + C,
+N far chunks, E = D numbers of an embedding, or columns of a table of words.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+from jax import Array
+
+from mattt_jax.config import (
+  require,
+  require_at_least,
+  require_choice,
+  require_chunked,
+)
+from mattt_jax.layers.norms import unit
+from mattt_jax.learners import _bm25
+from mattt_jax.learners._whole import WholeReader
+from mattt_jax.learners.base import BaseConfig
+from mattt_jax.memory import chunk_store
+from mattt_jax.memory.base import tree_bytes
+from mattt_jax.model.transformer import Cache, Transformer
+from mattt_jax.recompute import recomputed
+from mattt_jax.ttt.inner_loop import (
+  ChunkOutput,
+  Learner,
+  in_chunks,
+  make_learner,
+  weighted_mean,
+)
+
+_RETRIEVERS = ("embedding", "bm25")
+_EMBEDDINGS = ("token", "random")
+# Each retriever's own settings, which do nothing with the other.
+_OWN = {"embedding": ("embedding",), "bm25": ("ngram", "table_size")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(BaseConfig):
+  """Settings; `model.window`, rounded up to whole chunks, is the local window
+  (a token sees it whole, and what is before it in its chunk)."""
+
+  top_k: int = 2  # chunks retrieved; 0: none, the local window alone
+  query_tokens: int = 8  # the last tokens before a chunk, which ask for it
+  retriever: str = "embedding"  # or "bm25"
+  # Of chunks and queries, the mean over their tokens of: the transformer's
+  # "token" embeddings, which move in training, or "random" vectors, which
+  # never do (what is compared then is which tokens occur).
+  embedding: str = "token"
+  ngram: int = 1  # tokens of a word of BM25; where tokens are bytes, more
+  # Counts that BM25 keeps of a chunk: words are hashed into so many columns.
+  table_size: int = 1024
+
+  def __post_init__(self):
+    require_at_least("learner.top_k", self.top_k, 0)
+    require_at_least("learner.query_tokens", self.query_tokens, 1)
+    require_choice("learner.retriever", self.retriever, _RETRIEVERS)
+    require_choice("learner.embedding", self.embedding, _EMBEDDINGS)
+    require_at_least("learner.ngram", self.ngram, 1)
+    require_at_least("learner.table_size", self.table_size, 1)
+    for retriever, fields in _OWN.items():
+      for field in fields:
+        value, default = getattr(self, field), getattr(Config, field)
+        require(
+          self.retriever == retriever or value == default,
+          f"learner.{field}={value!r} does nothing with learner.retriever="
+          f"{self.retriever!r}: use {default!r}, or retriever={retriever!r}",
+        )
+    require(
+      self.ngram <= self.query_tokens,
+      f"learner.ngram={self.ngram} must be <= learner.query_tokens="
+      f"{self.query_tokens}, which ask",
+    )
+
+  def make(self, experiment, vocab_size):
+    """The transformer of the experiment, read as above."""
+    model = Transformer(
+      dataclasses.replace(experiment.model, attention="full"),
+      vocab_size,
+      experiment.memory,
+      experiment.chunk,
+      nnx.Rngs(experiment.seed),
+    )
+    return RAG(
+      make_learner(model, experiment.inner, experiment.chunk),
+      self,
+      _local(experiment),
+    )
+
+  def check(self, experiment) -> None:
+    """Raises `ValueError` for settings that this learner would not obey."""
+    require(
+      not experiment.inner.enabled,
+      "inner.enabled=True, but learner rag learns nothing while it reads: use "
+      "inner.enabled=False",
+    )
+    require(
+      experiment.memory.read is None,
+      "learner rag has no memory but past tokens: use memory=none",
+    )
+    require(
+      experiment.model.attention == "window",
+      f"model.attention={experiment.model.attention!r} leaves learner rag "
+      "nothing to retrieve: use 'window'",
+    )
+    # A recurrence would read the places of chunks that were not found.
+    require(
+      experiment.model.suffix_mixer == "attention",
+      f"model.suffix_mixer={experiment.model.suffix_mixer!r} does not go with "
+      "learner rag: use 'attention'",
+    )
+    require(
+      self.ngram <= experiment.chunk,
+      f"learner.ngram={self.ngram} must be <= chunk={experiment.chunk}, the "
+      "tokens that words are made of",
+    )
+    local = _local(experiment)
+    require(
+      self.query_tokens <= local,
+      f"learner.query_tokens={self.query_tokens} must be <= {local}, the "
+      f"local window (model.window={experiment.model.window} in whole chunks "
+      f"of {experiment.chunk})",
+    )
+
+
+def _local(experiment) -> int:
+  """Tokens of the local window."""
+  return math.ceil(experiment.model.window / experiment.chunk) * (
+    experiment.chunk
+  )
+
+
+@struct.dataclass
+class Past:
+  """All that is carried from chunk to chunk: tokens, in one of two places."""
+
+  far: chunk_store.Chunks | None  # chunks that left the window
+  token_W: Array  # int32, the window, its last token last
+  valid_W: Array  # bool: False for padding, which is never retrieved
+  read: Array  # int32: tokens read
+
+
+class RAG(WholeReader):
+  """Reads every chunk behind the window and the past that resembles it."""
+
+  name = "rag"
+  model: Transformer
+
+  def __init__(self, built: Learner, config: Config, local: int):
+    super().__init__(built.model, built.inner, built.chunk)
+    self.config = config
+    self.local = local
+
+  def init_past(self, context_length: int) -> Past:
+    """No past, with room for a context of that many tokens."""
+    far = None
+    if self.config.top_k:
+      room = math.ceil((context_length - self.local) / self.chunk)
+      far = chunk_store.empty(
+        max(room, self.config.top_k),
+        self.chunk,
+        self.config.table_size
+        if self.config.retriever == "bm25"
+        else self.model.config.dim,
+      )
+    return Past(
+      far=far,
+      token_W=jnp.zeros((self.local,), jnp.int32),
+      valid_W=jnp.zeros((self.local,), bool),
+      read=jnp.zeros((), jnp.int32),
+    )
+
+  def read_whole(
+    self,
+    tokens_L,
+    targets_L,
+    weight_L,
+    relevant_L,
+    *,
+    inner=True,
+    memory=True,
+    rate_scale=1.0,
+  ) -> ChunkOutput:
+    """Reads a sequence, [n, ...]; `inner_loss` is the chunk's own loss.
+
+    There is no inner loop and no memory to switch: `relevant_L` and the
+    keywords change nothing.
+
+    Raises:
+      ValueError: the chunk does not divide L.
+    """
+    del relevant_L, inner, memory, rate_scale
+    require_chunked(self.chunk, len(tokens_L))
+    chunks = in_chunks((tokens_L, targets_L, weight_L), self.chunk)
+
+    def body(past, chunk):
+      token_C, target_C, weight_C = chunk
+      output = self._read(past, token_C, target_C, weight_C)
+      return self.keep(past, token_C, weight_C > 0), output
+
+    if self.inner.config.remat_levels:
+      body = recomputed(body)
+    return jax.lax.scan(body, self.init_past(len(tokens_L)), chunks)[1]
+
+  def embed(self, token_T: Array, valid_T: Array) -> Array:
+    """What tokens are found by, [E]: counts of their words, or the unit mean of
+    the valid ones' vectors; no gradient."""
+    c = self.config
+    if c.retriever == "bm25":
+      return _bm25.counts(token_T, valid_T, c.ngram, c.table_size)
+    if c.embedding == "token":
+      vector_TxD = self.model.embedding[...][token_T]
+    else:
+      shape, key = (self.model.config.dim,), jax.random.key(0)
+      vector_TxD = jax.vmap(
+        lambda token: jax.random.normal(jax.random.fold_in(key, token), shape)
+      )(token_T)
+    total_D = jnp.sum(jnp.where(valid_T[:, None], vector_TxD, 0.0), axis=0)
+    return unit(jax.lax.stop_gradient(total_D))
+
+  def scores(
+    self, far: chunk_store.Chunks, token_T: Array, valid_T: Array
+  ) -> Array:
+    """How much each far chunk resembles the tokens that ask, [N]."""
+    c = self.config
+    if c.retriever == "bm25":
+      asked = _bm25.columns(token_T, valid_T, c.ngram, c.table_size)
+      return _bm25.scores(far.embedding_NxE, chunk_store.stored(far), *asked)
+    return far.embedding_NxE @ self.embed(token_T, valid_T)
+
+  def in_front(self, past: Past) -> tuple[Array, Array]:
+    """What a chunk is read behind: tokens [R C + W], and how many of the first
+    of them stand for nothing."""
+    # Nothing leaves a window before it is full: what is missing comes first.
+    missing = jnp.maximum(self.local - past.read, 0)
+    if past.far is None:
+      return past.token_W, missing
+    asking = self.config.query_tokens
+    score_N = self.scores(
+      past.far, past.token_W[-asking:], past.valid_W[-asking:]
+    )
+    token_RxC, _, found_R = chunk_store.retrieve(
+      past.far, score_N, self.config.top_k
+    )
+    missing += self.chunk * jnp.sum(~found_R)
+    return jnp.concatenate([token_RxC[::-1].ravel(), past.token_W]), missing
+
+  def keep(self, past: Past, token_C: Array, valid_C: Array) -> Past:
+    """The chunk enters the window, whose oldest chunk becomes far past."""
+    c, far = self.chunk, past.far
+    if far is not None:
+      leaving = past.token_W[:c], past.valid_W[:c]
+      far = chunk_store.add(far, self.embed(*leaving), *leaving)
+    return Past(
+      far=far,
+      token_W=jnp.concatenate([past.token_W[c:], token_C]),
+      valid_W=jnp.concatenate([past.valid_W[c:], valid_C]),
+      read=past.read + c,
+    )
+
+  def _read(self, past: Past, token_C, target_C, weight_C) -> ChunkOutput:
+    front, missing = self.in_front(past)
+    token_S = jnp.concatenate([front, token_C])
+    # Attention sees no key before position 0.
+    x_SxD, cache = self.model.read_prefix(token_S, Cache(None, None), -missing)
+    forward = self.model.forward(x_SxD, cache, None, -missing)
+    forward = dataclasses.replace(
+      forward, final_CxD=forward.final_CxD[len(front) :]
+    )
+    loss_C, correct_C = self.model.score(forward, target_C)
+    return ChunkOutput(
+      loss_C=loss_C,
+      correct_C=correct_C,
+      inner_loss=weighted_mean(loss_C, weight_C),
+      inner_grad_norm=jnp.zeros(()),
+      diagnostics=self.model.diagnostics(forward),
+    )
+
+  def state_bytes(self, context_length: int) -> dict[str, int]:
+    """Bytes of each part: of the far past (ids and what they are found by), and
+    of the window's tokens, the cache. No keys and values are stored."""
+    past = jax.eval_shape(lambda: self.init_past(context_length))
+    far = tree_bytes(past.far)
+    return {
+      "fast_weights": 0,
+      "inner_optimizer": 0,
+      "memory": far,
+      "replay": 0,
+      "cache": tree_bytes(past) - far,
+    }

@@ -1,0 +1,213 @@
+"""What a system costs: FLOPs and bytes of a step, parameters, state.
+
+Counted in the jaxpr of the programs that run. XLA's own cost analysis counts
+the body of a loop once; here a `scan` counts as often as it runs. A
+multiplication and an addition are two FLOPs.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.extend import core
+from jax.interpreters import partial_eval
+
+from mattt_jax import recompute
+from mattt_jax.config import Experiment
+from mattt_jax.devices import meshes
+from mattt_jax.learners import build
+from mattt_jax.training import metrics
+from mattt_jax.training.optimizer import make_optimizer
+from mattt_jax.training.train_step import abstract_state, train_step
+from mattt_jax.ttt.meta_loss import read_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Products:
+  """Matrix products (and triangular solves) of a program."""
+
+  flops: float = 0.0
+  # What they read and write, if nothing stays on the chip between them.
+  bytes: float = 0.0
+
+  def __add__(self, other: "Products") -> "Products":
+    return Products(self.flops + other.flops, self.bytes + other.bytes)
+
+  def times(self, number: int) -> "Products":
+    """This program, `number` times."""
+    return Products(number * self.flops, number * self.bytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class StepCost:
+  """What one outer step of training costs on all devices together, and what
+  the system carries.
+
+  FLOPs are those of matrix products. Reading is the forward pass, with inner
+  steps and memory; the model's FLOPs are the whole step's, if nothing were
+  computed twice; the hardware's those of the program that runs.
+  """
+
+  tokens: int
+  parameters: dict[str, int]  # by kind
+  state_bytes: dict[str, int]  # of one sequence of this length, by part
+  read_flops: float
+  model_flops: float
+  hardware_flops: float
+  product_bytes: float  # `Products.bytes` of the program that runs
+
+
+def step_cost(
+  experiment: Experiment,
+  vocab_size: int,
+  *,
+  sequences: int | None = None,
+  length: int | None = None,
+  inner: bool = True,
+  memory: bool = True,
+) -> StepCost:
+  """The cost of one outer step of `experiment`; nothing is computed.
+
+  Args:
+    experiment: its model, chunk and memory; `dataclasses.replace` gives other
+      windows and chunks.
+    vocab_size: of the task.
+    sequences: of a batch; default: `experiment.batch_size`.
+    length: tokens of a sequence; default: `experiment.length`.
+    inner: False for a step without the inner loop.
+    memory: False for a step without the memory.
+  """
+  sequences = sequences or experiment.batch_size
+  length = length or experiment.length
+  inner = inner and experiment.inner.enabled
+  parts = {"inner": inner, "memory": memory}
+  # A kernel's jaxpr does not say how many blocks it goes through: it is counted
+  # as attention in blocks. (In training it has .8 times these products for the
+  # first 8192 tokens, 1.6 times later: benchmarks/prefix_attention.py.)
+  experiment = dataclasses.replace(
+    experiment,
+    model=dataclasses.replace(experiment.model, prefix_attention="banded"),
+  )
+  graphdef, params = build.abstract_learner(experiment, vocab_size)
+  batch = build.abstract_batch(sequences, length)
+
+  def read(params, batch):
+    return read_batch(nnx.merge(graphdef, params), batch, **parts).loss_BxL
+
+  runs = _train_products(experiment, vocab_size, batch, parts)
+  # The model's own: reverse mode over everything that a first pass computes.
+  with recompute.nothing():
+    once = _train_products(_in_reverse(experiment), vocab_size, batch, parts)
+    read_flops = matmul_flops(read, params, batch)
+  return StepCost(
+    tokens=sequences * length,
+    parameters=metrics.parameter_counts(params),
+    state_bytes=state_bytes(graphdef, params, length),
+    read_flops=read_flops,
+    model_flops=once.flops,
+    hardware_flops=runs.flops,
+    product_bytes=runs.bytes,
+  )
+
+
+def state_bytes(graphdef, params: Any, length: int) -> dict[str, int]:
+  """`Learner.state_bytes` of a learner of which there are only shapes."""
+  found = {}
+
+  def ask(params):
+    found.update(nnx.merge(graphdef, params).state_bytes(length))
+
+  jax.eval_shape(ask, params)
+  return found
+
+
+def _train_products(
+  experiment: Experiment, vocab_size: int, batch, parts: dict[str, bool]
+) -> Products:
+  graphdef, params = build.abstract_learner(experiment, vocab_size)
+  optimizer = make_optimizer(experiment.outer, experiment.train.steps)
+  # Where arrays lie does not change what is computed.
+  state = abstract_state(params, optimizer, meshes.make_mesh(1))
+
+  def step(state, batch):
+    return train_step(graphdef, optimizer, experiment, state, batch, **parts)
+
+  return products(step, state, batch)
+
+
+def _in_reverse(experiment: Experiment) -> Experiment:
+  inner = dataclasses.replace(experiment.inner, differentiation="reverse")
+  return dataclasses.replace(experiment, inner=inner)
+
+
+def matmul_flops(fn, *args: Any) -> float:
+  """`products(fn, *args).flops`."""
+  return products(fn, *args).flops
+
+
+def products(fn, *args: Any) -> Products:
+  """The matrix products (and triangular solves) of `fn(*args)`; arguments may
+  be abstract.
+
+  Elementwise work, sorting and gathers are not counted, nor is what no result
+  needs (a compiler leaves it out).
+
+  Raises:
+    ValueError: the program has a `while` loop, of which nobody knows how often
+      it runs.
+  """
+  jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
+  needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  return _count(needed)
+
+
+def _count(jaxpr: core.Jaxpr) -> Products:
+  total = Products()
+  for equation in jaxpr.eqns:
+    name = equation.primitive.name
+    if name in _FLOPS:
+      arrays: list[Any] = [
+        x.aval for x in (*equation.invars, *equation.outvars)
+      ]
+      moved = sum(x.size * x.dtype.itemsize for x in arrays)
+      total += Products(_FLOPS[name](equation), moved)
+      continue
+    if name == "while":
+      raise ValueError(
+        "the program has a while loop, whose length is not known: write it as "
+        "lax.scan"
+      )
+    inner = [_count(sub) for sub in _jaxprs(equation.params)]
+    if name == "cond":  # the dearest branch
+      total += max(inner, key=lambda branch: branch.flops)
+    else:
+      times = equation.params["length"] if name == "scan" else 1
+      total += sum(inner, Products()).times(times)
+  return total
+
+
+def _jaxprs(params: dict[str, Any]):
+  for value in params.values():
+    for item in value if isinstance(value, (tuple, list)) else (value,):
+      if isinstance(item, core.ClosedJaxpr):
+        yield item.jaxpr
+      elif isinstance(item, core.Jaxpr):
+        yield item
+
+
+def _dot_general(equation) -> float:
+  (left, _), _ = equation.params["dimension_numbers"]
+  x = equation.invars[0].aval
+  contracted = math.prod(x.shape[axis] for axis in left)
+  return 2.0 * contracted * math.prod(equation.outvars[0].aval.shape)
+
+
+def _triangular_solve(equation) -> float:
+  # n^2 for each right-hand side: half of a product, the rest being zeros.
+  matrix, right = (x.aval for x in equation.invars)
+  return float(matrix.shape[-1] * math.prod(right.shape))
+
+
+_FLOPS = {"dot_general": _dot_general, "triangular_solve": _triangular_solve}

@@ -1,0 +1,241 @@
+"""Where the memory of a train step on TPUs goes, without a compiler.
+
+At its peak a device is in the middle of the outer backward pass, at a chunk in
+the suffix, and holds (in bytes):
+
+    arguments      parameters, both moments, batch
+    accumulated    gradients of the micro-batches before (as the parameters)
+    states         what was kept before segments and chunks: for each level of
+                   `inner.remat_levels` its number of parts times one state
+                   (fast weights, their optimiser's state, memory, and the
+                   cache, of which "context" keeps a piece on each device)
+    gradients_kept the inner gradient of each chunk of a segment
+    prefix         the input of each prefix block, and the prefix's output and
+                   its cotangent: (blocks + 2) L D
+    gathered       parameters of the suffix that are split over "fsdp", whole;
+                   the head's too, where it is not laid out
+    casts          parameters of the suffix, fast weights and the cotangent of
+                   their gradient, in `model.dtype` where that is not float32
+    slow_gradients of the suffix, embedding and head: what chunks have added up
+    cotangents     of one state, of the inner gradient, and the new one of the
+                   fast weights
+    head           its matrix, laid out in blocks of the vocabulary: 4 V D
+    chunk          what the suffix blocks keep of C tokens, and its derivative
+                   along the cotangent of the inner gradient: twice, for each
+                   block, 13 arrays of C D and 3 of C F for each MLP
+    window         the same for keys, rotated keys and values of the W + C
+                   positions: twice, for each block, 3 (W + C) D
+    slots          3 arrays of scores of C tokens on M slots of an episodic
+                   memory (its weights, their derivative, a gradient): 3 x 4 C M
+    working        the larger of what the head needs, for each sequence the
+                   gradient of its matrix of one chunk and 2 arrays of logits of
+                   a block (they and their derivative), and what the attention
+                   of a block of b queries needs, 3 arrays of scores (softmax,
+                   its derivative, a gradient): 3 x 4 H b (reach + b)
+    on_chip        less what lies in the chip's own memory: of its 128 MiB half
+                   are free to hold parts of the last four terms
+
+Sizes of parameters and states are those of `jax.eval_shape` of the code that
+runs, and their share of a device is what the rules of `sharding` say; they are
+most of it. The terms from `chunk` on, and the casts, are an estimate: compilers
+fuse, copy and pad in ways of their own. benchmarks/plan.py and
+benchmarks/memory_model.py compare the sum with what they say.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import AbstractMesh, AxisType
+
+from mattt_jax.config import Experiment
+from mattt_jax.devices import meshes, sharding
+from mattt_jax.devices.sharding import AnyMesh
+from mattt_jax.layers import attention
+from mattt_jax.learners import build, recurrence
+from mattt_jax.memory import episodic
+from mattt_jax.model import fast_weights
+from mattt_jax.training.optimizer import make_optimizer
+from mattt_jax.training.placement import device_bytes
+from mattt_jax.training.train_step import abstract_state
+
+_FLOAT32 = 4
+_ON_CHIP = 64 * 2**20
+
+
+def covers(experiment: Experiment) -> bool:
+  """Whether the terms are those of its steps: a transformer that learns while
+  it reads, by the inner loop's defaults of differentiation and recomputation.
+  """
+  inner = experiment.inner
+  return (
+    isinstance(experiment.learner, recurrence.Config)
+    and inner.enabled
+    and inner.second_order
+    and inner.differentiation == "mixed"
+    and inner.remat_levels != 0
+    and not inner.offload
+  )
+
+
+def train_step_bytes(
+  experiment: Experiment,
+  vocab_size: int,
+  mesh: AnyMesh,
+  *,
+  sequences: int | None = None,
+  length: int | None = None,
+) -> dict[str, int]:
+  """The terms above for one device, in bytes; their sum is the peak.
+
+  Args:
+    experiment: one of those that `covers` names, its inner loop on.
+    vocab_size: of the task.
+    mesh: how it is split.
+    sequences: of a batch; default: `experiment.batch_size`.
+    length: tokens of a sequence; default: `experiment.length`.
+  """
+  sequences = sequences or experiment.batch_size
+  length = length or experiment.length
+  model, chunk = experiment.model, experiment.chunk
+  at_once = experiment.train.micro_batch or sequences
+  here = at_once // sharding.batch_devices(mesh)  # sequences
+  tensor, context = mesh.shape[sharding.TENSOR], mesh.shape[sharding.CONTEXT]
+  graphdef, params = build.abstract_learner(experiment, vocab_size)
+  parts, slow, *states = _of_learner(graphdef, params, length)
+  *outer, chunks = parts
+  segment_state, state = (_state_bytes(s, at_once, mesh) for s in states)
+  tokens = length // math.prod(outer)  # of a segment: the prefix reads it whole
+  item = jax.numpy.dtype(model.dtype).itemsize
+  read = _parameter_bytes(slow, _unsplit(mesh))  # where chunks are read
+
+  heads = model.num_heads // tensor
+  block, keys = _attention_block(model, chunk, length)
+  vocab_blocks = math.ceil(vocab_size / (model.vocab_block or vocab_size))
+  logits = chunk // context * math.ceil(vocab_size / vocab_blocks) // tensor
+  matrix = _FLOAT32 * vocab_size * model.dim // tensor
+  laid_out = (vocab_blocks > 1) * matrix
+  scoring = here * (matrix + 2 * _FLOAT32 * logits)
+  attending = here * 3 * _FLOAT32 * heads * block * keys // context
+  past = model.window if model.attention == "window" else length
+  found = {
+    "arguments": _argument_bytes(experiment, params, sequences, length, mesh),
+    "accumulated": (sequences > at_once) * _parameter_bytes(params, mesh),
+    "states": sum(outer) * _kept(segment_state, context)
+    + chunks * _kept(state, context),
+    "gradients_kept": chunks * state["fast"],
+    "prefix": here * (model.num_layers - model.num_suffix + 2)
+    * (tokens // context) * model.dim * item,
+    "gathered": (mesh.shape[sharding.FSDP] > 1) * (read - laid_out),
+    "casts": (item < _FLOAT32) * (read - matrix + 2 * state["fast"]) // 2,
+    "slow_gradients": read,
+    "cotangents": sum(state.values()) + 2 * state["fast"],
+    "head": laid_out,
+    "chunk": here * 2 * _chunk_bytes(model, chunk // context, tensor),
+    "window": here * 2 * model.num_suffix * 3 * (past + chunk) * model.dim
+    * item // tensor,
+    "slots": here * 3 * _FLOAT32 * (chunk // context)
+    * _slots(experiment, length),
+    "working": max(scoring, attending),
+  }  # fmt: skip
+  passing = sum(found[k] for k in ("chunk", "window", "slots", "working"))
+  return found | {"on_chip": -min(passing, _ON_CHIP)}
+
+
+def predict(experiment: Experiment, devices: int) -> dict[str, int]:
+  """`train_step_bytes` of the experiment's own batch, on so many devices that
+  need not be there."""
+  return train_step_bytes(
+    experiment,
+    build.make_task(experiment).vocab_size,
+    meshes.abstract_mesh(experiment.mesh, devices),
+  )
+
+
+def _unsplit(mesh: AnyMesh) -> AbstractMesh:
+  """The mesh on which parameters are whole that "fsdp" splits."""
+  data, fsdp, *others = mesh.shape.values()
+  sizes = data * fsdp, 1, *others
+  return AbstractMesh(sizes, meshes.AXES, axis_types=(AxisType.Auto,) * 4)
+
+
+def _parameter_bytes(params: Any, mesh: AnyMesh) -> int:
+  return device_bytes(
+    sharding.abstract(params, sharding.shardings(mesh, params))
+  )
+
+
+def _argument_bytes(experiment, params, sequences, length, mesh) -> int:
+  """The step's arguments: they stay, the new state taking their place."""
+  optimizer = make_optimizer(experiment.outer, experiment.train.steps)
+  batch = build.abstract_batch(sequences, length)
+  return device_bytes(abstract_state(params, optimizer, mesh)) + device_bytes(
+    sharding.abstract(batch, sharding.split_batch(mesh))
+  )
+
+
+def _of_learner(graphdef, params, length: int):
+  """Its segments and chunks, the shapes of the slow parameters that a chunk is
+  read with, and those of a sequence's state before segments, before chunks."""
+  parts: list[int] = []
+
+  def ask(params):
+    learner = nnx.merge(graphdef, params)
+    parts.extend(learner.remat_parts(length))
+    _, _, slow = fast_weights.split(learner.model)
+    states = (learner.init_state(length, streaming=on) for on in (True, False))
+    return slow, *states
+
+  slow, *states = jax.eval_shape(ask, params)
+  unread = ("prefix", "embedding" if "head" in slow else "prefix")
+  slow = {k: v for k, v in slow.items() if k not in unread}
+  return parts, slow, *states
+
+
+def _state_bytes(state: Any, sequences: int, mesh: AnyMesh) -> dict[str, int]:
+  """By part, of all sequences that are read at once."""
+  states = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((sequences, *x.shape), x.dtype), state
+  )
+  placed = sharding.abstract(states, sharding.split_states(mesh, states))
+  return {
+    field.name: device_bytes(getattr(placed, field.name))
+    for field in dataclasses.fields(placed)
+  }
+
+
+def _kept(state: dict[str, int], context: int) -> int:
+  """Bytes of a state that waits for the backward pass."""
+  return sum(state.values()) - state["cache"] + state["cache"] // context
+
+
+def _attention_block(model, chunk: int, length: int) -> tuple[int, int]:
+  """Queries of a block, and the keys it meets."""
+  window = model.window if model.attention == "window" else None
+  block = min(chunk, attention.block_size(window))
+  if window is None:
+    return block, length + chunk
+  return block, math.ceil((window - 1) / block) * block + block
+
+
+def _slots(experiment: Experiment, length: int) -> int:
+  """Slots that a token is compared with at once, for all heads that do so
+  apart; 0 without an episodic memory."""
+  memory = experiment.memory
+  if not isinstance(memory, episodic.Config):
+    return 0
+  slots = memory.slots(length, experiment.chunk)
+  if memory.search == "landmarks":
+    slots = min(slots, memory.probes * memory.cell)
+  slots = min(slots, memory.block or slots)
+  apart = memory.num_heads if memory.read == "residual" else 1
+  return slots * apart
+
+
+def _chunk_bytes(model, tokens: int, tensor: int) -> int:
+  """What all suffix blocks keep of so many tokens of a chunk."""
+  item = jax.numpy.dtype(model.dtype).itemsize
+  wide = 3 * (model.mlp_dim + model.fast_mlp_dim) // tensor
+  return model.num_suffix * tokens * (13 * model.dim + wide) * item

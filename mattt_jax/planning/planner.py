@@ -1,0 +1,317 @@
+"""What a run needs on a machine that one does not have.
+
+The train step and the evaluation step are lowered and compiled as training
+would, with its mesh and its placement of arrays, but for a described machine
+and for shapes instead of arrays. That a program fits is what its compiler says.
+"""
+
+import collections
+import dataclasses
+import functools
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from mattt_jax.config import Experiment, require
+from mattt_jax.devices import meshes, sharding
+from mattt_jax.evaluation import reader
+from mattt_jax.learners import build
+from mattt_jax.planning import cost_model, memory_model, topology
+from mattt_jax.planning.topology import GIB, Topology
+from mattt_jax.tasks import batches
+from mattt_jax.training.optimizer import make_optimizer
+from mattt_jax.training.train_step import abstract_state, jit_train_step
+from mattt_jax.ttt.coordination import parts_on
+
+SEARCHES = ("batch", "length")
+_MOST = 2**16  # batches of one a device, or chunks, that a search tries
+# Programs that run slower but are made several times sooner (`quick`).
+_QUICK = {"exec_time_optimization_effort": -1.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """A compiled program, of one device. Bytes are the compiler's; None where it
+  gave up, because more than the usable bytes were needed."""
+
+  sequences: int  # on all devices
+  length: int  # tokens
+  inner: bool
+  memory: bool
+  fits: bool | None  # None: nobody knows how much memory there is
+  compile_seconds: float
+  argument_bytes: int | None = None
+  output_bytes: int | None = None
+  temporary_bytes: int | None = None
+  peak_bytes: int | None = None
+  compiler: str = ""  # what it said when it gave up
+
+
+def plan(
+  experiment: Experiment,
+  machine: Topology,
+  *,
+  mfu: float = 0.3,
+  search: str | None = None,
+  usable_bytes: float | None = None,
+  quick: bool = False,
+  report: Callable[[Program], object] = lambda program: None,
+) -> dict[str, Any]:
+  """Compiles an experiment's steps for `machine`, and counts what they cost.
+
+  Args:
+    experiment: as it would be trained; of its kinds of steps (lengths, parts
+      switched off) the dearest is compiled.
+    machine: what for.
+    mfu: share of the peak FLOP/s that the estimates of time assume.
+    search: "batch" or "length": also finds the largest that fits.
+    usable_bytes: memory of a device; default: what the compiler allows.
+    quick: compiles with the compiler's least effort, several times sooner; its
+      programs would run slower and take more memory (2 to 15 % in
+      results/plan/plan.md): what fits so fits, what does not may still.
+    report: is told of each compiled train step of a search.
+
+  Returns:
+    JSON-ready: `train` and `evaluation` (a `Program` each), `predicted` (bytes
+    by term of `memory_model.train_step_bytes`, None where that says nothing),
+    `cost` (a `StepCost` of the dearest step), `step` (bounds in seconds), `run`
+    (estimates, None without known peaks), `search` and `quick`.
+
+  Raises:
+    ValueError: settings that do not fit the machine.
+  """
+  steps = Steps(experiment, machine, usable_bytes, quick)
+  require(
+    search is None or steps.usable_bytes is not None,
+    f"--search={search}: the memory of {machine.name} is not known: say it "
+    "with --memory=GIB",
+  )
+  if search != "batch":
+    sharding.check_batch("batch_size", experiment.batch_size, steps.mesh)
+  for field, size in (
+    ("train.micro_batch", experiment.train.micro_batch),
+    ("eval.batch_size", experiment.eval.batch_size),
+  ):
+    sharding.check_batch(field, size, steps.mesh)
+  kinds = collections.Counter(
+    (*parts_on(experiment, step),
+     batches.train_length(steps.task, experiment, step))
+    for step in range(experiment.train.steps)
+  )  # fmt: skip
+  costs = {
+    (inner, memory, length): cost_model.step_cost(
+      experiment, steps.task.vocab_size, length=length, inner=inner,
+      memory=memory,
+    )
+    for inner, memory, length in kinds
+  }  # fmt: skip
+  dearest = max(costs, key=lambda kind: costs[kind].hardware_flops)
+  inner, memory, length = dearest
+  size = experiment.batch_size
+  found = None
+  if search is not None:
+
+    def fits(number: int) -> bool:
+      sizes = (number * steps.sharing, length) if search == "batch" else (
+        size, number * experiment.chunk)  # fmt: skip
+      program = steps.train(*sizes, inner=inner, memory=memory)
+      report(program)
+      return bool(program.fits)
+
+    unit = steps.sharing if search == "batch" else experiment.chunk
+    start = max(1, (size if search == "batch" else length) // unit)
+    found = {"of": search, "largest": unit * largest(fits, start, _MOST)}
+  train = None
+  if size % steps.sharing == 0:
+    train = steps.train(size, length, inner=inner, memory=memory)
+  evaluation = steps.evaluation()
+  return {
+    "topology": machine.name,
+    "chips": machine.num_chips,
+    "devices": machine.num_devices,
+    "usable_bytes": steps.usable_bytes,
+    "train": train and dataclasses.asdict(train),
+    "evaluation": dataclasses.asdict(evaluation),
+    "predicted": steps.predicted(size, length, inner=inner),
+    "cost": dataclasses.asdict(costs[dearest]),
+    "step": _bounds(machine, costs[dearest].hardware_flops, train),
+    "run": _run(machine, mfu, [(costs[kind], n) for kind, n in kinds.items()]),
+    "search": found,
+    "quick": quick,
+  }
+
+
+def largest(fits: Callable[[int], bool], start: int, most: int) -> int:
+  """The largest of 1 .. `most` that `fits`, if all smaller ones do; 0: none.
+
+  From `start` by doubling or halving, then by bisection.
+  """
+  low, high = 0, start  # low fits, high is asked for
+  while high <= most and fits(high):
+    low, high = high, 2 * high
+  high = min(high, most + 1)
+  while low == 0 and high > 1:
+    half = high // 2
+    low, high = (half, high) if fits(half) else (0, half)
+  while high - low > 1:
+    middle = (low + high) // 2
+    low, high = (middle, high) if fits(middle) else (low, middle)
+  return low
+
+
+class Steps:
+  """The programs of an experiment on a machine."""
+
+  def __init__(
+    self,
+    experiment: Experiment,
+    machine: Topology,
+    usable_bytes: float | None,
+    quick: bool = False,
+  ):
+    self.experiment = experiment
+    self.task = build.make_task(experiment)
+    self.mesh = meshes.mesh_of(experiment.mesh, topology.devices(machine))
+    self.sharing = sharding.batch_devices(self.mesh)
+    self.on_cpu = machine.chip is None
+    if usable_bytes is None and machine.chip is not None:
+      usable_bytes = machine.chip.usable_gib * GIB
+    self.usable_bytes = usable_bytes
+    self.graphdef, params = build.abstract_learner(
+      experiment, self.task.vocab_size
+    )
+    self.optimizer = make_optimizer(experiment.outer, experiment.train.steps)
+    self.state = abstract_state(params, self.optimizer, self.mesh)
+    self.train = functools.cache(self._train)
+    self.compiler_options = _QUICK if quick else {}
+
+  def _train(
+    self, sequences: int, length: int, *, inner: bool, memory: bool
+  ) -> Program:
+    lowered = self.lower_train(sequences, length, inner=inner, memory=memory)
+    return self._compile(
+      lowered, sequences=sequences, length=length, inner=inner, memory=memory
+    )
+
+  def lower_train(
+    self, sequences: int, length: int, **parts: bool
+  ) -> jax.stages.Lowered:
+    """The train step, as the trainer makes it."""
+    step = jit_train_step(
+      self.graphdef, self.optimizer, self.experiment, self.state, self.mesh
+    )
+    batch = sharding.abstract(
+      build.abstract_batch(sequences, length), sharding.split_batch(self.mesh)
+    )
+    return step.lower(self.state, batch, **parts)
+
+  def predicted(
+    self, sequences: int, length: int, *, inner: bool
+  ) -> dict[str, int] | None:
+    """Bytes of a train step without compiling it; None for steps and machines
+    that the memory model does not cover."""
+    covered = inner and memory_model.covers(self.experiment)
+    if self.on_cpu or not covered or sequences % self.sharing:
+      return None
+    return memory_model.train_step_bytes(
+      self.experiment, self.task.vocab_size, self.mesh, sequences=sequences,
+      length=length,
+    )  # fmt: skip
+
+  def evaluation(self) -> Program:
+    """The step of evaluation, of the longest sequences."""
+    experiment, config = self.experiment, self.experiment.eval
+    length = max(config.lengths or (experiment.length,))
+    inner = config.inner and experiment.inner.enabled
+    memory = config.memory and experiment.memory.read is not None
+    lowered = self.lower_evaluation(length, inner=inner, memory=memory)
+    return self._compile(
+      lowered, sequences=config.batch_size, length=length, inner=inner,
+      memory=memory,
+    )  # fmt: skip
+
+  def lower_evaluation(self, length: int, **parts: bool) -> jax.stages.Lowered:
+    """What reads sequences of `length` tokens, or a segment of them."""
+    batch = build.abstract_batch(self.experiment.eval.batch_size, length)
+    return reader.lower(
+      self.experiment, self.graphdef, self.state.params, batch, self.mesh,
+      **parts,
+    )  # fmt: skip
+
+  def _compile(self, lowered, **about) -> Program:
+    start = time.perf_counter()
+    try:
+      compiled = lowered.compile(compiler_options=self.compiler_options)
+    except jax.errors.JaxRuntimeError as error:
+      if "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      seconds = time.perf_counter() - start
+      return Program(
+        **about,
+        fits=False,
+        compile_seconds=seconds,
+        compiler=shortage(str(error)),
+      )
+    memory = compiled.memory_analysis()
+    peak, usable = memory.peak_memory_in_bytes, self.usable_bytes
+    if self.on_cpu:  # that backend's peak leaves temporaries out
+      peak = (
+        memory.argument_size_in_bytes + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes + memory.temp_size_in_bytes
+      )  # fmt: skip
+    return Program(
+      **about,
+      fits=None if usable is None else peak <= usable,
+      compile_seconds=time.perf_counter() - start,
+      argument_bytes=memory.argument_size_in_bytes,
+      output_bytes=memory.output_size_in_bytes,
+      temporary_bytes=memory.temp_size_in_bytes,
+      peak_bytes=peak,
+    )
+
+
+def shortage(message: str) -> str:
+  """The sentence of a compiler's message that says how much was needed."""
+  found = re.search(r"Used \S+ of \S+ hbm[^.]*", message)
+  first = message.splitlines()[0]
+  return found[0] if found else first.removeprefix("RESOURCE_EXHAUSTED: ")
+
+
+def _bounds(
+  machine: Topology, flops: float, train: Program | None
+) -> dict[str, float] | None:
+  """Seconds that the step takes at least: all its matrix products at the peak
+  of the chips, or all arguments read and all results written once."""
+  if machine.chip is None:
+    return None
+  bounds = {"compute_seconds": flops / (machine.num_chips * machine.chip.flops)}
+  if train is not None and train.argument_bytes and train.output_bytes:
+    moved = train.argument_bytes + train.output_bytes
+    bandwidth = machine.chip.bandwidth / machine.chip.devices
+    bounds["memory_seconds"] = moved / bandwidth
+  return bounds | {"at_least_seconds": max(bounds.values())}
+
+
+def _run(
+  machine: Topology,
+  mfu: float,
+  steps: list[tuple[cost_model.StepCost, int]],
+) -> dict[str, float | None]:
+  """The whole run's training, every step of every kind counted."""
+  flops = sum(cost.model_flops * number for cost, number in steps)
+  tokens = sum(cost.tokens * number for cost, number in steps)
+  seconds = None
+  if machine.chip is not None:
+    seconds = flops / (mfu * machine.num_chips * machine.chip.flops)
+  return {
+    "steps": sum(number for _, number in steps),
+    "tokens": tokens,
+    "model_flops": flops,
+    "mfu": mfu,
+    "tokens_per_second": seconds and tokens / seconds,
+    "seconds": seconds,
+    "chip_hours": seconds and machine.num_chips * seconds / 3600,
+  }

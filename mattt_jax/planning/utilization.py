@@ -1,0 +1,54 @@
+"""How close to the machine's peak a run comes (model FLOPs utilisation)."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+
+from mattt_jax.config import Experiment
+from mattt_jax.planning import cost_model, topology
+from mattt_jax.planning.topology import Chip
+
+# `device_kind` of the devices that JAX finds. Of others no peak is known.
+_KINDS = {
+  "TPU v4": "v4",
+  "TPU v5 lite": "v5e",
+  "TPU v5e": "v5e",
+  "TPU v5": "v5p",
+  "TPU v5p": "v5p",
+  "TPU v6 lite": "v6e",
+  "TPU v6e": "v6e",
+  "TPU7x": "tpu7x",
+}
+
+
+def chip_of(device_kind: str) -> Chip | None:
+  """The chip that a device is of, or None if its peak is not known."""
+  name = _KINDS.get(device_kind)
+  return topology.CHIPS[name] if name else None
+
+
+def ideal(
+  experiment: Experiment, chip: Chip | None = None, num_devices: int = 0
+) -> Callable[[int], Callable[[bool, bool, int], float]] | None:
+  """vocab_size -> (inner, memory, length) -> seconds of an outer step, if its
+  model FLOPs went at the peak of all devices; None if no peak is known.
+
+  `chip` and `num_devices`: default: what JAX finds.
+  """
+  chip = chip or chip_of(jax.devices()[0].device_kind)
+  if chip is None:
+    return None
+  peak = chip.flops / chip.devices * (num_devices or jax.device_count())
+
+  def of_vocabulary(vocab_size: int):
+    @functools.cache
+    def seconds(inner: bool, memory: bool, length: int) -> float:
+      cost = cost_model.step_cost(
+        experiment, vocab_size, length=length, inner=inner, memory=memory
+      )
+      return cost.model_flops / peak
+
+    return seconds
+
+  return of_vocabulary

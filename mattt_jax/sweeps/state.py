@@ -1,0 +1,143 @@
+"""Where the runs of a sweep stand, and who holds them.
+
+A run's directory is OUT/<hash of its settings>. Whoever does the run holds an
+exclusive lock (flock) on `sweep.lock` there. The training process inherits it:
+it is held for as long as anything of the run is alive, and released by the
+operating system when all of it is dead.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import IO, Any
+
+from mattt_jax.sweeps import rows as rows_lib
+from mattt_jax.sweeps.sweep import Run, config_hash
+from mattt_jax.training import lock
+
+LOCK_FILE = "sweep.lock"
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+  """`name`: finished, running, failed, broken (off) or waiting."""
+
+  name: str
+  detail: str = ""
+  step: int | None = None  # of the last row of its metrics
+
+
+def state(run: Run, out: pathlib.Path) -> State:
+  """Where a run stands; only looks."""
+  workdir = out / run.hash
+  step = _last_step(workdir / "metrics.jsonl")
+  if is_finished(workdir):
+    return State("finished", step=step)
+  holder = lock_holder(workdir)
+  if holder is not None:
+    return State("running", holder, step)
+  note = read_note(workdir)
+  if note.get("error"):
+    return State("failed", note["error"], step)
+  return State("broken" if note or step is not None else "waiting", step=step)
+
+
+def table(
+  runs: Sequence[Run], out: pathlib.Path, known: Collection[str] = ()
+) -> str:
+  """A line for each run, then how many there are in each state.
+
+  `known`: hashes of runs that are finished elsewhere.
+  """
+  states = [
+    State("finished", step=run.tree["train"]["steps"])
+    if run.hash in known
+    else state(run, out)
+    for run in runs
+  ]
+  width = max(len(run.label) for run in runs)
+  lines = []
+  for run, at in zip(runs, states, strict=True):
+    steps = run.tree.get("train", {}).get("steps", "?")
+    done = "" if at.step is None else f"{at.step}/{steps}"
+    first = at.detail.splitlines()[0] if at.detail else ""
+    lines.append(
+      f"{run.hash}  {at.name:<8}  {done:>13}  {run.label:<{width}}  {first}"
+    )
+  names = [at.name for at in states]
+  counts = [
+    f"{names.count(name)} {name}"
+    for name in ("finished", "running", "failed", "broken", "waiting")
+    if name in names
+  ]
+  return "\n".join(
+    [*map(str.rstrip, lines), f"{len(runs)} runs: {', '.join(counts)}"]
+  )
+
+
+def is_finished(workdir: pathlib.Path) -> bool:
+  """Whether the run in `workdir` has come to its end."""
+  return bool(_read_json(workdir / rows_lib.RESULT_FILE))
+
+
+def wrong_result(run: Run, workdir: pathlib.Path) -> str:
+  """What is wrong with a run that says it is finished; "" if nothing is."""
+  if not is_finished(workdir):
+    return f"exit code 0, but {workdir / rows_lib.RESULT_FILE} is not there"
+  there = config_hash(_read_json(workdir / "config.json"))
+  if there != run.hash:
+    return f"{workdir / 'config.json'} has other settings (hash {there})"
+  return ""
+
+
+def read_note(workdir: pathlib.Path) -> dict[str, Any]:
+  """What `write_note` wrote last; {} if nothing."""
+  return _read_json(workdir / rows_lib.SWEEP_FILE)
+
+
+def write_note(
+  run: Run, workdir: pathlib.Path, more: Mapping[str, Any]
+) -> None:
+  """Writes down what the sweep set, and what went wrong."""
+  content = {"settings": run.settings, "arguments": run.arguments, **more}
+  path = workdir / rows_lib.SWEEP_FILE
+  partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+  partial.write_text(json.dumps(content, indent=2) + "\n")
+  os.replace(partial, path)
+
+
+def try_lock(workdir: pathlib.Path) -> IO[str] | None:
+  """Locks a run for a sweep: `lock.try_lock`."""
+  return lock.try_lock(workdir / LOCK_FILE)
+
+
+def lock_holder(workdir: pathlib.Path) -> str | None:
+  """Which sweep has a run; None if none does."""
+  return lock.holder(workdir / LOCK_FILE)
+
+
+def _last_step(path: pathlib.Path) -> int | None:
+  """The step of the last whole row of a metrics.jsonl."""
+  try:
+    with path.open("rb") as file:
+      file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))
+      lines = file.read().splitlines()
+  except FileNotFoundError:
+    return None
+  for line in reversed(lines):
+    try:
+      return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+      continue  # cut off by a kill, or still being written
+  return None
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Its object; {} if it is not there or not whole."""
+  try:
+    value = json.loads(path.read_text())
+  except (FileNotFoundError, NotADirectoryError, ValueError):
+    return {}
+  return value if isinstance(value, dict) else {}
