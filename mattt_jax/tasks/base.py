@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -80,6 +80,18 @@ class Task(Protocol):
     """Tokens of a training sequence at outer step `step` (a curriculum may
     start shorter than `length`); a multiple of the chunk.
     """
+
+
+class BaseTask:
+  """What most tasks are made from, and training sequences of one length."""
+
+  def __init__(self, config: Any, seed: int):
+    self.config = config
+    self.seed = seed
+
+  def train_length(self, length: int, step: int) -> int:
+    """Tokens of a training sequence: always `length`."""
+    return length
 
 
 @runtime_checkable
