@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mattt_jax.config import require, require_at_least
+from mattt_jax.config import require
 from mattt_jax.tasks import _documents, _texts, base
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class Config(_texts.Config):
 
   def __post_init__(self):
     super().__post_init__()
-    for field in ("beyond", "answer_weight", "context_weight"):
-      require_at_least(f"task.{field}", getattr(self, field), 0)
+    _documents.require_least(self, beyond=0)
+    _documents.require_weights(self)
 
   def check(self, experiment: "Experiment") -> None:
     """Raises `ValueError` if files are missing or shorter than one chunk, no

@@ -20,7 +20,8 @@ import numpy as np
 
 from mattt_jax.config import require, require_at_least
 from mattt_jax.data import sources, splits, tokenizer
-from mattt_jax.tasks import _cloze, _documents, base
+from mattt_jax.tasks import _cloze, base
+from mattt_jax.tasks._drafts import Draft
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
@@ -37,11 +38,6 @@ class Config(_cloze.Config):
   def __post_init__(self):
     super().__post_init__()
     require_at_least("task.num_questions", self.num_questions, 1)
-    require(
-      self.answer_weight + self.context_weight > 0,
-      "task.answer_weight=0 and task.context_weight=0 leave nothing to "
-      "learn: make one of them positive",
-    )
 
   def check(self, experiment: "Experiment") -> None:
     """Raises `ValueError` if files are missing or shorter than one chunk, a
@@ -168,26 +164,25 @@ class Task(_cloze.Task):
     """
     read = self._read(split, index, length)
     _, tokens = self.document(split, read.document)
-    seq = np.zeros(length + 1, np.int32)
-    answer = np.full(length + 1, -1, np.int32)
-    distance = np.full(length + 1, -1, np.int32)
-    relevant = np.zeros(length + 1, bool)
+    written = [self._written(q.ask, q.name) for q in read.questions]
+    parts = [tokens[read.start : read.stop], *(said for said, *_ in written)]
+    draft = Draft(np.concatenate(parts), length)
     at = read.stop - read.start
-    seq[:at] = tokens[read.start : read.stop]
-    for number, question in enumerate(read.questions):
-      written, (first, stop), _ = self._written(question.ask, question.name)
-      seq[at : at + len(written)] = written
-      span = slice(at + first, at + stop)
+    for number, (question, (said, (first, stop), _)) in enumerate(
+      zip(read.questions, written, strict=True)
+    ):
       last = question.stop - 1 - read.start
-      answer[span], distance[span] = number, at + first - last
-      for fact in question.evidence:
-        for edges in fact.spans:
-          relevant[slice(*(np.array(edges) - read.start))] = True
-      at += len(written)
-    made = _documents.example(self.config, seq, answer, distance, relevant)
-    for key in ("inner_weight", "outer_weight"):
-      made[key][at - 1 :] = 0
-    return made
+      evidence = [
+        np.arange(*edges) - read.start
+        for fact in question.evidence
+        for edges in fact.spans
+      ]
+      draft.ask(
+        slice(at + first, at + stop), number, at + first - last,
+        np.concatenate(evidence),
+      )  # fmt: skip
+      at += len(said)
+    return draft.example(self.config.answer_weight, self.config.context_weight)
 
   def choices(self, split: str, index: int, length: int) -> list[_cloze.Cloze]:
     """The answers of example `index`, by number, and what to choose from.

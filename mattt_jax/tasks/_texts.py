@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,22 +57,31 @@ class Config(Tokenized):
 Read = tuple[sources.Document, np.ndarray]  # a document and its tokens
 
 
-class Task:
+class TextTask(base.BaseTask):
+  """A task whose tokens are those of a text.
+
+  Raises:
+    ValueError: what data/tokenizer.py raises of a tokenizer.
+  """
+
+  def __init__(self, config: Any, seed: int):
+    super().__init__(config, seed)
+    self.tokenizer = tokenizer.load(config.tokenizer)
+    self.vocab_size = self.tokenizer.vocab_size
+
+
+class Task(TextTask):
   """Documents, which are read once and then held in memory, in each process:
   the texts, and the tokens of a tokenizer's file (bytes are their own). So the
   corpus must be smaller than memory; `language_modeling` can do without.
 
   Raises:
-    ValueError: what data/sources.py raises of a missing or bad source, and
-      data/tokenizer.py of a tokenizer; a document without two tokens, of which
-      nothing can be predicted.
+    ValueError: as `TextTask`; what data/sources.py raises of a source; a
+      document without two tokens, of which nothing can be predicted.
   """
 
   def __init__(self, config: Config, seed: int):
-    self.config = config
-    self.seed = seed
-    self.tokenizer = tokenizer.load(config.tokenizer)
-    self.vocab_size = self.tokenizer.vocab_size
+    super().__init__(config, seed)
     self._documents, sizes = self._open()
     self._ends = np.cumsum(sizes)  # of the training documents
 
@@ -107,10 +116,6 @@ class Task:
       for documents in self._documents.values()
       for document, _ in documents
     }
-
-  def train_length(self, length: int, step: int) -> int:
-    """Tokens of a training sequence: always `length`."""
-    return length
 
   def document(self, split: str, index: int) -> tuple[str, np.ndarray]:
     """Name and tokens [size], unsigned, of a whole document.
@@ -173,19 +178,3 @@ class ReadWhenAsked(Sequence[Read]):
 
   def __getitem__(self, index):
     return self._read(index)
-
-
-def window(
-  tokens: np.ndarray, start: int, length: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """`length` + 1 tokens from `start` on, and what counts of their targets.
-
-  Returns:
-    [length + 1] int32, token 0 beyond the end of the document; and [length]
-    float32: 1, or 0 beyond the end.
-  """
-  piece = tokens[start : start + length + 1]
-  seq = np.zeros(length + 1, np.int32)
-  seq[: len(piece)] = piece
-  weight = (np.arange(1, length + 1) < len(piece)).astype(np.float32)
-  return seq, weight

@@ -11,6 +11,7 @@ import grain
 import numpy as np
 
 from mattt_jax.config import Experiment, require, require_at_least
+from mattt_jax.tasks._drafts import Draft
 from mattt_jax.tasks.base import Example, Task
 
 Batch = dict[str, np.ndarray]  # the arrays of an Example, [B, L]
@@ -100,15 +101,7 @@ def eval_batches(
 
 def empty_example(length: int) -> Example:
   """An example of `length` tokens in which nothing counts."""
-  return {
-    "tokens": np.zeros(length, np.int32),
-    "targets": np.zeros(length, np.int32),
-    "inner_weight": np.zeros(length, np.float32),
-    "outer_weight": np.zeros(length, np.float32),
-    "answer": np.full(length, -1, np.int32),
-    "distance": np.full(length, -1, np.int32),
-    "relevant": np.zeros(length, bool),
-  }
+  return Draft(np.zeros(0), length).example()
 
 
 def stack(examples: list[Example]) -> Batch:

@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mattt_jax.config import require, require_at_least, require_share
+from mattt_jax.config import require, require_share
 from mattt_jax.data import qa_sets, splits, tokenizer
 from mattt_jax.tasks import _documents, _texts, base
+from mattt_jax.tasks._drafts import Draft
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
@@ -53,14 +54,8 @@ class Config(_texts.Tokenized):
 
   def __post_init__(self):
     super().__post_init__()
-    for field in ("answer_weight", "context_weight"):
-      require_at_least(f"task.{field}", getattr(self, field), 0)
+    _documents.require_weights(self)
     require_share("task.gap_share", self.gap_share)
-    require(
-      self.answer_weight + self.context_weight > 0,
-      "task.answer_weight=0 and task.context_weight=0 leave nothing to "
-      "learn: make one of them positive",
-    )
 
   def gap(self, length: int) -> int:
     """Tokens between the paragraphs that may be evidence and the question."""
@@ -73,26 +68,23 @@ class Config(_texts.Tokenized):
   def check(self, experiment: "Experiment") -> None:
     """Raises `ValueError` if the source is missing or bad, a split has no
     question that fits or, with `out_of_reach`, attention could answer."""
-    _documents.require_out_of_reach(self, experiment)
+    _documents.require_out_of_reach(self, experiment, experiment.lengths)
     task = Task(self, 0)
     for _, length in experiment.lengths:
       for split in splits.SPLITS:
         task.fitting(split, length)
 
 
-class Task:
+class Task(_texts.TextTask):
   """Questions: endless and in random order in train, each once elsewhere.
 
   Raises:
-    ValueError: what data/qa_sets.py raises of a source, and data/tokenizer.py
-      of a tokenizer; a split without a paragraph that is not evidence.
+    ValueError: as `TextTask`; what data/qa_sets.py raises of a source; a split
+      without a paragraph that is not evidence.
   """
 
   def __init__(self, config: Config, seed: int):
-    self.config = config
-    self.seed = seed
-    self.tokenizer = tokenizer.load(config.tokenizer)
-    self.vocab_size = self.tokenizer.vocab_size
+    super().__init__(config, seed)
     self._paragraphs, questions = qa_sets.load(config.source)
     self._parts = qa_sets.split(questions, len(self._paragraphs), config.source)
     self._tokens: dict[int, np.ndarray] = {}  # of paragraphs, once needed
@@ -122,10 +114,6 @@ class Task:
         for split, part in self._parts.items()
       },
     }
-
-  def train_length(self, length: int, step: int) -> int:
-    """Tokens of a training sequence: always `length`."""
-    return length
 
   def fitting(self, split: str, length: int) -> np.ndarray:
     """Which questions of a split fit into `length` tokens: their numbers.
@@ -175,23 +163,19 @@ class Task:
     order = [(self._paragraph(n), True) for n in evidence]
     order += [(piece, False) for piece in front]
 
-    answer = np.full(length + 1, -1, np.int32)
-    distance = np.full(length + 1, -1, np.int32)
-    relevant = np.zeros(length + 1, bool)
-    pieces, at, first = [cut], len(cut), length
+    pieces, at, places = [cut], len(cut), []
     for number in rng.permutation(len(order)):
       piece, is_evidence = order[number]
       if is_evidence:
-        relevant[at : at + len(piece)] = True
-        first = min(first, at)
+        places.append(at + np.arange(len(piece)))
       pieces.append(piece)
       at += len(piece)
-    seq = np.concatenate([*pieces, *self._fill(others, gap), asked])
+    pieces += [*self._fill(others, gap), asked]
+    draft = Draft(np.concatenate(pieces), length)
     answer_at += questions_at
-    answer[answer_at:], distance[answer_at:] = 0, answer_at - first
-    return _documents.example(
-      self.config, seq.astype(np.int32), answer, distance, relevant
-    )
+    back = answer_at - places[0][0]
+    draft.ask(slice(answer_at, None), 0, back, np.concatenate(places))
+    return draft.example(self.config.answer_weight, self.config.context_weight)
 
   def questions(
     self, split: str, index: int, length: int, most: int

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mattt_jax.config import require, require_at_least
+from mattt_jax.config import require
 from mattt_jax.data import records, splits
-from mattt_jax.tasks import _texts, base
+from mattt_jax.tasks import _documents, _texts, base
+from mattt_jax.tasks._drafts import Draft
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
@@ -42,8 +43,7 @@ class Config(_texts.Config):
   in_memory: bool = True  # hold all documents, or read each when it is due
 
   def __post_init__(self):
-    for field in ("repeat_ngram", "repeat_beyond"):
-      require_at_least(f"task.{field}", getattr(self, field), 0)
+    _documents.require_least(self, repeat_ngram=0, repeat_beyond=0)
     require(
       self.repeat_ngram > 0 or self.repeat_beyond == 0,
       f"task.repeat_beyond={self.repeat_beyond} is about repeats, and "
@@ -111,26 +111,13 @@ class Task(_texts.Task):
     if split == "train":
       document, start = self._train_window(index, length)
     _, tokens = self.document(split, document)
-    seq, weight = _texts.window(tokens, start, length)
-    answer = np.full(length, -1, np.int32)
-    distance = np.full(length, -1, np.int32)
-    relevant = np.zeros(length, bool)
+    piece = tokens[start : start + length + 1]
+    draft = Draft(piece, length)
     if self.config.repeat_ngram:
-      piece = tokens[start : start + length + 1]
-      back = repeats(piece, self.config.repeat_ngram)[1:]  # of the targets
+      back = repeats(piece, self.config.repeat_ngram)
       at = np.flatnonzero(back > self.config.repeat_beyond)
-      answer[at], distance[at] = np.arange(len(at)), back[at]
-      evidence = at - back[at]
-      relevant[evidence[evidence >= 0]] = True  # the first token is no target
-    return {
-      "tokens": seq[:-1],
-      "targets": seq[1:],
-      "inner_weight": weight,
-      "outer_weight": weight.copy(),
-      "answer": answer,
-      "distance": distance,
-      "relevant": relevant,
-    }
+      draft.ask(at, np.arange(len(at)), back[at], at - back[at])
+    return draft.example()
 
 
 def repeats(tokens: np.ndarray, ngram: int) -> np.ndarray:

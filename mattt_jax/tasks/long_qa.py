@@ -29,9 +29,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mattt_jax.config import require, require_at_least
+from mattt_jax.config import require
 from mattt_jax.data import public_sets, ruler_text, sources, splits, tokenizer
-from mattt_jax.tasks import _documents, _generated, base
+from mattt_jax.tasks import _documents, _generated, _texts, base
+from mattt_jax.tasks._drafts import Draft
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
@@ -41,8 +42,8 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Settings; data/tokenizer.py says what a `tokenizer` is."""
+class Config(_texts.Tokenized):
+  """Settings, in addition to the tokenizer."""
 
   # Or "SET:PATH", "ruler:KIND", "babi:KIND".
   source: str = public_sets.STORIES
@@ -52,31 +53,16 @@ class Config:
   cut: bool = True  # leave out the middle of a context that is too long
   answer_weight: float = 1.0  # outer weight of the answers
   context_weight: float = 1.0  # outer weight of every other target
-  tokenizer: str = tokenizer.BYTES  # or a path
-  tokenizer_sha256: str = ""  # of that file; "": whichever it has
 
   def __post_init__(self):
-    for field in ("answer_weight", "context_weight"):
-      require_at_least(f"task.{field}", getattr(self, field), 0)
-    require(
-      self.answer_weight + self.context_weight > 0,
-      "task.answer_weight=0 and task.context_weight=0 leave nothing to "
-      "learn: make one of them positive",
-    )
+    super().__post_init__()
+    _documents.require_weights(self)
     maker = _generated.parse(self.source)
     require(
       not self.haystack or (maker is not None and maker.in_text),
       f"task.haystack={self.haystack!r} would not be used: "
       f"task.source={self.source!r} hides nothing in a text; leave it out",
     )
-    actual = tokenizer.sha256(self.tokenizer)
-    require(
-      self.tokenizer_sha256 in ("", actual),
-      f"task.tokenizer={self.tokenizer!r} has sha256 {actual or '(none)'}, not "
-      f"task.tokenizer_sha256={self.tokenizer_sha256}: put the file back that "
-      "it had; a run keeps a copy in its work directory, tokenizer",
-    )
-    object.__setattr__(self, "tokenizer_sha256", actual)
 
   def check(self, experiment: "Experiment") -> None:
     """Raises `ValueError` if files are missing."""
@@ -90,21 +76,18 @@ class Config:
         raise ValueError(text) from None
 
 
-class Task:
+class Task(_texts.TextTask):
   """Records, read once and held in memory, or made from (split, index) alone.
 
   Training goes through its records again and again, each time in another order.
 
   Raises:
-    ValueError: what data/public_sets.py raises of a source, data/sources.py of
-      a haystack, and data/tokenizer.py of a tokenizer.
+    ValueError: as `TextTask`; what data/public_sets.py raises of a source,
+      data/sources.py of a haystack.
   """
 
   def __init__(self, config: Config, seed: int):
-    self.config = config
-    self.seed = seed
-    self.tokenizer = tokenizer.load(config.tokenizer)
-    self.vocab_size = self.tokenizer.vocab_size
+    super().__init__(config, seed)
     self._maker = _generated.parse(config.source)
     self._records = public_sets.load(
       public_sets.STORIES if self._maker else config.source
@@ -129,10 +112,6 @@ class Task:
       split: base.checksum(repr((records, self._sentences.get(split))))
       for split, records in self._records.items()
     }
-
-  def train_length(self, length: int, step: int) -> int:
-    """Tokens of a training sequence: always `length`."""
-    return length
 
   def record(self, split: str, index: int, length: int) -> public_sets.Record:
     """The record of example `index`; `length` counts for what is made.
@@ -179,25 +158,16 @@ class Task:
     record = self.record(split, index, length)
     context, head, rest = self._parts(record, length)
     parts = [context, *(tokens for tokens, _ in rest)]
-    seq = np.zeros(length + 1, np.int32)
-    used = sum(map(len, parts))
-    seq[:used] = np.concatenate(parts)
-    answer = np.full(length + 1, -1, np.int32)
-    distance = np.full(length + 1, -1, np.int32)
-    relevant = np.zeros(length + 1, bool)
+    draft = Draft(np.concatenate(parts), length)
     at = len(context)
     for tokens, number in rest:
       if number >= 0:
-        span = slice(at, at + len(tokens))
         evidence = self._evidence(record, number, context, head)
-        answer[span], distance[span] = number, at - evidence[0][0]
-        for edges in evidence:
-          relevant[slice(*edges)] = True
+        places = np.concatenate([np.arange(*edges) for edges in evidence])
+        back = at - evidence[0][0]
+        draft.ask(slice(at, at + len(tokens)), number, back, places)
       at += len(tokens)
-    made = _documents.example(self.config, seq, answer, distance, relevant)
-    for key in ("inner_weight", "outer_weight"):
-      made[key][used - 1 :] = 0
-    return made
+    return draft.example(self.config.answer_weight, self.config.context_weight)
 
   def questions(
     self, split: str, index: int, length: int, most: int

@@ -21,7 +21,8 @@ import numpy as np
 
 from mattt_jax.config import require, require_at_least
 from mattt_jax.data import sources, splits, tokenizer
-from mattt_jax.tasks import _cloze, _documents, _names, _texts, base
+from mattt_jax.tasks import _cloze, _names, base
+from mattt_jax.tasks._drafts import Draft
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,19 +83,12 @@ class Task(_cloze.Task):
     """
     document, start = self._window(split, index, length)
     _, tokens = self.document(split, document)
-    seq, real = _texts.window(tokens, start, length)
-    answer = np.full(length + 1, -1, np.int32)
-    distance = np.full(length + 1, -1, np.int32)
-    relevant = np.zeros(length + 1, bool)
+    draft = Draft(tokens[start : start + length + 1], length)
     spans, names = self._mentions(split, document, start, length)
     for number, (now, last) in enumerate(self._clozes(spans, names)):
-      at = slice(*spans[now])
-      answer[at], distance[at] = number, spans[now, 0] - (spans[last, 1] - 1)
-      relevant[slice(*spans[last])] = True
-    made = _documents.example(self.config, seq, answer, distance, relevant)
-    made["inner_weight"] *= real
-    made["outer_weight"] *= real
-    return made
+      back = spans[now, 0] - (spans[last, 1] - 1)
+      draft.ask(slice(*spans[now]), number, back, slice(*spans[last]))
+    return draft.example(self.config.answer_weight, self.config.context_weight)
 
   def choices(self, split: str, index: int, length: int) -> list[_cloze.Cloze]:
     """The answers of example `index`, by number, and what to choose from.
