@@ -60,9 +60,10 @@ class Maker:
     hidden, places = babi.hide(rng, facts, background)
     starts = np.cumsum([0, *(len(sentence) + 1 for sentence in hidden)])[places]
     question = story.questions[0]
+    like = _like(question.answer)
     return Record(
       name, " ".join(hidden), babi.text(question.words), (question.answer,),
-      "babilong", choices=(like := _like(question.answer)), labels=like,
+      "babilong", choices=like, labels=like,
       evidence=tuple(
         (int(starts[i]), int(starts[i]) + len(facts[i]))
         for i in question.evidence

@@ -30,8 +30,8 @@ def mentions(document: str, text: str, least: int) -> list[Mention]:
     names, pattern = module_names(text), _IDENTIFIER
   else:
     names, pattern = proper_names(text, least), _WORD
-  found = ((m.group(), *m.span()) for m in pattern.finditer(text))
-  return [mention for mention in found if mention[0] in names]
+  words = ((m.group(), *m.span()) for m in pattern.finditer(text))
+  return [word for word in words if word[0] in names]
 
 
 def proper_names(text: str, least: int) -> set[str]:

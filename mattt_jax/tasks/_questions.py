@@ -3,12 +3,12 @@
     | a stretch of a document ............. | questions, answers | padding |
       evidence | at least `beyond` tokens ... |
 
-Training reads stretches at random places, drawn until one has a question. The
-held-out documents are cut into windows of `length` tokens (the first of each
-document, then the second, ...), and those without a question are left out; the
-questions stand in place of a window's last tokens. Padding, of token 0 and
-weight 0, is only where a document ends. Every question has two or more names
-to choose from.
+Training reads stretches at random places, drawn until one has a question.
+Held-out documents are cut into windows of `length` tokens (the first of each
+document, then the second, ...); those without a question are left out. The
+questions replace a window's last tokens. Padding, of token 0 and weight 0,
+appears only where a document ends. Every question has two or more names to
+choose from.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ _MOST_DRAWS = 10_000  # of a training window, until one has a question
 
 @dataclasses.dataclass(frozen=True)
 class Config(_cloze.Config):
-  """Settings, in addition to those of all names met far back."""
+  """Settings, in addition to those of names met far back."""
 
   num_questions: int = 4  # at most, in an example; as many as there are and fit
 
@@ -120,7 +120,7 @@ class Task(_cloze.Task):
       )
       rng = np.random.default_rng(0)
       require(
-        any(next(self.ask(rng, found), None) for found in facts),
+        any(next(self.ask(rng, of_one), None) for of_one in facts),
         f"task.source={config.source!r}: no document of split={split!r} has "
         f"anything to ask about ({self.what}): use another source",
       )
@@ -192,16 +192,16 @@ class Task(_cloze.Task):
     """
     read = self._read(split, index, length)
     facts = self._between(split, read.document, read.start, read.stop)
-    at, found = read.stop - read.start, []
+    at, clozes = read.stop - read.start, []
     for question in read.questions:
       written, (first, _), before = self._written(question.ask, question.name)
       mentions = self.mentions(question, facts)
       names = question.names or tuple(dict.fromkeys(mentions))
       which = np.array([names.index(name) for name in mentions], np.int64)
       right = names.index(question.name)
-      found.append(_cloze.Cloze(at + first - 1, names, right, which, before))
+      clozes.append(_cloze.Cloze(at + first - 1, names, right, which, before))
       at += len(written)
-    return found
+    return clozes
 
   def _read(self, split: str, index: int, length: int) -> _Read:
     """What example `index` reads."""
@@ -222,15 +222,15 @@ class Task(_cloze.Task):
     return windows[index]
 
   def _windows_with_questions(self, split: str, length: int) -> list[_Read]:
-    found = []
+    reads = []
     for number, (start, document) in enumerate(self._windows(split, length)):
       rng = base.example_rng(self.seed, split, number)
       read = self._plan(rng, split, document, start, length)
       if read.questions:
-        found.append(read)
-    if not found:
+        reads.append(read)
+    if not reads:
       raise self._nothing(split, length)
-    return found
+    return reads
 
   def _nothing(self, split: str, length: int) -> ValueError:
     return ValueError(
@@ -241,8 +241,9 @@ class Task(_cloze.Task):
     )
 
   def _plan(self, rng, split: str, document: int, start: int, length: int):
-    """A window's questions: each is taken, in random order, if the evidence of
-    all is then far enough before the first, and each has names to choose."""
+    """Chooses a window's questions, tried in random order: one is taken if all
+    evidence is then far enough before the first question, and each question has
+    names to choose from."""
     _, tokens = self.document(split, document)
     end = min(len(tokens), start + length + 1)
     beyond = self.config.beyond
@@ -251,12 +252,12 @@ class Task(_cloze.Task):
     for question in self.ask(rng, facts):
       written, *_ = self._written(question.ask, question.name)
       stop = min(end, start + length + 1 - size - len(written))
-      asked = [*read.questions, question]
-      if max(q.stop for q in asked) + beyond > stop:
+      more = [*read.questions, question]
+      if max(q.stop for q in more) + beyond > stop:
         continue
       met = self._between(split, document, start, stop)
-      if all(len(set(self.mentions(q, met))) > 1 for q in asked):
-        read, size = _Read(document, start, stop, asked), size + len(written)
+      if all(len(set(self.mentions(q, met))) > 1 for q in more):
+        read, size = _Read(document, start, stop, more), size + len(written)
       if len(read.questions) == self.config.num_questions:
         break
     return read
@@ -273,22 +274,21 @@ class Task(_cloze.Task):
     """The facts of a document, in order, and where they start, in tokens."""
     document, _ = self._document(split, index)
     starts = self.tokenizer.starts(document.text.decode())
-    found = []
+    facts = []
     for fact in self.find(document):
       edges = np.array(fact.spans)
       first = tokenizer.token_at(starts, edges[:, 0]).tolist()
       stop = np.searchsorted(starts, edges[:, 1]).tolist()
-      found.append(fact._replace(spans=tuple(zip(first, stop, strict=True))))
-    found.sort(key=lambda fact: (fact.start, fact.stop))
-    return found, np.array([fact.start for fact in found], np.int64)
+      facts.append(fact._replace(spans=tuple(zip(first, stop, strict=True))))
+    facts.sort(key=lambda fact: (fact.start, fact.stop))
+    return facts, np.array([fact.start for fact in facts], np.int64)
 
   def _write(self, ask: str, name: str):
-    """Tokens of a question, its answer and the end of the line; where in them
-    the answer starts, with the token of its first character, and stops; and
-    what that token says before the answer."""
-    said = f" {name}"
-    parts = [self.tokenizer.encode(t) for t in (ask, said, self.line_end) if t]
-    starts = self.tokenizer.starts(said)
-    first = int(tokenizer.token_at(starts, 1))
-    span = len(parts[0]) + first, len(parts[0]) + len(parts[1])
-    return np.concatenate(parts), span, said[starts[first] : 1]
+    """Tokens of a question, its answer and the end of the line; the span of the
+    answer in them, from the token of its first character on; and what that
+    token says before the answer."""
+    encode = self.tokenizer.encode
+    lead, (said, first, before) = encode(ask), self._after_space(name)
+    end = [encode(self.line_end)] if self.line_end else []
+    span = len(lead) + first, len(lead) + len(said)
+    return np.concatenate([lead, said, *end]), span, before

@@ -20,8 +20,8 @@ class Tokenized:
   """Settings of what a token is; data/tokenizer.py has the tokenizers."""
 
   tokenizer: str = "bytes"  # or a path: tokenizer.json, SentencePiece model
-  # Of that file; "": whichever it has, which is filled in. So it is one of the
-  # settings that a run and each of its checkpoints are bound to.
+  # Checksum of that file; "" is filled in, so that a run and its checkpoints
+  # are bound to it.
   tokenizer_sha256: str = ""
 
   def __post_init__(self):
@@ -37,7 +37,7 @@ class Tokenized:
 
 @dataclasses.dataclass(frozen=True)
 class Config(Tokenized):
-  """Settings; data/sources.py says what a `source` is."""
+  """Settings, in addition to the tokenizer; data/sources.py has `source`."""
 
   source: str = "stdlib"  # or "dialogue", "directory:PATH", "tfds:NAME"
   min_document_bytes: int = 32_768  # shorter ones of stdlib, tfds are left out
@@ -69,11 +69,18 @@ class TextTask(base.BaseTask):
     self.tokenizer = tokenizer.load(config.tokenizer)
     self.vocab_size = self.tokenizer.vocab_size
 
+  def _after_space(self, text: str) -> tuple[np.ndarray, int, str]:
+    """The tokens of a space and `text`; which of them has the first character
+    of `text`, and what that one says before it (a space, or nothing)."""
+    said = f" {text}"
+    starts = self.tokenizer.starts(said)
+    first = int(tokenizer.token_at(starts, 1))
+    return self.tokenizer.encode(said), first, said[starts[first] : 1]
+
 
 class Task(TextTask):
-  """Documents, which are read once and then held in memory, in each process:
-  the texts, and the tokens of a tokenizer's file (bytes are their own). So the
-  corpus must be smaller than memory; `language_modeling` can do without.
+  """Documents, read once and held in the memory of each process, as texts and
+  as tokens. A corpus larger than memory is for `language_modeling`.
 
   Raises:
     ValueError: as `TextTask`; what data/sources.py raises of a source; a
@@ -86,18 +93,18 @@ class Task(TextTask):
     self._ends = np.cumsum(sizes)  # of the training documents
 
   def _open(self) -> tuple[Mapping[str, Sequence[Read]], Sequence[int]]:
-    """What each split reads, and the sizes of the training documents, to which
-    the chance to be drawn is proportional."""
+    """The documents of each split, and the sizes of those of training, which
+    are drawn in proportion to them."""
     documents = sources.load(
       self.config.source,
       min_bytes=self.config.min_document_bytes,
       text_key=self.config.text_key,
     )
-    found = {
+    read = {
       split: [self._encode(document) for document in documents[split]]
       for split in splits.SPLITS
     }
-    return found, [len(tokens) for _, tokens in found["train"]]
+    return read, [len(tokens) for _, tokens in read["train"]]
 
   def _encode(self, document: sources.Document) -> Read:
     tokens = self.tokenizer.encode(document.text)
@@ -118,7 +125,7 @@ class Task(TextTask):
     }
 
   def document(self, split: str, index: int) -> tuple[str, np.ndarray]:
-    """Name and tokens [size], unsigned, of a whole document.
+    """The name and the tokens, [size] unsigned, of a whole document.
 
     Raises:
       ValueError: unknown split, or no such document.
@@ -161,8 +168,8 @@ class Task(TextTask):
 
 
 class ReadWhenAsked(Sequence[Read]):
-  """Documents that are read and encoded when they are asked for; of those, the
-  last `kept` are held."""
+  """Documents that are read and encoded when asked for; the last `kept` stay
+  in memory."""
 
   def __init__(
     self,

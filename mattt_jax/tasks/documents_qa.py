@@ -6,18 +6,18 @@ of `length` tokens, and the target after its last one, is
     | paragraphs, the evidence among them | gap | Question: ... Answer: ... |
 
 where every paragraph is its title, a line of text and an empty line, and the
-gap, a share of `length`, holds paragraphs that are not evidence. What the set
-gives with a question comes first among these, then others of the same split,
-in random order, again and again if the length asks for more. The first of
-them, and of the gap, is cut at its beginning, so that the length is exact.
+gap, a share of `length`, holds paragraphs that are not evidence. Those that the
+set gives with a question come first, then others of the same split in random
+order, again and again if the length asks for more. The first of them, and the
+first of the gap, loses its beginning, so that the length is exact.
 
-The answer is the first one of the question's (`question` gives all of them),
-with the end of its line. data/qa_sets.py says how a source is split: no
-paragraph of a held-out question is read in training, nor any of training later.
-Questions that do not fit into a length are left out there.
+The answer is the first of the question's answers (`question` gives all), with
+the end of its line. data/qa_sets.py splits a source so that training and
+held-out questions share no paragraph. A length leaves out the questions that do
+not fit into it.
 
-In a multiple choice the wrong answers are drawn from those of the split's other
-questions that ask with the same word (who, how many; none: yes or no); of all
+The wrong answers of a multiple choice are drawn from other questions of the
+split that ask with the same word (who, how many; none: yes or no), or from all
 of them where these have no other answer.
 """
 
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mattt_jax.config import require, require_share
-from mattt_jax.data import qa_sets, splits, tokenizer
+from mattt_jax.data import qa_sets, splits
 from mattt_jax.tasks import _documents, _texts, base
 from mattt_jax.tasks._drafts import Draft
 
@@ -116,22 +116,22 @@ class Task(_texts.TextTask):
     }
 
   def fitting(self, split: str, length: int) -> np.ndarray:
-    """Which questions of a split fit into `length` tokens: their numbers.
+    """Numbers of the questions of a split that fit into `length` tokens.
 
     Raises:
       ValueError: unknown split, or none fits.
     """
     splits.require_split(split)
     sizes = self._sizes[split]
-    found = np.flatnonzero(sizes + self.config.gap(length) <= length + 1)
+    numbers = np.flatnonzero(sizes + self.config.gap(length) <= length + 1)
     least = int(np.ceil((sizes.min() - 1) / (1 - self.config.gap_share)))
     require(
-      len(found) > 0,
+      len(numbers) > 0,
       f"length={length} is too short for the questions of split={split!r}: the "
       f"shortest and its evidence have {sizes.min()} tokens, and task.gap_share"
       f"={self.config.gap_share}: use a length of at least {least}",
     )
-    return found
+    return numbers
 
   def question(self, split: str, index: int, length: int) -> qa_sets.Row:
     """What example `index` asks: its row, with all `answers` (qa_sets.py).
@@ -187,8 +187,8 @@ class Task(_texts.TextTask):
     """
     question, rng = self._question(split, index, length)
     asked, answer_at = self._asked(question)
-    _, _, before = self._said(question["answers"][0])
     right = question["answers"]
+    _, _, before = self._after_space(f"{right[0]}\n")
     same = {text.casefold() for text in right}
     others = [
       [
@@ -212,26 +212,25 @@ class Task(_texts.TextTask):
 
   def _answers_by_kind(self, split: str) -> dict[str | None, list[str]]:
     """The different answers to the questions of each kind; None: to all."""
-    found: dict[str | None, dict[str, str]] = {None: {}}
+    by_kind: dict[str | None, dict[str, str]] = {None: {}}
     for question in self._parts[split].questions:
       text = question["answers"][0]
       for kind in (_kind(question), None):
-        found.setdefault(kind, {}).setdefault(text.casefold(), text)
-    return {kind: list(texts.values()) for kind, texts in found.items()}
+        by_kind.setdefault(kind, {}).setdefault(text.casefold(), text)
+    return {kind: list(texts.values()) for kind, texts in by_kind.items()}
 
   def _question(self, split: str, index: int, length: int):
     """A question, and the random numbers of its example."""
     rng = base.example_rng(self.seed, split, index)
-    found = self.fitting(split, length)
+    fitting = self.fitting(split, length)
     if split == "train":
-      number = found[rng.integers(len(found))]
-    else:
-      require(
-        index < len(found),
-        f"index={index} is no question of split={split!r}: {len(found)} fit "
-        f"into length={length}, counted from 0",
-      )
-      number = found[index]
+      index = int(rng.integers(len(fitting)))
+    require(
+      index < len(fitting),
+      f"index={index} is no question of split={split!r}: {len(fitting)} fit "
+      f"into length={length}, counted from 0",
+    )
+    number = fitting[index]
     return self._parts[split].questions[number], rng
 
   def _size(self, question: qa_sets.Row) -> int:
@@ -245,16 +244,8 @@ class Task(_texts.TextTask):
     with the token that its first character is in."""
     ask = f"Question: {question['question']}\nAnswer:"
     before = self.tokenizer.encode(ask)
-    said, start, _ = self._said(question["answers"][0])
+    said, start, _ = self._after_space(f"{question['answers'][0]}\n")
     return np.concatenate([before, said]), len(before) + start
-
-  def _said(self, answer: str) -> tuple[np.ndarray, int, str]:
-    """The tokens of an answer's line; which of them has its first character,
-    and what that one says before it (a space, or nothing)."""
-    said = f" {answer}\n"
-    starts = self.tokenizer.starts(said)
-    first = int(tokenizer.token_at(starts, 1))
-    return self.tokenizer.encode(said), first, said[starts[first] : 1]
 
   def _paragraph(self, number: int) -> np.ndarray:
     if number not in self._tokens:
@@ -277,12 +268,11 @@ class Task(_texts.TextTask):
 
   def _fill(self, others: Iterator[np.ndarray], room: int) -> list[np.ndarray]:
     """Paragraphs of `room` tokens in all, the first one cut."""
-    found: list[np.ndarray] = []
+    pieces: list[np.ndarray] = []
     while room > 0:
-      piece = next(others)[-room:]
-      found.append(piece)
-      room -= len(piece)
-    return found[::-1]
+      pieces.append(next(others)[-room:])
+      room -= len(pieces[-1])
+    return pieces[::-1]
 
 
 def _kind(question: qa_sets.Row) -> str:

@@ -12,11 +12,10 @@
 
 A context that is too long loses its middle, as in LongBench (arXiv 2308.14508),
 or is an error with `cut=False`. An answer's tokens, the space before it
-included, share an id, so that exact matches are counted; of a set's several
-ways to say it the first is asked for. Its distance is that of the first place
-in the context where it stands, and where it does not, of the beginning: a set
-does not say what the evidence is, which may then be all of it. Of bAbI it is
-known: the facts that decide the answer, of which the farthest counts.
+included, share an id, so that exact matches are counted; the first of several
+ways to say it is asked for. A set does not say what the evidence is: the
+distance goes back to the first place where the answer stands in the context,
+or to its beginning. bAbI's evidence is known; its farthest fact counts.
 
 A multiple choice is among the set's own choices. A written answer has at most
 as many tokens as the longest right one: nothing here ends it.
@@ -79,7 +78,7 @@ class Config(_texts.Tokenized):
 class Task(_texts.TextTask):
   """Records, read once and held in memory, or made from (split, index) alone.
 
-  Training goes through its records again and again, each time in another order.
+  Training repeats its records, each time in another order.
 
   Raises:
     ValueError: as `TextTask`; what data/public_sets.py raises of a source,
@@ -172,15 +171,15 @@ class Task(_texts.TextTask):
   def questions(
     self, split: str, index: int, length: int, most: int
   ) -> list[base.Question]:
-    """What the record of example `index` asks, each with the answers before it
-    in place; of its choices, if it has any, the first.
+    """What the record of example `index` asks, with earlier answers in place
+    and with the first of its choices, if it has any.
 
     Raises:
       ValueError: as `example`.
     """
     record = self.record(split, index, length)
     context, _, rest = self._parts(record, length)
-    at, found = len(context), []
+    at, questions = len(context), []
     for tokens, number in rest:
       if number >= 0:
         space = " " * record.leads[number].endswith(" ")
@@ -191,7 +190,7 @@ class Task(_texts.TextTask):
         )
         choices = dict.fromkeys((right[0], *record.choices))
         encoded = [self._encode(space + text) for text in choices]
-        found.append(
+        questions.append(
           base.Question(
             at=at - 1,
             choices=tuple(encoded[:most]) if record.choices else (),
@@ -203,10 +202,10 @@ class Task(_texts.TextTask):
           )
         )
       at += len(tokens)
-    return found
+    return questions
 
   def _parts(self, record, length: int):
-    """The context, where its middle is missing, and what `_rest` gives."""
+    """What `_cut` gives, and what `_rest` gives."""
     longest = self._after(record)
     room = length + 1 - longest
     require(
