@@ -11,10 +11,10 @@ templates are those of its code (NVIDIA, Apache-2.0), so that scores compare:
     vt              a chain of four variables that refer to the one before
     cwe, fwe        the common words of a numbered list, of a coded text
 
-`generate` draws the items, the other functions put them into text. The items
-differ from RULER's in where they are from: adjectives and nouns of
-data/_ruler_items.py, and any real text for its copyrighted essays. No key that
-is asked for has a second needle, which RULER leaves to chance.
+`generate` draws the items, the other functions put them into text. In contrast
+to RULER, words are those of data/_ruler_items.py, any real text stands for its
+copyrighted essays, and no key that is asked for has a second needle, which
+RULER leaves to chance.
 """
 
 import dataclasses
@@ -265,8 +265,9 @@ def _generate_needles(rng, task: Needles, size, sentences):
       text = [needle(task.value_kind, *other) for other in others]
     places = rng.choice(size, len(wanted), replace=False)
     context = hide(text, wanted, np.sort(places)[::-1].tolist())
-  asked = [keys[i] for i in rng.permutation(task.keys)[: task.queries]]
-  return needles(task, context, asked), [v for key in asked for v in value[key]]
+  queries = [keys[i] for i in rng.permutation(task.keys)[: task.queries]]
+  answers = [v for key in queries for v in value[key]]
+  return needles(task, context, queries), answers
 
 
 def _other(rng, task: Needles, keys) -> tuple[str, str]:
@@ -292,8 +293,8 @@ def _generate_chain(rng, size):
 
 def _generate_list(rng, size, short):
   def one(number, common_times, times):
-    found = rng.choice(_ruler_items.WORDS, number, replace=False).tolist()
-    common, others = found[:_COMMON_WORDS], found[_COMMON_WORDS:]
+    drawn = rng.choice(_ruler_items.WORDS, number, replace=False).tolist()
+    common, others = drawn[:_COMMON_WORDS], drawn[_COMMON_WORDS:]
     words = common * common_times + others * times
     order = rng.permutation(len(words))
     return common_words([words[i] for i in order]), common

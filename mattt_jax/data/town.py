@@ -1,6 +1,6 @@
 """A small set of questions about Harnwick, a town that there is not.
 
-What documents_qa asks when no data set is named: a few seconds, no download.
+documents_qa asks them when no data set is named: no download is needed.
 """
 
 from typing import Any
