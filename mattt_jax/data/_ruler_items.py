@@ -1,4 +1,4 @@
-"""What RULER's needles, chains and lists are made of: words, numbers, names."""
+"""Words, numbers and names for RULER's needles, chains and lists."""
 
 import string
 import uuid

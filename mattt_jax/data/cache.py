@@ -1,4 +1,4 @@
-"""Where data is kept between runs: MATTT_CACHE, default ~/.cache/mattt_jax."""
+"""The cache on disk: MATTT_CACHE, default ~/.cache/mattt_jax."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def home() -> Path:
-  """Where prepared data and compiled programs are kept between runs."""
+  """The folder that keeps prepared data and compiled programs between runs."""
   folder = os.environ.get("MATTT_CACHE") or "~/.cache/mattt_jax"
   return Path(folder).expanduser()
 

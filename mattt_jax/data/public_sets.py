@@ -135,12 +135,12 @@ def load(source: str) -> dict[str, tuple[Record, ...]]:
 def ruler_record(name: str, prompt: str, answers: Iterable[str]) -> Record:
   """A sample of RULER; its last line is the question."""
   answers = tuple(answers)
-  context, newline, asked = prompt.rpartition("\n")
+  context, newline, question = prompt.rpartition("\n")
   leads = ruler_text.leads(prompt, len(answers))
   return Record(
-    name, context, asked, answers,
+    name, context, question, answers,
     "string_match_all" if leads else "string_match_part",
-    ask=newline + asked, leads=leads or (" ",),
+    ask=newline + question, leads=leads or (" ",),
   )  # fmt: skip
 
 
@@ -166,15 +166,15 @@ def _quality(place: str, row: Row) -> Iterator[Record]:
 
 
 def _longbench(place: str, row: Row) -> Iterator[Record]:
-  name, asked = row["dataset"].removesuffix("_e"), row["input"]
+  name, question = row["dataset"].removesuffix("_e"), row["input"]
   answers, classes = tuple(row["answers"]), tuple(row["all_classes"] or ())
   code = name in ("lcc", "repobench-p")  # goes on where the context ends
-  ask = (asked or "\n") if code else ""
+  ask = (question or "\n") if code else ""
   if name in _FEW_SHOT:  # the question is in the form of the examples
-    ask = _FEW_SHOT[name] + asked
+    ask = _FEW_SHOT[name] + question
   yield Record(
     # The file too: LongBench-E is drawn from the same rows.
-    f"{place.partition(':')[0]}:{row['_id']}", row["context"], asked,
+    f"{place.partition(':')[0]}:{row['_id']}", row["context"], question,
     answers, f"longbench:{name}", row["_id"],
     choices=classes if answers[:1] and answers[0] in classes else (),
     labels=classes, ask=ask, leads=("",) if code else (" ",),

@@ -85,7 +85,7 @@ def _paragraph_problem(row: Any) -> str:
 
 
 def _problem(row: Any, paragraphs: int) -> str:
-  """What is wrong with a question; "" if nothing is."""
+  """The mistake in a question's row; "" if there is none."""
   if not isinstance(row, dict):
     return "is no object"
   for field in ("id", "question"):

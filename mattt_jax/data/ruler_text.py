@@ -72,7 +72,7 @@ _REPEATS = {True: (6, 1), False: (30, 3)}
 
 @dataclasses.dataclass(frozen=True)
 class Needles:
-  """What a needle task hides, and where."""
+  """The needles of a task, and their haystack."""
 
   haystack: str  # "noise", "text" or "needles"
   keys: int = 1
@@ -149,7 +149,7 @@ def generate(
 
 
 def frequencies(number: int, words: int) -> list[int]:
-  """How often each of `words` words appears among about `number`: ~ k^-2."""
+  """Counts ~ k^-2 of each of `words` words among about `number` words."""
   return [int(6 * number / (math.pi * k) ** 2) for k in range(1, words + 1)]
 
 
@@ -232,7 +232,7 @@ def frequent_words(words: Sequence[str]) -> str:
 
 
 def leads(prompt: str, number: int) -> tuple[str, ...]:
-  """What stands before each of the `number` answers that complete a prompt, in
+  """The text before each of the `number` answers that complete a prompt, in
   the form of its solved example if it has one; () if any one answer will do."""
   if prompt.startswith(_QUESTIONS):
     return ()

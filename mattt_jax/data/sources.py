@@ -214,7 +214,7 @@ def _walk(
   source: str,
   without: frozenset[str] = frozenset(),
 ) -> Iterator[File]:
-  """All files of these suffixes below `root`; hidden ones are left out."""
+  """Finds all files with these suffixes below `root`, but no hidden ones."""
 
   def fail(error: OSError):
     raise ValueError(
@@ -250,7 +250,7 @@ def _prepared(files: list[File], source: str) -> dict[str, list[Document]]:
 
 
 def _data_set(files: list[File], source: str) -> Path:
-  """Where `files` are in the cache, after writing them there if need be."""
+  """The folder of `files` in the cache; writes them there if need be."""
   listing = [(f.name, str(f.path.resolve()), f.size, f.time) for f in files]
   digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
   target = cache.home() / f"text-{digest}"

@@ -59,7 +59,7 @@ def write(
 
 
 def folder(data_dir: Path) -> Path:
-  """Where below `data_dir` the files of the data set are."""
+  """The folder below `data_dir` with the files of the data set."""
   return data_dir / TextBuilder.name / str(TextBuilder.VERSION)
 
 
@@ -94,7 +94,7 @@ class Rows(Sequence[tuple[str, bytes]]):
 
 
 def prepared(folder: Path) -> Rows:
-  """What `write` wrote, by the `folder` of its data set."""
+  """The rows that `write` wrote, by the `folder` of its data set."""
   return Rows(tfds.builder_from_directory(folder), "text", "name")
 
 

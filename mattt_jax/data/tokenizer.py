@@ -23,7 +23,7 @@ _MIN_DOCUMENT_BYTES = 32_768  # of "stdlib" and "tfds:", to train on
 
 
 class Tokenizer(Protocol):
-  """What all of them do."""
+  """A text as token ids, and back."""
 
   vocab_size: int
   content: bytes  # of the file; b"" if there is none
@@ -158,8 +158,8 @@ def token_at(starts: np.ndarray, character: np.ndarray | int) -> np.ndarray:
     starts: [length], of the tokens of a text (`Tokenizer.starts`).
     character: of the text, any shape.
   """
-  found = np.searchsorted(starts, character)
-  return found - (starts[np.minimum(found, len(starts) - 1)] != character)
+  token = np.searchsorted(starts, character)
+  return token - (starts[np.minimum(token, len(starts) - 1)] != character)
 
 
 def sha256(name: str) -> str:

@@ -1,4 +1,4 @@
-"""How much memory is held, on a device or by this process."""
+"""Memory in use, on a device or by this process."""
 
 import contextlib
 import pathlib

@@ -91,18 +91,18 @@ def _shape(
 ) -> tuple[int, int, int, int]:
   """The shape of a mesh on `here` devices, `data` -1 resolved."""
   others = fsdp * tensor * context
-  asked = f"mesh of fsdp={fsdp} x tensor={tensor} x context={context}"
+  shape = f"mesh of fsdp={fsdp} x tensor={tensor} x context={context}"
   if data == -1:
     require(
       here % others == 0,
-      f"{asked} = {others} devices must divide the {here} devices that are "
+      f"{shape} = {others} devices must divide the {here} devices that are "
       "here: change one of them, or say mesh.data=NUMBER to use fewer",
     )
     data = here // others
   count = data * others
   require(
     1 <= count <= here,
-    f"{asked} x data={data} devices is {count}, but {here} are here: "
+    f"{shape} x data={data} devices is {count}, but {here} are here: "
     f"use 1 .. {here}",
   )
   return data, fsdp, tensor, context

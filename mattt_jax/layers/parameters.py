@@ -1,4 +1,4 @@
-"""How parameters are drawn, stacked over blocks, and scanned."""
+"""Parameters: drawing them, stacking them over blocks, scanning the stack."""
 
 from collections.abc import Callable
 from typing import TypeVar

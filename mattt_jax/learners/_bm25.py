@@ -34,7 +34,7 @@ def columns(
 def counts(
   token_T: Array, valid_T: Array, ngram: int, table_size: int
 ) -> Array:
-  """How often each column's n-grams occur, [E] float32."""
+  """Counts of each column's n-grams, [E] float32."""
   column_G, valid_G = columns(token_T, valid_T, ngram, table_size)
   return jnp.zeros((table_size,), jnp.float32).at[column_G].add(valid_G)
 

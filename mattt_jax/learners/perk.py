@@ -272,12 +272,12 @@ class Perk(WholeReader):
     context = jax.tree.map(lambda x: x[: at // c], chunks)
     read_all = jax.vmap(functools.partial(_read, self.adapted()))
     context_read = read_all(*context[:2])
-    learner, norm, found = self, jnp.zeros(()), {}
+    learner, norm, diagnostics = self, jnp.zeros(()), {}
     if inner:
       graphdef, _, slow = fast_weights.split(self)
       fast, (loss_K, norm_K) = self.learn(context, rate_scale)
       learner, norm = nnx.merge(graphdef, fast, slow), jnp.mean(norm_K)
-      found = {"first_loss": loss_K[0], "last_loss": loss_K[-1]}
+      diagnostics = {"first_loss": loss_K[0], "last_loss": loss_K[-1]}
     question_read = _read(learner.adapted(), tokens_L[at:], targets_L[at:])
 
     loss_nxC, correct_nxC = (
@@ -290,7 +290,7 @@ class Perk(WholeReader):
       correct_C=correct_nxC,
       inner_loss=jax.vmap(weighted_mean)(loss_nxC, weight_nxC),
       inner_grad_norm=jnp.broadcast_to(norm, len(loss_nxC)),
-      diagnostics=self.model.diagnostics(question_read[2]) | found,
+      diagnostics=self.model.diagnostics(question_read[2]) | diagnostics,
     )
 
   def state_bytes(self, context_length: int) -> dict[str, int]:

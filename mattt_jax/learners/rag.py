@@ -243,8 +243,8 @@ class RAG(WholeReader):
     """The resemblance of each far chunk to the query's tokens, [N]."""
     c = self.config
     if c.retriever == "bm25":
-      asked = _bm25.columns(token_T, valid_T, c.ngram, c.table_size)
-      return _bm25.scores(far.embedding_NxE, chunk_store.stored(far), *asked)
+      query = _bm25.columns(token_T, valid_T, c.ngram, c.table_size)
+      return _bm25.scores(far.embedding_NxE, chunk_store.stored(far), *query)
     return far.embedding_NxE @ self.embed(token_T, valid_T)
 
   def in_front(self, past: Past) -> tuple[Array, Array]:

@@ -29,7 +29,7 @@ _PLAIN = {"search": "exact", "block": 0, "score_dtype": "float32", "shards": 1}
 
 @dataclasses.dataclass(frozen=True)
 class Settings(BaseConfig):
-  """All but `make`, which needs the memory itself."""
+  """All of the Config but `make`, which needs the memory itself."""
 
   read: str = "pointer"
   # What is kept.

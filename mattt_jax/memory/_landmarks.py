@@ -34,7 +34,7 @@ TRIED = 4
 
 @struct.dataclass
 class Index:
-  """Where the slots are; of several searches, stacked."""
+  """The places of the slots; the indices of several searches are stacked."""
 
   sum_2xnxE: Array  # of the half keys of each landmark
   keys: Array  # int32: written since the start; the first n are landmarks

@@ -131,15 +131,15 @@ def best_in_blocks(
       else jax.lax.dynamic_slice_in_dim(slots.bias_M, at, block),
       jax.lax.dynamic_slice_in_dim(slots.valid_M, at, block),
     )
-    found = score(
+    scores = score(
       query_HxCxK, part, temperature, each_head=each_head, dtype=dtype
     )
-    found = jnp.where(at + jnp.arange(block) >= start, found, -jnp.inf)
-    found, slot = best(found, top_k, **how)
-    found = jnp.concatenate([so_far[0], found], axis=-1)
+    scores = jnp.where(at + jnp.arange(block) >= start, scores, -jnp.inf)
+    scores, slot = best(scores, top_k, **how)
+    scores = jnp.concatenate([so_far[0], scores], axis=-1)
     slot = jnp.concatenate([so_far[1], at + slot], axis=-1)
-    found, at = jax.lax.top_k(found, top_k)
-    return (found, jnp.take_along_axis(slot, at, axis=-1)), None
+    scores, at = jax.lax.top_k(scores, top_k)
+    return (scores, jnp.take_along_axis(slot, at, axis=-1)), None
 
   shape = query_HxCxK.shape[not each_head : 2] + (top_k,)
   nothing = (
@@ -182,27 +182,27 @@ def best(
     return score, jnp.broadcast_to(jnp.arange(slots), score.shape)
   if shards == 1:
     if approx:
-      found, slot = jax.lax.approx_max_k(score, top_k, recall_target=recall)
+      kept, slot = jax.lax.approx_max_k(score, top_k, recall_target=recall)
     else:
-      found, slot = jax.lax.top_k(score, top_k)
-    return found, slot
+      kept, slot = jax.lax.top_k(score, top_k)
+    return kept, slot
   size = slots // shards
   count = min(top_k, size)
   score = score.reshape(*score.shape[:-1], shards, size)
   if approx:
-    found, slot = jax.lax.approx_max_k(score, count, recall_target=recall)
+    kept, slot = jax.lax.approx_max_k(score, count, recall_target=recall)
   else:
     # Not top_k: XLA does not split it over devices, not even between rows, and
     # would bring all scores together.
     slot = jnp.broadcast_to(jnp.arange(size), score.shape)
-    found, slot = jax.lax.sort_key_val(-score, slot)
-    found, slot = -found[..., :count], slot[..., :count]
+    kept, slot = jax.lax.sort_key_val(-score, slot)
+    kept, slot = -kept[..., :count], slot[..., :count]
   slot = slot + size * jnp.arange(shards, dtype=slot.dtype)[:, None]
   # Equal scores keep the order of their slots, between and within blocks, so
   # that ties fall as without blocks.
   flat = (*score.shape[:-2], shards * count)
-  found, at = jax.lax.top_k(found.reshape(flat), top_k)
-  return found, jnp.take_along_axis(slot.reshape(flat), at, axis=-1)
+  kept, at = jax.lax.top_k(kept.reshape(flat), top_k)
+  return kept, jnp.take_along_axis(slot.reshape(flat), at, axis=-1)
 
 
 def shares(null_C: Array, score_CxJ: Array, gate: str) -> tuple[Array, Array]:

@@ -104,10 +104,10 @@ def hide(
 
 
 class World:
-  """What a reader of all facts so far knows; nothing else is true.
+  """The knowledge of a reader of all facts so far; nothing else is true.
 
-  Nobody is anywhere before the first move, and a thing that nobody has touched
-  is wherever it is first taken.
+  Nobody is anywhere before the first move. A thing that nobody has touched is
+  wherever it is first taken.
   """
 
   def __init__(self, people, places, things):
@@ -168,7 +168,7 @@ class World:
       self.holder[what] = fact[3], number
 
   def where(self, thing: str) -> tuple[str, tuple[int, int]]:
-    """Where a thing is that was touched, and the two facts that say so."""
+    """The place of a thing that was touched, and the two facts that say so."""
     if thing in self.left:
       return self.left[thing]
     person, since = self.holder[thing]
@@ -188,7 +188,7 @@ def live(rng, kind: str, people, places, things, number: int) -> World:
 
 
 def map_facts(rng, places, number: int) -> list[Fact]:
-  """Which of `number` + 1 places is beside which, on a grid, in any order."""
+  """Draws a map of `number` + 1 places on a grid, as facts in random order."""
   names = [places[i] for i in rng.permutation(len(places))[: number + 1]]
   cells = {(0, 0): names[0]}
   facts: list[Fact] = []

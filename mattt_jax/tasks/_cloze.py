@@ -1,4 +1,4 @@
-"""What tasks share whose answers are names met far back in a real text."""
+"""Names met far back in a real text as answers: what such tasks share."""
 
 import dataclasses
 from typing import TYPE_CHECKING

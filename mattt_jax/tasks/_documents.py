@@ -1,4 +1,4 @@
-"""What tasks share that put facts in a document and ask about them at its end.
+"""Facts in a document, and questions at its end: what such tasks share.
 
 | facts at random places among filler ....... | gap (filler) | questions |
 """
@@ -175,8 +175,8 @@ def require_ramp(field: str, ramp: tuple[int, int]) -> None:
 
 
 def ramped(peak: float, ramp: tuple[int, int], step: int | None) -> float:
-  """What rises from 0 to `peak` along a ramp, at outer step `step`; None:
-  `peak`."""
+  """A value at outer step `step`, which rises from 0 to `peak` along a ramp;
+  step None: `peak`."""
   start, end = ramp
   if step is None or step >= end:
     return peak
@@ -184,8 +184,8 @@ def ramped(peak: float, ramp: tuple[int, int], step: int | None) -> float:
 
 
 def reach(model: ModelConfig) -> int:
-  """How far back, in tokens, a target can be predicted from by windows: the
-  token before it, and as far as the features of that one look."""
+  """The farthest token, counted back from a target, that windows show to its
+  prediction: the token before it sees `window` - 1 more in each layer."""
   return model.num_layers * (model.window - 1) + 1
 
 

@@ -1,4 +1,4 @@
-"""What tasks share that read a stretch of a document, then ask about it.
+"""Questions about a stretch of a document: what tasks that ask them share.
 
     | a stretch of a document ............. | questions, answers | padding |
       evidence | at least `beyond` tokens ... |
@@ -64,12 +64,12 @@ class Fact(NamedTuple):
 
   @property
   def start(self) -> int:
-    """Where its evidence starts."""
+    """The start of its evidence."""
     return min(start for start, _ in self.spans)
 
   @property
   def stop(self) -> int:
-    """After the last of its evidence."""
+    """The end of its evidence, after the last one."""
     return max(stop for _, stop in self.spans)
 
 
@@ -83,12 +83,12 @@ class Question(NamedTuple):
 
   @property
   def stop(self) -> int:
-    """After the last of its evidence, in tokens of the document."""
+    """The end of its evidence, after the last token, in the document."""
     return max(fact.stop for fact in self.evidence)
 
 
 class _Read(NamedTuple):
-  """What an example reads: tokens of a document, then questions."""
+  """A stretch of a document, and the questions after it."""
 
   document: int
   start: int
@@ -204,7 +204,7 @@ class Task(_cloze.Task):
     return clozes
 
   def _read(self, split: str, index: int, length: int) -> _Read:
-    """What example `index` reads."""
+    """The stretch and the questions of example `index`."""
     rng = base.example_rng(self.seed, split, index)
     if split == "train":
       for _ in range(_MOST_DRAWS):

@@ -1,4 +1,4 @@
-"""What tasks share that read long documents of real text."""
+"""Long documents of real text: what tasks that read them share."""
 
 import dataclasses
 import functools

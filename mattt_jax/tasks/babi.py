@@ -145,18 +145,18 @@ class Task(_documents.Task):
     end, _ = c.areas(length)
     story = tell(c, rng)
     facts = [self._tokens(words) for words in story.sentences]
-    asked = [self._tokens((*q.words, q.answer)) for q in story.questions]
-    questions_at = length + 1 - sum(map(len, asked))
+    questions = [self._tokens((*q.words, q.answer)) for q in story.questions]
+    questions_at = length + 1 - sum(map(len, questions))
 
     room = end - sum(map(len, facts))
     sentences, places = hide(rng, facts, self._filler(rng, room), c.depth)
     starts = np.cumsum([0, *map(len, sentences)])[places]
     gap = self._filler(rng, questions_at - end)
-    draft = Draft(np.concatenate([*sentences, *gap, *asked]), length)
+    draft = Draft(np.concatenate([*sentences, *gap, *questions]), length)
 
     at = questions_at - 1
     for number, question in enumerate(story.questions):
-      at += len(asked[number])
+      at += len(questions[number])
       evidence = list(question.evidence)
       words = [  # of each fact, without its full stop
         starts[fact] + np.arange(len(facts[fact]) - 1) for fact in evidence
@@ -168,22 +168,22 @@ class Task(_documents.Task):
   def guessing(
     self, split: str, length: int, sequences: int
   ) -> dict[str, float | None]:
-    """How often rules that link no two facts are right (`_babi_rules`).
+    """Shares of answers that rules without linked facts have right.
 
     Returns:
-      The share of each of `RULES`, of the answers of the first `sequences`
-      examples, whatever their `length`; nothing of qa4 and qa5, whose answers
-      are not places that somebody went to.
+      The share of each of `_babi_rules.RULES`, over the first `sequences`
+      examples, whatever their `length`; none for qa4 and qa5, whose answers are
+      not places that somebody went to.
     """
     del length
     if self.config.kind not in ("qa1", "qa2", "qa3"):
       return {}
-    asked = []
+    cases = []
     for story in (self.story(split, index) for index in range(sequences)):
       named = rules.names(story.sentences)
-      asked += [(named, question) for question in story.questions]
+      cases += [(named, question) for question in story.questions]
     return {
-      name: float(np.mean([rule(*each) == each[1].answer for each in asked]))
+      name: float(np.mean([rule(*case) == case[1].answer for case in cases]))
       for name, rule in rules.RULES.items()
     }
 
@@ -211,17 +211,17 @@ def tell(config: Config, rng: np.random.Generator) -> Story:
     worlds.OBJECTS[: config.num_objects],
   )
   kind, number = config.kind, config.num_facts
-  found: list[worlds.Question] = []
-  while not found:  # a random life may leave nothing to ask for
+  questions: list[worlds.Question] = []
+  while not questions:  # a random life may leave nothing to ask for
     if kind == "qa4":
       facts = worlds.map_facts(rng, places, number)
-      found = list(worlds.map_questions(facts))
+      questions = list(worlds.map_questions(facts))
     else:
       world = worlds.live(rng, kind, people, places, objects, number)
-      facts, found = world.facts, list(worlds.questions(kind, world))
-  again = config.num_questions > len(found)
-  chosen = rng.choice(len(found), config.num_questions, replace=again)
+      facts, questions = world.facts, list(worlds.questions(kind, world))
+  again = config.num_questions > len(questions)
+  chosen = rng.choice(len(questions), config.num_questions, replace=again)
   return Story(
     tuple(worlds.sentence(fact) for fact in facts),
-    tuple(found[number] for number in chosen),
+    tuple(questions[number] for number in chosen),
   )

@@ -50,7 +50,7 @@ class Task(_questions.Task):
   line_end = ""  # names have it
 
   def find(self, document):
-    """What the module of a document imports and defines."""
+    """Finds what the module of a document imports and defines."""
     if not document.name.endswith(".py"):
       return
     text = document.text.decode()
@@ -91,7 +91,7 @@ def _arguments(node: ast.arguments) -> list[tuple[str, ast.arg]]:
 
 
 class _Places:
-  """Where nodes start, in characters; `ast` counts bytes of a line."""
+  """The starts of nodes in characters; `ast` counts bytes of a line."""
 
   def __init__(self, text: str):
     self._text = text

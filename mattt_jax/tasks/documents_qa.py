@@ -134,7 +134,7 @@ class Task(_texts.TextTask):
     return numbers
 
   def question(self, split: str, index: int, length: int) -> qa_sets.Row:
-    """What example `index` asks: its row, with all `answers` (qa_sets.py).
+    """The question of example `index`: its row, with all `answers`.
 
     Raises:
       ValueError: unknown split, no such question, or none fits.

@@ -120,7 +120,7 @@ class Task(_texts.Task):
 
 
 def repeats(tokens: np.ndarray, ngram: int) -> np.ndarray:
-  """How many tokens back the n-gram that ends at each token ended last.
+  """Tokens since the n-gram that ends at each token ended before.
 
   It is exact, by sorting without hashes: O(size log size log ngram).
 

@@ -171,8 +171,8 @@ class Task(_texts.TextTask):
   def questions(
     self, split: str, index: int, length: int, most: int
   ) -> list[base.Question]:
-    """What the record of example `index` asks, with earlier answers in place
-    and with the first of its choices, if it has any.
+    """The questions of example `index`, with earlier answers in place and with
+    the first of their choices, if there are any.
 
     Raises:
       ValueError: as `example`.
@@ -205,7 +205,7 @@ class Task(_texts.TextTask):
     return questions
 
   def _parts(self, record, length: int):
-    """What `_cut` gives, and what `_rest` gives."""
+    """The results of `_cut` and `_rest`."""
     longest = self._after(record)
     room = length + 1 - longest
     require(
@@ -222,7 +222,7 @@ class Task(_texts.TextTask):
     return max(sum(len(tokens) for tokens, _ in rest) for rest in parts)
 
   def _rest(self, record, answers) -> list[tuple[np.ndarray, int]]:
-    """Tokens of what follows the context, and which answer they are, or -1."""
+    """The parts after the context: tokens, and which answer they are, or -1."""
     parts, before = [], record.ask
     for number, (lead, text) in enumerate(
       zip(record.leads, answers, strict=False)
@@ -255,7 +255,7 @@ class Task(_texts.TextTask):
     return kept, room - tail
 
   def _evidence(self, record, number: int, context, head: int):
-    """[first, after the last) token of what decides an answer, in order."""
+    """Spans of tokens, [first, after the last), that decide an answer."""
     if not record.evidence or head < len(context):
       return [self._find(context, head, record.answers[number])]
     starts = self.tokenizer.starts(record.context)
@@ -264,7 +264,8 @@ class Task(_texts.TextTask):
     return np.stack([first, np.searchsorted(starts, edges[:, 1])], 1).tolist()
 
   def _find(self, context, head: int, answer: str) -> tuple[int, int]:
-    """Where `answer` first stands in the context; (0, 0): nowhere."""
+    """The first place of `answer` in the context, [first, after the last);
+    (0, 0): it is not there."""
     decode, encode = self.tokenizer.decode, self.tokenizer.encode
     # Tokens of a part of a text may be others than in the whole of it, hence
     # min and max.

@@ -71,7 +71,7 @@ class Config(_documents.PairConfig):
     return 2 * self.num_pairs
 
   def queries(self, length: int) -> tuple[int, int]:
-    """Where the first slot for a query starts, and how many slots there are.
+    """The start of the first slot for a query, and the number of slots.
 
     Raises:
       ValueError: `length` cannot hold the pairs, the gap and the queries.
@@ -81,7 +81,7 @@ class Config(_documents.PairConfig):
     return start, (length + 1 - start) // 2
 
   def pairs_at(self, length: int) -> int:
-    """Where the first pair starts.
+    """The start of the first pair.
 
     Raises:
       ValueError: as `queries`.

@@ -81,7 +81,7 @@ class Config(_documents.Config):
     return _UNIT
 
   def moved(self, step: int | None) -> int:
-    """How many symbols f moves at outer step `step`: not 1, which cannot be."""
+    """Number of symbols that f moves at outer step `step`; it cannot be 1."""
     share = _documents.ramped(1.0, self.rule_ramp, step)
     number = round(share * self.num_symbols)
     return 0 if number == 1 else number

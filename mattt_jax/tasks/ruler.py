@@ -40,8 +40,7 @@ from mattt_jax.tasks._drafts import Draft
 
 NEEDLE, QUERY = 1, 2  # token 0 is unused
 FIRST_KEY = 3  # keys (variables, words), then values, then filler
-# Of each kind, how many are asked for (or, of niah_multikey, needles there are)
-# as published.
+# Published number of things that each kind asks for; niah_multikey: of needles.
 ITEMS = {
   "niah_single": 1,
   "niah_multikey": 4,
@@ -122,7 +121,7 @@ class Config(_documents.PairConfig):
 
   @property
   def distractors(self) -> bool:
-    """Whether what can be confused is needles, and not filler."""
+    """Whether needles, and not filler, can be confused with the evidence."""
     return self.kind in DISTRACTORS and self.interference > 0
 
   @property
@@ -146,7 +145,7 @@ class Config(_documents.PairConfig):
     return 2  # the mark, and what is before the gap
 
   def areas(self, length: int) -> tuple[int, int]:
-    """Where the area of what is asked for ends and where the question starts.
+    """The end of the area of what is asked for, and the start of the question.
 
     Raises:
       ValueError: `length` cannot hold it, or what `_ruler_words.counts` raises.
@@ -209,8 +208,8 @@ class Task(_documents.Task):
     return draft
 
   def _needles(self, rng, seq, end, names) -> Iterator[Piece]:
-    """Puts needles into the haystack `seq`; those asked for, of the first
-    `names`, before `end`. Then gives the pieces of the question."""
+    """Puts needles into the haystack `seq`, those asked for (of the first
+    `names`) before `end`; yields the pieces of the question."""
     c = self.config
     values = rng.integers(c.num_values, size=(c.items, c.value_length))
     wanted = np.full((c.items, c.unit), NEEDLE)
@@ -250,16 +249,16 @@ class Task(_documents.Task):
       for hop in range(c.items):
         yield wanted[hop, 1:2], (at[: hop + 1, None] + [1, 2]).ravel()
       return
-    asked = range(len(wanted))
+    order = range(len(wanted))
     if c.kind == "niah_multiquery":
-      asked = rng.permutation(len(wanted))
-    for number, needle in enumerate(asked):
+      order = rng.permutation(len(wanted))
+    for number, needle in enumerate(order):
       if number == 0 or c.kind == "niah_multiquery":
         yield [QUERY, wanted[needle, 1]], None
       yield wanted[needle, 2:], at[needle] + np.arange(2, c.unit)
 
   def _others(self, rng, wanted, names, room: int) -> np.ndarray:
-    """Needles [.., unit], in order, that fill their share of `room` tokens."""
+    """Other needles, [.., unit], which fill their share of `room` tokens."""
     c = self.config
     if not c.distractors:
       return np.zeros((0, c.unit), np.int64)

@@ -81,7 +81,7 @@ class Config(_documents.Config):
     return tuple(f for f in self.fields if f in allowed[self.question])
 
   def number(self, field: str) -> int:
-    """How many values a field has."""
+    """Number of values of a field."""
     return getattr(self, f"num_{field}s")
 
   def first_value(self, field: str) -> int:
@@ -182,7 +182,8 @@ class Task(_documents.Task):
         value[field][0] = (value[field][0] + 1) % self.config.number(field)
 
   def _questions(self, rng, ids_S, value):
-    """(tokens after the mark, the answer last; field; students) of each."""
+    """Draws questions: (tokens after the mark, the answer last; the field; the
+    students)."""
     config = self.config
     students = range(config.num_students)
 

@@ -39,14 +39,14 @@ class Task(_questions.Task):
   what = "two names, first mentioned task.apart tokens apart"
 
   def find(self, document):
-    """All mentions of names."""
+    """Finds all mentions of names."""
     for name, first, stop in _names.mentions(
       document.name, document.text.decode(), self.config.num_mentions
     ):
       yield _questions.Fact(name, ((first, stop),))
 
   def ask(self, rng, facts):
-    """Pairs of first mentions, in random order."""
+    """Asks about pairs of first mentions, in random order."""
     first: dict[str, _questions.Fact] = {}
     for fact in facts:
       first.setdefault(fact.name, fact)
@@ -64,5 +64,5 @@ class Task(_questions.Task):
       yield _questions.Question(ask, name, pair, names)
 
   def mentions(self, question, facts):
-    """Which of the two, in order."""
+    """The mentions of the two names, in order."""
     return [fact.name for fact in facts if fact.name in question.names]
