@@ -91,7 +91,7 @@ SLOTS = dict(memory__write_top=1, memory__top_k=2, mesh__context=4)
   "changes, message",
   [
     ({**SLOTS, "memory__capacity": 10},
-     "memory/pointer/.* 4 devices .* 'context' must divide 10"),
+     "memory/key_HxMxK .* 4 devices .* 'context' must divide 10"),
     ({"mesh__tensor": 2, "task__num_fillers": 8},
      "embedding .* 2 devices .* 'tensor' must divide 27"),
     ({"batch_size": 12}, "^batch_size=12 .* the 8 devices"),
@@ -116,6 +116,5 @@ def test_what_it_divides_has_a_place():
   mesh = meshes.abstract_mesh(made.mesh, 8)
   assert mesh.shape == meshes.mesh_of(made.mesh).shape
   placed = placement.place(made, 30, mesh)
-  assert placed.reading[32].memory.pointer.value.sharding.shard_shape(
-    (2, 8)
-  ) == (1, 2)
+  token_M = placed.reading[32].memory.token_M
+  assert token_M.sharding.shard_shape((2, 8)) == (1, 2)
