@@ -63,21 +63,34 @@ def split(
       in "inner/log_rate_T".
 
   Raises:
-    ValueError: a glob matches nothing; names it and paths that are near.
+    ValueError: as `trainable_paths`.
   """
-  names = [_name(path) for path, _ in nnx.to_flat_state(params)]
-  for glob in trainable:
-    require(
-      bool(fnmatch.filter(names, glob)),
-      f"train.trainable={trainable}: {glob!r} matches no parameter; near are "
-      + ", ".join(difflib.get_close_matches(glob, names, n=3, cutoff=0.0)),
-    )
-  chosen = {name for glob in trainable for name in fnmatch.filter(names, glob)}
+  chosen = trainable_paths(params, trainable)
   moved, frozen = nnx.split_state(
-    params, lambda path, _: _name(path) in chosen, ...
+    params, lambda path, _: _in_model(path) in chosen, ...
   )
   return moved, frozen
 
 
-def _name(path: tuple[Any, ...]) -> str:
+def trainable_paths(params: nnx.State, trainable: tuple[str, ...]) -> set[str]:
+  """The paths that `split` chooses.
+
+  Raises:
+    ValueError: a glob matches nothing; names it and paths that are near.
+  """
+  paths = [_in_model(path) for path, _ in nnx.to_flat_state(params)]
+  chosen = set()
+  for glob in trainable:
+    found = fnmatch.filter(paths, glob)
+    near = difflib.get_close_matches(glob, paths, n=3, cutoff=0.0)
+    require(
+      bool(found),
+      f"train.trainable={trainable}: {glob!r} matches no parameter; near it: "
+      + ", ".join(near),
+    )
+    chosen.update(found)
+  return chosen
+
+
+def _in_model(path: tuple[Any, ...]) -> str:
   return "/".join(map(str, path)).removeprefix("model/")
