@@ -61,6 +61,15 @@ def _first(params, optimizer, trainable) -> TrainState:
   return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(moved))
 
 
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+  """Whether all its numbers are."""
+  leaves = [
+    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
+  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
+
+
 def accumulated_gradient(
   loss_fn: Callable[[Any, Batch], tuple[jax.Array, tuple[Any, Any]]],
   params: Any,

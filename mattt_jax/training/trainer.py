@@ -5,16 +5,13 @@ fetched when a row is written, a state saved, or the learner evaluated.
 """
 
 import contextlib
-import json
 import math
 import os
-import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -42,13 +39,14 @@ from mattt_jax.training.optimizer import learning_rate, make_optimizer
 from mattt_jax.training.train_step import (
   TrainState,
   abstract_state,
+  all_finite,
   init_state,
   jit_train_step,
 )
+from mattt_jax.training.workdir import EVALUATION_FILE
 from mattt_jax.ttt.coordination import parts_on
 
 PROFILE = "profile"
-EVALUATION_FILE = "evaluation.json"
 
 
 class DivergedError(RuntimeError):
@@ -115,7 +113,7 @@ def train(
           stack.enter_context(lock.take(workdir))
         workdir_lib.keep_tokenizer(workdir, task)
         workdir_lib.keep_contents(workdir, task)
-    finished = _finished(workdir, experiment.train.steps)
+    finished = workdir_lib.finished(workdir, experiment.train.steps)
     if finished is not None:
       processes.say(f"{workdir} is already trained: see {EVALUATION_FILE}")
       return finished
@@ -123,28 +121,6 @@ def train(
     stack.callback(run.close)
     run.train()
     return run.finish()
-
-
-def _finished(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:
-  path = workdir / EVALUATION_FILE
-  if not path.exists():
-    return None
-  try:
-    result = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(
-      f"{path} is damaged ({error}): remove it, and it is made again from the "
-      "last checkpoint"
-    ) from error
-  return result if result["step"] == steps else None
-
-
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-  leaves = [
-    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
-  ]
-  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
 class _Run:
@@ -181,9 +157,8 @@ class _Run:
     if not self._restore(like):
       params = self._first_parameters(init, shapes)
       self.state = init_state(params, optimizer, mesh, config.trainable)
-    state_bytes = nnx.merge(self.graphdef, self.state.params).state_bytes(
-      experiment.length
-    )
+    learner = nnx.merge(self.graphdef, self.state.params)
+    state_bytes = learner.state_bytes(experiment.length)
     processes.say(metrics.overview(shapes, state_bytes, config.trainable))
     self.writer = metrics.MetricsWriter(workdir, self.step)
     self.speed = speed.Speed(ideal and ideal(task.vocab_size))
@@ -273,7 +248,7 @@ class _Run:
         if not math.isfinite(row[name]):
           self._diverged(f"{name}={row[name]} in outer step {step}")
       self.since_log.append({k: v.item() for k, v in row.items()})
-    if state_too and not _all_finite((self.state.params, self.state.opt_state)):
+    if state_too and not all_finite((self.state.params, self.state.opt_state)):
       self._diverged(
         f"parameters or optimizer state not finite after outer step {self.step}"
       )
