@@ -252,7 +252,7 @@ def _listed(value: Any) -> Any:
 def parse_arg(
   arg: str | None, **defaults: bool | int | float | str
 ) -> ConfigDict:
-  """Parses an experiment's argument, `"tiny,system=swa,seed=3"`.
+  """Parses an experiment's argument, `"tiny,system=perk,seed=3"`.
 
   Each name must be in `defaults`, which also give the types; a boolean may
   stand alone.

@@ -101,6 +101,8 @@ def learning_curves(
       axes.plot(*_columns(tuned), "--o", markersize=4, color=line.get_color())
     axes.set(xlabel="outer steps", ylabel=_CURVES[field])
     axes.grid(alpha=0.3)
+    if any(tuned for _, tuned in found.values()):
+      axes.plot([], [], "--o", markersize=4, color="0.5", label="tune split")
   all_axes[0][0].legend(fontsize=8)
   return _save(figure, path)
 
