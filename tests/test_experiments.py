@@ -59,7 +59,7 @@ def test_these_have_sweeps():
 @pytest.mark.parametrize("name", SWEPT)
 def test_a_sweep_says_what_it_costs_and_what_would_refute_it(name):
   module, _, _ = registry.load_experiment(name)
-  assert f"mattt sweep --experiment={name}" in module.__doc__
+  assert f"mattt sweep --config={name}" in module.__doc__
   for word in ("Expected", "refute", "runs"):
     assert word in module.__doc__ or word.capitalize() in module.__doc__
 
