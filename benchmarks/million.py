@@ -1,11 +1,12 @@
-"""A million tokens in one pass: resident memory and seconds a chunk.
+r"""A million tokens in one pass: resident memory and seconds a chunk.
 
     mattt train --config=recall:hard,system=ttt_e2e,seed=1 --workdir=runs/ttt
-    python benchmarks/million.py --workdir=runs/ttt --out=results/streaming.jsonl
+    python benchmarks/million.py --workdir=runs/ttt \
+      --out=results/streaming.jsonl
 
 TTT alone, trained on 768 tokens, reads one sequence of 2^20, with its state
 carried from segment to segment. That state has a constant size, so that both
-should be flat. Writes a row a segment, of which notebooks/02_scaling.ipynb makes
+should be flat. Writes a row a segment, of which notebook 02 makes
 streaming.png. About 3 minutes on one core, Linux only (/proc).
 """
 

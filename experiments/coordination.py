@@ -11,9 +11,10 @@ the whole context; `write` compares them, without TTT. The task is that of
 `recall.py` with twice the pairs, of 1024 keys, which fast weights alone do not
 learn in 200 steps. A run takes 1.5 minutes on one core: 39 runs, and 21.
 
-Expected: results/coordination.md, write.md. A way that answers more than `joint`
-would refute that training both from the first step on is enough; pairs drawn at
-random that are answered as often as those of any score, that the choice matters.
+Expected: results/coordination.md, write.md. A way that answers more than
+`joint` would refute that training both from the first step on is enough; pairs
+drawn at random that are answered as often as those of any score, that the
+choice matters.
 """
 
 from ml_collections import ConfigDict

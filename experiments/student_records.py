@@ -7,8 +7,8 @@ Eight students, each with a grade, then eight questions about them (chance
 adapter alone, and 64 tokens are enough (a run takes 3 minutes on one core); for
 other systems the questions stand out of the reach of attention, in 256.
 
-Evaluated at 1, 4 and 16 times that length: 3 runs. Expected: results/records.md.
-Answers at chance (1/16) would refute that an adapter carries the records.
+Evaluated at 1, 4 and 16 times that length; 3 runs. Expected:
+results/records.md. Answers at chance (1/16) would refute that an adapter carries the records.
 
 Arguments: `tiny`, `seed`, `steps` and `system`, as in `recall.py`; `question`:
 recall, relation or aggregate.

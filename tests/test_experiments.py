@@ -70,7 +70,7 @@ def test_the_ablation_is_a_square_on_each_task():
   for run in runs:
     task = {"hard": "recall:hard,", "rule": "rule:", "plain": "recall:"}
     base = load_config(
-      f"{task[run.settings['task']]}system=swa,seed={run.settings['seed']}"
+      f"{task[run.settings['task']]}system=sliding_window,seed={run.settings['seed']}"
     )
     assert run.tree["inner"]["enabled"] == run.settings["inner"]
     has_memory = run.tree["memory"]["name"] == "episodic"

@@ -46,7 +46,9 @@ def run(out: str | os.PathLike, *, tiny: bool = False) -> dict[str, Any]:
     system: _train(f"recall:{size}system={system}", out / system)
     for system in SYSTEMS
   }
-  document = _read_document(f"language_modeling:{size}system=ttt_e2e", out / "lm")
+  document = _read_document(
+    f"language_modeling:{size}system=ttt_e2e", out / "lm"
+  )
   results = {
     "recall": recall,
     "document": document,

@@ -15,7 +15,7 @@ from mattt_jax.registry import load_config
 from mattt_jax.sweeps.sweep import param
 
 def get_config(arg=""):
-  config = load_config(f"recall:tiny,system=swa,steps=1,{arg}")
+  config = load_config(f"recall:tiny,system=sliding_window,steps=1,{arg}")
   config.train.checkpoint_every = 1
   config.model.update(num_layers=1, num_suffix=1)
   config.update(batch_size=8)

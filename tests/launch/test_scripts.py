@@ -98,9 +98,7 @@ def test_looking_at_what_is_there_is_shown_too(fakes, name, action):
 
 def test_commands_are_shown_as_a_shell_reads_them(fakes):
   out = "/a dir/$x'"
-  done = fakes.run(
-    "local.sh", "--config=recall", f"--out={out}", "--dry-run"
-  )
+  done = fakes.run("local.sh", "--config=recall", f"--out={out}", "--dry-run")
   line = done.stderr.splitlines()[-1].removeprefix("+ ")
   assert shlex.split(line) == [
     "mattt", "sweep", "--config=recall", f"--out={out}", "--workers=1"
