@@ -8,7 +8,8 @@ adapter alone, and 64 tokens are enough (a run takes 3 minutes on one core); for
 other systems the questions stand out of the reach of attention, in 256.
 
 Evaluated at 1, 4 and 16 times that length; 3 runs. Expected:
-results/records.md. Answers at chance (1/16) would refute that an adapter carries the records.
+results/records.md. Answers at chance (1/16) would refute that an adapter
+carries the records.
 
 Arguments: `tiny`, `seed`, `steps` and `system`, as in `recall.py`; `question`:
 recall, relation or aggregate.
@@ -24,9 +25,9 @@ _ARGS = dict(tiny=False, system="perk", question="recall", seed=0, steps=0)
 
 
 def sweep(arg: str = "") -> list[dict]:
-  """PERK on three seeds; `tiny`: one run."""
+  """PERK on three seeds; `tiny`: two runs."""
   if parse_arg(arg, **_ARGS).tiny:
-    return param("system", ["perk"])
+    return param("system", ["perk", "ttt_memory"])
   return product(
     param("system", ["perk"]),
     param("seed", [1, 2, 3]),

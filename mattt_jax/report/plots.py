@@ -98,7 +98,8 @@ def learning_curves(
   for axes, (field, found) in zip(all_axes[0], panels.items(), strict=True):
     for label, (trained, tuned) in found.items():
       (line,) = axes.plot(*_columns(trained), label=label)
-      axes.plot(*_columns(tuned), "--o", markersize=4, color=line.get_color())
+      if tuned:
+        axes.plot(*_columns(tuned), "--o", markersize=4, color=line.get_color())
     axes.set(xlabel="outer steps", ylabel=_CURVES[field])
     axes.grid(alpha=0.3)
     if any(tuned for _, tuned in found.values()):

@@ -74,8 +74,11 @@ def test_table_shows_mean_and_range():
   assert text[-1].startswith("| perk how=first | 0.500 | 0.500 | - | 1.000 |")
 
 
-def test_a_sweep_then_its_runs(tmp_path, capsys):
+def test_a_sweep_then_its_runs(tmp_path, capsys, monkeypatch):
   """The real command: two runs of a step, their table, and again without."""
+  monkeypatch.delenv(
+    "XLA_FLAGS", raising=False
+  )  # one device, for two sequences
   out, results = tmp_path / "out", tmp_path / "rows.jsonl"
   argv = ["compare", "--config=recall:tiny,steps=1", f"--out={out}",
           "--systems=sliding_window,swa_episodic", "--seeds=1",
