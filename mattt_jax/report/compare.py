@@ -28,8 +28,10 @@ from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.sweeps.sweep import config_hash
 from mattt_jax.tasks import batches
 from mattt_jax.training import load, trainer
-from mattt_jax.ttt.inner_loop import Learner
-from mattt_jax.ttt.meta_loss import read_batch
+from mattt_jax.ttt.learner import Learner
+from mattt_jax.ttt.parts import parts_of
+from mattt_jax.ttt.read_batch import read_batch
+from mattt_jax.ttt.tokens import tokens_of
 
 ROWS_FILE, TABLE_FILE = "compare.jsonl", "compare.md"
 
@@ -159,8 +161,8 @@ def flops_per_token(experiment: Experiment, learner: Learner) -> float:
   graphdef, params = nnx.split(learner)
 
   def read(params, batch):
-    inner = experiment.inner.enabled
-    return read_batch(nnx.merge(graphdef, params), batch, inner=inner).loss_BxL
+    learner, parts = nnx.merge(graphdef, params), parts_of(experiment)
+    return read_batch(learner, tokens_of(batch), parts).loss_BxL
 
   return cost_model.matmul_flops(read, params, batch) / experiment.length
 

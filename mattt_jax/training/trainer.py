@@ -44,6 +44,7 @@ from mattt_jax.training.train_step import (
   jit_train_step,
 )
 from mattt_jax.ttt.coordination import parts_on
+from mattt_jax.ttt.parts import Parts
 
 PROFILE = "profile"
 EVALUATION_FILE = "evaluation.json"
@@ -88,7 +89,7 @@ def train(
   mesh = meshes.mesh_of(experiment.mesh) if mesh is None else mesh
   with processes.together():
     task = make_task(experiment)
-    final.more_tasks(experiment, task.vocab_size)  # raises before, not after
+    final.check(experiment, task.vocab_size)  # raises before, not after
     if mesh.size > 1:  # what does not fit is named before anything is computed
       placement.place(experiment, task.vocab_size, mesh)
   with processes.first_goes_first():
@@ -156,7 +157,7 @@ class _Run:
     self.jitted_step = jit_train_step(
       self.graphdef, optimizer, experiment, self.state, mesh
     )
-    self.compiled: dict[tuple[bool, bool, int], Any] = {}
+    self.compiled: dict[tuple[Parts, int], Any] = {}
     self.batches = batches.train_batches(
       task,
       experiment,
@@ -222,14 +223,12 @@ class _Run:
     with self.speed.waiting_for_data():
       batch = next(self.batches)
     sequences, length = batch["tokens"].shape
-    inner, memory = parts_on(self.experiment, self.step)
-    kind = inner, memory, length
+    parts = parts_on(self.experiment, self.step)
+    kind = parts, length
     step_fn = self.compiled.get(kind)
     if step_fn is None:
       with self.speed.compiling():
-        lowered = self.jitted_step.lower(
-          self.state, batch, inner=inner, memory=memory
-        )
+        lowered = self.jitted_step.lower(self.state, batch, parts)
         step_fn = self.compiled[kind] = lowered.compile()
     self.state, values = step_fn(self.state, batch)
     self.step += 1

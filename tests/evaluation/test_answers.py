@@ -16,7 +16,7 @@ from mattt_jax.evaluation import answers, bootstrap, reader, suite
 from mattt_jax.learners import build
 from mattt_jax.tasks.base import Question
 from mattt_jax.training import trainer
-from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.learner import Learner
 
 VOCAB, CHUNK, LENGTH, WHOLE = 27, 8, 32, 48
 ON = {"inner": True, "memory": True}

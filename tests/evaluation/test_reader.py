@@ -10,7 +10,7 @@ from mattt_jax.evaluation import reader
 from mattt_jax.learners import build
 from mattt_jax.learners._whole import WholeReader
 from mattt_jax.tasks import batches
-from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.learner import Learner
 
 LENGTH, CHUNK = 56, 8  # 7 chunks
 FULL = dict(model__attention="full", task__out_of_reach=False)

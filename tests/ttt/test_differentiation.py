@@ -10,7 +10,7 @@ import small
 from flax import nnx
 
 from mattt_jax.ttt import differentiation
-from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.learner import Learner
 from mattt_jax.ttt.remat import split_evenly
 
 CHUNKS = 8

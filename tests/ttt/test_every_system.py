@@ -13,7 +13,7 @@ from flax import nnx
 from mattt_jax import config, systems
 from mattt_jax.devices import meshes, sharding
 from mattt_jax.learners.build import build_learner
-from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.learner import Learner
 from mattt_jax.ttt.meta_loss import meta_loss
 
 LENGTH = 6 * small.CHUNK
