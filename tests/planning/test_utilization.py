@@ -4,12 +4,13 @@ import pytest
 from tiny import experiment
 
 from mattt_jax.planning import cost_model, topology, utilization
+from mattt_jax.ttt.parts import Parts
 
 
 def test_seconds_at_the_peak():
   settings, chip = experiment(), topology.CHIPS["tpu7x"]
   ideal = utilization.ideal(settings, chip, num_devices=4)
-  cost = cost_model.step_cost(settings, 26, inner=False, memory=False)
+  cost = cost_model.step_cost(settings, 26, Parts(inner=False, memory=False))
   # A chip of it is two devices, so that four are two chips.
   assert ideal(26)(False, False, settings.length) == pytest.approx(
     cost.model_flops / (2 * chip.flops)
