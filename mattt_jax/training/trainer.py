@@ -9,7 +9,6 @@ import json
 import math
 import os
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from mattt_jax import config as config_lib
 from mattt_jax.config import Experiment
@@ -33,6 +31,7 @@ from mattt_jax.training import (
   metrics,
   placement,
   preemption,
+  progress,
   speed,
 )
 from mattt_jax.training import workdir as workdir_lib
@@ -176,13 +175,7 @@ class _Run:
     self.writer = metrics.MetricsWriter(workdir, self.step)
     self.speed = speed.Speed(ideal and ideal(task.vocab_size))
     self.trace = speed.Trace(workdir / PROFILE, profile)
-    # A bar for a person; where nobody watches, one line for each row.
-    self.bar = tqdm(
-      total=config.steps,
-      initial=self.step,
-      unit="step",
-      disable=not (sys.stderr.isatty() and processes.is_first()),
-    )
+    self.progress = progress.Progress(config.steps, self.step)
 
   def _restore(self) -> None:
     restored = restore_latest(self.checkpoints, self.state, self.experiment)
@@ -237,7 +230,7 @@ class _Run:
     if self.trace.turns(values):
       with self.speed.idle():  # writing a trace takes seconds
         self.trace.turn()
-    self.bar.update()
+    self.progress.step()
 
   def _check(self, state_too: bool) -> None:
     """Fetches metrics; raises `DivergedError` if something is not finite."""
@@ -271,22 +264,10 @@ class _Run:
 
   def _log(self) -> None:
     self._check(state_too=False)
-    pace = self.speed.row()
-    row = metrics.averages(self.since_log) | pace
+    row = metrics.averages(self.since_log) | self.speed.row()
     row["learning_rate"] = float(self.learning_rate(self.step - 1))
     self.writer.write(self.step, "train", row)
-    shown = {
-      "loss": f"{row['loss']:.4f}",
-      "tokens/s": f"{row['tokens_per_second']:,.0f}",
-    }
-    if row["answer_accuracy"] is not None:
-      shown["accuracy"] = f"{row['answer_accuracy']:.3f}"
-    self.bar.set_postfix(shown, refresh=False)
-    if self.bar.disable:
-      steps = self.experiment.train.steps
-      left = pace["seconds_per_step"] * (steps - self.step)
-      text = "  ".join(f"{k} {v}" for k, v in shown.items())
-      processes.say(f"step {self.step}/{steps}  {text}  {left:.0f} s left")
+    self.progress.show(self.step, row)
     self.since_log = []
 
   def _save(self) -> None:
@@ -350,6 +331,6 @@ class _Run:
     self.notice.close()
     self.batches.close()
     self.trace.close()
-    self.bar.close()
+    self.progress.close()
     self.writer.close()
     self.checkpoints.close()
