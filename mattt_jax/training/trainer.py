@@ -5,10 +5,8 @@ fetched when a row is written, a state saved, or the learner evaluated.
 """
 
 import contextlib
-import json
 import math
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +44,6 @@ from mattt_jax.ttt.coordination import parts_on
 from mattt_jax.ttt.parts import Parts
 
 PROFILE = "profile"
-EVALUATION_FILE = "evaluation.json"
 
 
 class DivergedError(RuntimeError):
@@ -105,28 +102,16 @@ def train(
           stack.enter_context(lock.take(workdir))
         workdir_lib.keep_tokenizer(workdir, task)
         workdir_lib.keep_contents(workdir, task)
-    finished = _finished(workdir, experiment.train.steps)
+    finished = workdir_lib.result(workdir, experiment.train.steps)
     if finished is not None:
-      processes.say(f"{workdir} is already trained: see {EVALUATION_FILE}")
+      processes.say(
+        f"{workdir} is already trained: see {workdir_lib.EVALUATION_FILE}"
+      )
       return finished
     run = _Run(experiment, workdir, task, mesh, profile, ideal)
     stack.callback(run.close)
     run.train()
     return run.finish()
-
-
-def _finished(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:
-  path = workdir / EVALUATION_FILE
-  if not path.exists():
-    return None
-  try:
-    result = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(
-      f"{path} is damaged ({error}): remove it, and it is made again from the "
-      "last checkpoint"
-    ) from error
-  return result if result["step"] == steps else None
 
 
 @jax.jit
@@ -323,7 +308,7 @@ class _Run:
       "evaluation": result,
     }
     if processes.is_first():
-      workdir_lib.write_json(self.workdir / EVALUATION_FILE, out)
+      workdir_lib.write_json(self.workdir / workdir_lib.EVALUATION_FILE, out)
     processes.meet("evaluation written")
     return out
 
