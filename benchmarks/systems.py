@@ -42,6 +42,7 @@ from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import init_state, jit_train_step
 from mattt_jax.ttt.coordination import parts_on
 from mattt_jax.ttt.parts import ALL
+from mattt_jax.ttt.tokens import tokens_of
 
 TIMES = (1, 16)  # the training length, to be read
 KEPT = (1, 4, 16, 64)  # to know the bytes of the state of
@@ -96,7 +97,7 @@ class Measured:
     """One sequence, with all that the system has."""
     learner = self.graphdef, self.state.params
     reader = Reader(learner, self.experiment, self.mesh, ALL)
-    return [*reader.segments(self.texts[length])]
+    return [*reader.segments(tokens_of(self.texts[length]))]
 
 
 def _batch(task, length: int, sequences: int) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from mattt_jax.learners import build
 from mattt_jax.registry import load_config
 from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.training import load
+from mattt_jax.ttt.tokens import tokens_of
 
 HERE = pathlib.Path(__file__).parent
 LENGTH, SEGMENT = 2**20, 2**14
@@ -46,7 +47,7 @@ def measure() -> list[dict]:
   batch = {key: np.asarray(array)[None] for key, array in example.items()}
   rows = []
   started = time.perf_counter()
-  for out in Reader(learner, experiment).segments(batch):
+  for out in Reader(learner, experiment).segments(tokens_of(batch)):
     now = time.perf_counter()
     rows.append(
       {

@@ -149,7 +149,7 @@ def measure(
     tokens = tokens_of(batch)
     here = _by_chunk(asked[first : first + size], chunk)
     wanted = range(max(here, default=-1) + 1)
-    states = reader.states(batch, context)
+    states = reader.states(tokens, context)
     for number, state in zip(wanted, states, strict=False):
       for row, question in here[number]:
         own = state_of(state, row)

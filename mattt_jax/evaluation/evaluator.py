@@ -23,6 +23,7 @@ from mattt_jax.tasks.base import GuessingTask, Task
 from mattt_jax.ttt.coordination import rate_scale
 from mattt_jax.ttt.parts import Parts
 from mattt_jax.ttt.read_batch import SequenceOutput
+from mattt_jax.ttt.tokens import tokens_of
 
 
 def evaluate(
@@ -92,7 +93,7 @@ def evaluate_with(
     for batch in batches.eval_batches(
       task, split, length, config.sequences, config.batch_size
     ):
-      totals.add(batch, reader.read(batch))
+      totals.add(batch, reader.read(tokens_of(batch)))
     results[str(length)] = totals.summary() | guessing(
       task, split, length, config.sequences
     )

@@ -5,7 +5,7 @@ Shapes: B sequences, L tokens, K choices.
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -30,12 +30,11 @@ from mattt_jax.ttt.read_batch import (
   read_on,
   start_states,
 )
-from mattt_jax.ttt.tokens import Tokens, tokens_of
+from mattt_jax.ttt.tokens import Tokens
 
 _OF_TOKENS = ("loss_BxL", "correct_BxL", "chunk_loss_Bxn", "read_loss_BxL",
               "has_read_loss_BxL")  # fmt: skip
 _STATIC = ("graphdef", "mesh", "parts")
-Batch = Mapping[str, np.ndarray]  # arrays [B, L] of a task's examples
 
 
 class Reader:
@@ -82,24 +81,23 @@ class Reader:
     """Graphdef and parameters in one."""
     return nnx.merge(self.graphdef, self.params)
 
-  def read(self, batch: Batch) -> SequenceOutput:
+  def read(self, tokens: Tokens) -> SequenceOutput:
     """Reads B sequences, whole or in segments, and returns NumPy arrays."""
-    found = [*self.segments(batch)]
-    tokens = [out.loss_BxL.shape[1] for out in found]
+    found = [*self.segments(tokens)]
+    sizes = [out.loss_BxL.shape[1] for out in found]
     return SequenceOutput(
       **{
         field: _joined([getattr(out, field) for out in found])
         for field in _OF_TOKENS
       },
       aux={
-        k: np.average([out.aux[k] for out in found], weights=tokens)
+        k: np.average([out.aux[k] for out in found], weights=sizes)
         for k in found[0].aux
       },
     )
 
-  def segments(self, batch: Batch) -> Iterator[SequenceOutput]:
+  def segments(self, tokens: Tokens) -> Iterator[SequenceOutput]:
     """`read`, a segment (`eval.segment`) at a time, as soon as it is read."""
-    tokens = tokens_of(batch)
     size, length = tokens.tokens.shape
     segment = self._segment(length)
     if segment == length:
@@ -114,13 +112,14 @@ class Reader:
       state, out = self._read_on(state, part)
       yield processes.fetch(out)
 
-  def states(self, batch: Batch, context_length: int) -> Iterator[ContextState]:
+  def states(
+    self, tokens: Tokens, context_length: int
+  ) -> Iterator[ContextState]:
     """The states [B, ...] of B sequences before each chunk, as it is read.
 
     A state is gone once the next one is asked for; `context_length` may be more
     than is read here.
     """
-    tokens = tokens_of(batch)
     state = self._start(len(tokens.tokens), context_length)
     for part in _split(tokens, self.experiment.chunk):
       yield state
@@ -190,17 +189,17 @@ class Reader:
       text = tokenizer.decode(written)
     return text.partition(end)[0] if end else text
 
-  def lower(self, batch: Mapping[str, jax.ShapeDtypeStruct]):
+  def lower(self, tokens: Tokens) -> jax.stages.Lowered:
     """The program that `segments` runs (for all but a shorter last segment),
-    lowered for the shapes of the parameters and `batch`."""
-    size, length = batch["tokens"].shape
+    lowered for the shapes of the parameters and `tokens`."""
+    size, length = tokens.tokens.shape
     segment = self._segment(length)
     split = sharding.split_batch(self.mesh)
-    tokens = jax.tree.map(
+    part = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct((size, segment), x.dtype, sharding=split),
-      tokens_of(batch),
+      tokens,
     )
-    rest = tokens, self.rate_scale, self.mesh, self.parts
+    rest = part, self.rate_scale, self.mesh, self.parts
     if segment == length:
       return _read.lower(self.graphdef, self.params, *rest)
     state = abstract_states(self.graphdef, self.params, size, length, self.mesh)

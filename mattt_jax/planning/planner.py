@@ -26,6 +26,7 @@ from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import abstract_state, jit_train_step
 from mattt_jax.ttt.coordination import parts_on
 from mattt_jax.ttt.parts import Parts, eval_parts
+from mattt_jax.ttt.tokens import tokens_of
 
 SEARCHES = ("batch", "length")
 _MOST = 2**16  # batches of one a device, or chunks, that a search tries
@@ -229,7 +230,9 @@ class Steps:
     """What reads sequences of `length` tokens, or a segment of them."""
     learner = self.graphdef, self.state.params
     batch = build.abstract_batch(self.experiment.eval.batch_size, length)
-    return Reader(learner, self.experiment, self.mesh, parts).lower(batch)
+    return Reader(learner, self.experiment, self.mesh, parts).lower(
+      tokens_of(batch)
+    )
 
   def _compile(
     self, lowered, sequences: int, length: int, parts: Parts

@@ -64,7 +64,7 @@ def learner():
 
 def state_before(reader, batch, at, row):
   """Of a sequence, before the chunk in which target `at` lies."""
-  states = reader.states(batch, WHOLE)
+  states = reader.states(tokens_of(batch), WHOLE)
   return state_of(next(itertools.islice(states, at // CHUNK, None)), row)
 
 
@@ -197,7 +197,7 @@ def test_scores(monkeypatch):
     assert question in asked[index]
     assert state.tolist() == [question.at // CHUNK, index % 2]
 
-  def states(reader, batch, context_length):
+  def states(reader, tokens, context_length):
     contexts.add(context_length)
     for number in itertools.count():  # a state says which it is
       yield np.array([[number, 0], [number, 1]])

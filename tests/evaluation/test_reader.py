@@ -12,6 +12,7 @@ from mattt_jax.learners._whole import WholeReader
 from mattt_jax.tasks import batches
 from mattt_jax.ttt.learner import Learner
 from mattt_jax.ttt.parts import Parts
+from mattt_jax.ttt.tokens import tokens_of
 
 LENGTH, CHUNK = 56, 8  # 7 chunks
 FULL = dict(model__attention="full", task__out_of_reach=False)
@@ -33,7 +34,7 @@ def read(case, segment, *shape, parts=None):
   learner = build.build_learner(experiment, task.vocab_size)
   batch = next(batches.eval_batches(task, "tune", LENGTH, 4, 4))
   mesh = meshes.make_mesh(*shape or (1,))
-  return reader.Reader(learner, experiment, mesh, parts).read(batch)
+  return reader.Reader(learner, experiment, mesh, parts).read(tokens_of(batch))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -72,7 +73,7 @@ def test_one_program_serves_all_lengths_of_a_state_of_constant_size():
 
   def read(length):
     batch = next(batches.eval_batches(task, "tune", length, 2, 2))
-    reader.Reader(learner, experiment).read(batch)
+    reader.Reader(learner, experiment).read(tokens_of(batch))
     return reader._read_on._cache_size()
 
   first = read(64)
