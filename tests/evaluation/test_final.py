@@ -100,6 +100,12 @@ def test_bad_tasks(tmp_path, text, message):
   assert not (tmp_path / "run").exists()
 
 
+def test_what_is_checked_before_training_is_not_read(monkeypatch):
+  monkeypatch.setattr(final, "Reader", None)
+  monkeypatch.setattr(final, "evaluate_with", None)
+  final.check(EXPERIMENT, build.make_task(EXPERIMENT).vocab_size)
+
+
 def test_bad_split():
   with pytest.raises(ValueError, match="eval.split='train'"):
     tiny.experiment(eval__split="train")
