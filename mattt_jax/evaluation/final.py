@@ -19,7 +19,7 @@ from mattt_jax.evaluation.task_text import task_experiment
 from mattt_jax.learners.build import make_task
 from mattt_jax.tasks.base import Task
 from mattt_jax.ttt.coordination import rate_scale
-from mattt_jax.ttt.parts import Parts, parts_of
+from mattt_jax.ttt.parts import parts_of
 
 Asked = list[tuple[str, Experiment, Task, tuple[int, ...]]]
 
@@ -59,32 +59,17 @@ def more_tasks(experiment: Experiment, vocab_size: int) -> Asked:
   return asked
 
 
-def without_each_part(
-  experiment: Experiment,
-  learner: nnx.Module | tuple[nnx.GraphDef, Any],
-  task: Task,
-  *,
-  step: int,
-  mesh: Mesh | None = None,
-) -> dict[str, Any]:
+def without_each_part(reader: Reader, task: Task) -> dict[str, Any]:
   """From "inner" and "memory", where there is one, to the summary at the
-  training length without it; arguments are as of `evaluate`."""
-  scale = rate_scale(experiment.inner, step)
-  return _parts_off(Reader(learner, experiment, mesh, None, scale), task)
-
-
-def _parts_off(reader: Reader, task: Task) -> dict[str, Any]:
-  """`without_each_part`."""
-  experiment = reader.experiment
-  at, asked = (
-    experiment.length,
-    Parts(experiment.eval.inner, experiment.eval.memory),
-  )
-  off = {}
+  training length without it."""
+  experiment, off = reader.experiment, {}
+  at = experiment.length
   for part, there in parts_of(experiment)._asdict().items():
     if there:
-      without = reader.of(experiment, asked._replace(**{part: False}))
-      found = evaluate_with(without, task, experiment.eval.split, (at,))
+      parts = reader.parts._replace(**{part: False})
+      found = evaluate_with(
+        reader.of(experiment, parts), task, experiment.eval.split, (at,)
+      )
       off[part] = found["lengths"][str(at)]
   return off
 
@@ -117,7 +102,7 @@ def measure(
   reader = Reader(
     learner, experiment, mesh, None, rate_scale(experiment.inner, step)
   )
-  off = _parts_off(reader, task) if experiment.eval.parts_off else {}
+  off = without_each_part(reader, task) if experiment.eval.parts_off else {}
   return {
     **evaluate_with(reader, task, split, lengths),
     "parameters": sum(x.size for x in jax.tree.leaves(reader.params)),

@@ -20,6 +20,7 @@ from mattt_jax import systems
 from mattt_jax.config import Experiment
 from mattt_jax.devices import meshes
 from mattt_jax.evaluation import final
+from mattt_jax.evaluation.reader import Reader
 from mattt_jax.learners import build
 from mattt_jax.planning import cost_model
 from mattt_jax.registry import load_config
@@ -28,6 +29,7 @@ from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.sweeps.sweep import config_hash
 from mattt_jax.tasks import batches
 from mattt_jax.training import load, trainer
+from mattt_jax.ttt.coordination import rate_scale
 from mattt_jax.ttt.learner import Learner
 from mattt_jax.ttt.parts import parts_of
 from mattt_jax.ttt.read_batch import read_batch
@@ -144,7 +146,10 @@ def _measure(
     "state_bytes": found["state_bytes"],
     "lengths": found["lengths"],
     "switched_off": final.without_each_part(
-      experiment, learner, build.make_task(experiment), step=step
+      Reader(
+        learner, experiment, rate_scale=rate_scale(experiment.inner, step)
+      ),
+      build.make_task(experiment),
     ),
     "config": config,
   }
