@@ -158,11 +158,11 @@ def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
     ) from error
 
 
-def result(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:
-  """What a run of `steps` outer steps ended with; None: it has not ended.
+def finished(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:
+  """What the run of so many steps ended with, None before its end.
 
   Raises:
-    ValueError: its file is damaged.
+    ValueError: the file is damaged.
   """
   path = workdir / EVALUATION_FILE
   if not path.exists():
