@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import pytest
+import tiny
 
 import mattt_jax.memory
 from mattt_jax import config, registry
@@ -20,7 +21,6 @@ from mattt_jax.devices import meshes
 from mattt_jax.learners import build
 from mattt_jax.planning import memory_model
 from mattt_jax.training import placement
-from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLE = pathlib.Path(__file__).with_name("example_memory.py")
