@@ -11,6 +11,7 @@ import tiny
 
 from benchmarks import memory_model as small
 from benchmarks import plan as published
+from mattt_jax import config, registry
 from mattt_jax.commands import plan
 from mattt_jax.devices import meshes
 from mattt_jax.learners import build
@@ -93,23 +94,22 @@ def test_what_is_frozen():
   assert {k: a[k] for k in same} == {k: b[k] for k in same}
 
 
-def test_levels_and_the_memory():
+@pytest.mark.parametrize("memory", registry.names(config.MEMORIES))
+def test_levels_and_the_memory(memory):
   """16 chunks: 16 states, or 4 of segments and 4 of chunks; a memory is a part
   of each of them."""
   changes = dict(length=128, model__num_layers=2)
-  for memory in ("none", "episodic"):
-    one, two = (
-      tiny.experiment(memory, inner__remat_levels=n, **changes) for n in (1, 2)
-    )
-    states = [
-      tree_bytes(jax.eval_shape(functools.partial(_state, one, streaming)))
-      for streaming in (False, True)
-    ]
-    assert terms(one, 2)["states"] == 16 * states[0]
-    assert terms(two, 2)["states"] == 4 * states[0] + 4 * states[1]
-    assert (
-      terms(two, 2)["gradients_kept"] == terms(one, 2)["gradients_kept"] / 4
-    )
+  one, two = (
+    tiny.experiment(memory, inner__remat_levels=n, **changes) for n in (1, 2)
+  )
+  states = [
+    tree_bytes(jax.eval_shape(functools.partial(_state, one, streaming)))
+    for streaming in (False, True)
+  ]
+  of_one, of_two = terms(one, 2), terms(two, 2)
+  assert of_one["states"] == 16 * states[0]
+  assert of_two["states"] == 4 * states[0] + 4 * states[1]
+  assert of_two["gradients_kept"] == of_one["gradients_kept"] / 4
 
 
 def test_what_the_mesh_splits():
