@@ -89,10 +89,7 @@ class Stream:
       fill = jax.jit(
         lambda store: filled(model.pointer, store, used, dim), donate_argnums=0
       )
-      memory = dataclasses.replace(
-        state.memory, pointer=fill(state.memory.pointer)
-      )
-      state = dataclasses.replace(state, memory=memory)
+      state = dataclasses.replace(state, memory=fill(state.memory))
     self.state = dataclasses.replace(
       state, position=jnp.full_like(state.position, used)
     )

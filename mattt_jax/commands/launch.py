@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mattt_jax import config as config_lib
 from mattt_jax import registry
-from mattt_jax.data import sources
+from mattt_jax.data import cache
 from mattt_jax.training import trackers
 
 Argv = list[str]
@@ -141,9 +141,7 @@ def keep_compiled_programs() -> None:
   Before JAX is imported. A program of second derivatives takes longer to
   compile than a small run to train.
   """
-  os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(sources.cache_home() / "jax")
-  )
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.home() / "jax"))
 
 
 def _define_config(values: flags.FlagValues, argv: Argv) -> Argv:

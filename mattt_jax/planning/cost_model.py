@@ -144,7 +144,9 @@ def _train_products(
   graphdef, params = build.abstract_learner(experiment, vocab_size)
   optimizer = make_optimizer(experiment.outer, experiment.train.steps)
   # Where arrays lie does not change what is computed.
-  state = abstract_state(params, optimizer, meshes.make_mesh(1))
+  state = abstract_state(
+    params, optimizer, meshes.make_mesh(1), experiment.train.trainable
+  )
 
   def step(state, batch):
     return train_step(graphdef, optimizer, experiment, state, batch, **parts)
