@@ -46,7 +46,7 @@ from mattt_jax.training.train_step import init_state, jit_train_step
 
 ENDLESS = 10**6  # outer steps, more than are taken
 FIRST = 100  # batches
-# What says "a window alone", where it is not system=swa.
+# What says "a window alone", where it is not system=sliding_window.
 ALONE = {"ablation": "inner=False,memory=False"}
 TURNS = 5  # with the pipeline and without, so that a slow minute meets both
 
