@@ -47,7 +47,7 @@ from mattt_jax.ttt.parts import Parts
 
 ENDLESS = 10**6  # outer steps, more than are taken
 FIRST = 100  # batches
-# What says "a window alone", where it is not system=swa.
+# What says "a window alone", where it is not system=sliding_window.
 ALONE = {"ablation": "inner=False,memory=False"}
 TURNS = 5  # with the pipeline and without, so that a slow minute meets both
 
