@@ -5,6 +5,7 @@ K head dim, W window, n blocks of b queries.
 """
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,11 @@ class KVCache:
 
   k_HxPxK: Array
   v_HxPxK: Array
+
+  AXES: ClassVar = {
+    "k_HxPxK": ("tensor", None, None),
+    "v_HxPxK": ("tensor", None, None),
+  }
 
 
 def init_cache(

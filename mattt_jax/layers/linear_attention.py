@@ -19,7 +19,7 @@ Shapes: T tokens, K key dim, E value dim, H heads, C tokens of a chunk, D model.
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -147,6 +147,11 @@ class DeltaCache:
 
   matrix_HxKxK: Array
   recent_3xPxD: Array  # P = CONVOLUTION - 1
+
+  AXES: ClassVar = {
+    "matrix_HxKxK": ("tensor", None, None),
+    "recent_3xPxD": (None, None, "tensor"),
+  }
 
 
 def init_cache(heads: int, head_dim: int, dtype=jnp.float32) -> DeltaCache:

@@ -73,6 +73,21 @@ class Settings(BaseConfig):
   feed: bool = False
 
   reads: ClassVar[tuple[str, ...]] = ("pointer", "residual")
+  SPLIT: ClassVar = {"num_heads": "tensor"}
+
+  @property
+  def wants_gradient(self) -> bool:
+    """A score of pairs may be the gradient's norm."""
+    return self.score == "gradient"
+
+  def scores_per_token(self, context_length: int, chunk: int) -> int:
+    """Slots that a token is compared with at once, for all heads that do so
+    apart."""
+    slots = self.slots(context_length, chunk)
+    if self.search == "landmarks":
+      slots = min(slots, self.probes * self.cell)
+    slots = min(slots, self.block or slots)
+    return slots * (self.num_heads if self.read == "residual" else 1)
 
   def slots(self, context_length: int, chunk: int) -> int:
     """Number of slots; `ValueError` if `shards` does not divide it."""

@@ -17,6 +17,7 @@ of a half, N = n^2 cells of S places, C tokens that ask, W keys to be written.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,16 @@ class Index:
   # int32: place of each slot; -1: none. A place whose slot has another place
   # by now is free.
   place_M: Array
+
+  # Of several searches: one of each head, or one of all heads together, whose
+  # axis of length 1 is not split.
+  AXES: ClassVar = {
+    "sum_2xnxE": ("tensor", None, None, None),
+    "keys": ("tensor",),
+    "load_N": ("tensor", None),
+    "slot_NxS": ("tensor", None, "context"),
+    "place_M": ("tensor", "context"),
+  }
 
 
 def landmarks(slots: int, cell: int) -> int:

@@ -9,6 +9,7 @@ import types
 import jax
 import numpy as np
 import pytest
+import small
 from jax.sharding import PartitionSpec as P
 
 from mattt_jax import config
@@ -17,7 +18,6 @@ from mattt_jax.evaluation import reader
 from mattt_jax.learners import build
 from mattt_jax.training import train_step
 from mattt_jax.training.optimizer import make_optimizer
-from tests.ttt import small
 
 
 def test_rules_place_by_path_and_the_first_one_wins():
@@ -108,9 +108,9 @@ def test_fast_weights_and_slots_are_placed_by_sequence():
     ("fast/suffix/fast_mlp/w2/value", P(both, None, "tensor", None)),
     ("inner_opt/2/trace/suffix/fast_mlp/w2/value",
      P(both, None, "tensor", None)),
-    ("memory/pointer/address", P(both, "tensor", "context", None)),
-    ("memory/pointer/value", P(both, "context")),
-    ("memory/pointer/written", P(both)),
+    ("memory/key_HxMxK", P(both, "tensor", "context", None)),
+    ("memory/token_M", P(both, "context")),
+    ("memory/written", P(both)),
     ("cache/suffix/k_HxPxK", P(both, None, "tensor", None, None)),
     ("position", P(both)),
   ):  # fmt: skip
@@ -198,42 +198,42 @@ ROWS = {
      (_S, None, "heads", None, None)),
   ],
   "`episodic`: slots": [
-    (("episodic", "pointer", {}), "memory/pointer/address",
+    (("episodic", "pointer", {}), "memory/key_HxMxK",
      (_S, "heads", "slots", None)),
-    (("episodic", "pointer", {}), "memory/pointer/value", (_S, "slots")),
-    (("episodic", "residual", {}), "memory/blocks/value",
+    (("episodic", "pointer", {}), "memory/token_M", (_S, "slots")),
+    (("episodic", "residual", {}), "memory/value_HxMxK",
      (_S, None, "heads", "slots", None)),
-    (("episodic", "residual", {}), "memory/blocks/valid_M",
+    (("episodic", "residual", {}), "memory/valid_M",
      (_S, None, "slots")),
   ],
   "`episodic`: index of landmarks": [
-    (("episodic", "pointer", _INDEX), "memory/pointer/index/slot_NxS",
+    (("episodic", "pointer", _INDEX), "memory/index/slot_NxS",
      (_S, None, None, "places")),
-    (("episodic", "pointer", _INDEX), "memory/pointer/index/place_M",
+    (("episodic", "pointer", _INDEX), "memory/index/place_M",
      (_S, None, "slots")),
-    (("episodic", "pointer", _INDEX), "memory/pointer/index/load_N", (_S,)),
-    (("episodic", "residual", _INDEX), "memory/blocks/index/slot_NxS",
+    (("episodic", "pointer", _INDEX), "memory/index/load_N", (_S,)),
+    (("episodic", "residual", _INDEX), "memory/index/slot_NxS",
      (_S, None, "heads", None, "places")),
-    (("episodic", "residual", _INDEX), "memory/blocks/index/place_M",
+    (("episodic", "residual", _INDEX), "memory/index/place_M",
      (_S, None, "heads", "slots")),
-    (("episodic", "residual", _INDEX), "memory/blocks/index/keys",
+    (("episodic", "residual", _INDEX), "memory/index/keys",
      (_S, None, "heads")),
-    (("episodic", "residual", _INDEX), "memory/blocks/index/load_N",
+    (("episodic", "residual", _INDEX), "memory/index/load_N",
      (_S, None, "heads", None)),
-    (("episodic", "residual", _INDEX), "memory/blocks/index/sum_2xnxE",
+    (("episodic", "residual", _INDEX), "memory/index/sum_2xnxE",
      (_S, None, "heads", None, None, None)),
   ],
   "`associative`, `neural`: state": [
-    (("associative", "residual", {}), "memory/blocks/matrix_HxFxE",
+    (("associative", "residual", {}), "memory/matrix_HxFxE",
      (_S, None, "heads", None, None)),
-    (("neural", "residual", {}), "memory/blocks/momentum/1",
+    (("neural", "residual", {}), "memory/momentum/1",
      (_S, None, "heads", None, None)),
   ],
   "`chunk_store`": [
-    (("chunk_store", "residual", {}), "memory/blocks/key_NxTxHxK",
+    (("chunk_store", "residual", {}), "memory/key_NxTxHxK",
      (_S, None, None, None, "heads", None)),
   ],
-  "`slots`": [(("slots", "residual", {}), "memory/blocks/slot_MxP", (_S,))],
+  "`slots`": [(("slots", "residual", {}), "memory/slot_MxP", (_S,))],
   "replay": [
     (("none", None, dict(coordination__replay=1)), "replay/x_NxCxD",
      (_S, None, "tokens", None)),
