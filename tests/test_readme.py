@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from mattt_jax import config, memory, registry
+from mattt_jax.devices import meshes
 from mattt_jax.memory.base import Pairs
 from mattt_jax.training import trainer
 
@@ -36,7 +37,9 @@ def anchors(text: str) -> set[str]:
   return {re.sub(r"[^\w\- ]", "", x.lower()).replace(" ", "-") for x in heads}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda x: f"{x.parent.name}/{x.stem}")
+@pytest.mark.parametrize(
+  "page", PAGES, ids=lambda x: f"{x.parent.name}/{x.stem}"
+)
 def test_links_resolve(page):
   broken = []
   for link in links(page.read_text()):
@@ -122,8 +125,10 @@ def test_the_memory_trains_and_is_read(recent, tmp_path):
   settings = registry.load_config("recall:tiny,system=ttt_recent")
   settings.memory.capacity = 128
   experiment = config.from_config_dict(settings)
-  found = trainer.train(experiment, tmp_path / "run")
+  found = trainer.train(experiment, tmp_path, mesh=meshes.make_mesh(1))
   assert found["step"] == experiment.train.steps
   measured = found["train"]
   assert np.isfinite(measured["loss"]) and measured["memory_share"] > 0
-  assert found["evaluation"]["state_bytes"]["64"]["memory"] == 128 * (16 + 1) * 4
+  assert (
+    found["evaluation"]["state_bytes"]["64"]["memory"] == 128 * (16 + 1) * 4
+  )

@@ -23,7 +23,7 @@ from mattt_jax.evaluation import final
 from mattt_jax.learners import build
 from mattt_jax.planning import cost_model
 from mattt_jax.registry import load_config
-from mattt_jax.report import tables
+from mattt_jax.report import guess, tables
 from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.sweeps.sweep import config_hash
 from mattt_jax.tasks import batches
@@ -184,13 +184,21 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     "kFLOP/token",
     "train tokens/s",
   ]
+  task = rows[0]["config"]["task"]
+  line = guess.share(task)
   cells = {}
+  if line is not None:
+    cells["guessing"] = [f"{line:.3f}"] * len(lengths) + ["-"] * 7
   for name, found in by_system.items():
+    first = found[0]
+    trained_at = str(first["config"]["length"])
+    unlearned = guess.at_chance(
+      [row["lengths"][trained_at] | {"task": task} for row in found]
+    )
 
     def accuracy(pick, found=found):
       return tables.summary([pick(row)["answer_exact_match"] for row in found])
 
-    first = found[0]
     cells[name] = [
       *(accuracy(lambda row, n=n: row["lengths"].get(n)) for n in lengths),
       *(
@@ -205,6 +213,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
       f"{first['flops_per_token'] / 1000:,.0f}",
       tables.summary([row["train_tokens_per_second"] for row in found], 0),
     ]
+    if unlearned:
+      said = f"not learned in {first['step']} steps"
+      cells[name][: len(lengths) + 3] = [said] * len(lengths) + ["-"] * 3
   seeds = sorted({row["seed"] for row in rows})
   return "\n".join(
     [
