@@ -9,6 +9,7 @@ import types
 import jax
 import numpy as np
 import pytest
+import small
 from jax.sharding import PartitionSpec as P
 
 from mattt_jax import config
@@ -17,7 +18,6 @@ from mattt_jax.evaluation import reader
 from mattt_jax.learners import build
 from mattt_jax.training import train_step
 from mattt_jax.training.optimizer import make_optimizer
-from tests.ttt import small
 
 
 def test_rules_place_by_path_and_the_first_one_wins():

@@ -7,6 +7,7 @@ import pathlib
 
 import jax
 import pytest
+import tiny
 
 from benchmarks import memory_model as small
 from benchmarks import plan as published
@@ -15,7 +16,6 @@ from mattt_jax.devices import meshes
 from mattt_jax.learners import build
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.planning import memory_model, planner, topology
-from tests import tiny
 
 RESULTS = pathlib.Path(__file__).parents[2] / "results" / "plan"
 

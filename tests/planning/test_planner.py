@@ -4,6 +4,7 @@ import types
 
 import jax
 import pytest
+import tiny
 from flax import nnx
 
 from mattt_jax.commands import plan
@@ -15,7 +16,6 @@ from mattt_jax.planning import planner, topology
 from mattt_jax.tasks import batches
 from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import init_state, jit_train_step
-from tests import tiny
 
 CPUS = topology.parse("cpu:2")
 ABOUT = dict(sequences=2, length=32, inner=True, memory=True)

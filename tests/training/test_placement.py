@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import pytest
+import tiny
 
 from mattt_jax import registry
 from mattt_jax.data import tokenizer
@@ -12,7 +13,6 @@ from mattt_jax.devices import meshes, sharding
 from mattt_jax.learners import build
 from mattt_jax.planning import planner, topology
 from mattt_jax.training import placement, trainer
-from tests import tiny
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 EXPERIMENTS = sorted(registry.experiments())

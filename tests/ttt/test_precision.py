@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from mattt_jax.learners.build import build_learner
 from mattt_jax.ttt.inner_loop import read_sequence
-from tests import tiny
 
 CHUNKS, CHUNK, VOCAB = 64, 16, 64
 SIZES = dict(dim=32, num_layers=2, num_suffix=1, num_heads=4, mlp_dim=64,
