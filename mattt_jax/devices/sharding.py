@@ -7,7 +7,7 @@ rule places all three. The rest follows from where parameters and batches lie,
 and from what `constrain` says where a sequence is read: how its tokens, its
 chunks, and the state carried from chunk to chunk are split.
 
-README has the table of what each mesh axis splits.
+docs/meshes.md has the table of what each mesh axis splits.
 """
 
 import contextlib

@@ -25,8 +25,8 @@ _ERRORS = 2.0  # standard errors of a share of so many answers
 def share(task: Mapping[str, Any]) -> float | None:
   """The share of answers that guessing gets right; None where no rule is known.
 
-  Exact for recall and rules. Of student records it is the guesser of each field
-  by itself, of variables one of the tokens of names.
+  Exact for recall and rules, each field by itself for student records; for
+  variables a name at random, for bAbI a place (its task knows better rules).
 
   Args:
     task: its settings, as a row of results has them.
@@ -47,6 +47,8 @@ def share(task: Mapping[str, Any]) -> float | None:
       _crossing_out(students, asked, task[f"num_{field}s"]) for field in fields
     ]
     return statistics.mean(found)
+  if name == "babi" and task["kind"] in ("qa1", "qa2", "qa3"):
+    return 1 / task["num_places"]
   if name == "ruler" and task["kind"] == "variable_tracking":
     return 1 / task["num_keys"]
   return None

@@ -85,6 +85,7 @@ def test_table_shows_mean_and_range():
       "parameters": 1000, "flops_per_token": 2000.0,
       "train_tokens_per_second": 10.0, "switched_off": {},
       "state_bytes": {"64": {"cache": 2048}},
+      "config": {"length": 64, "task": {"name": "language_modeling"}},
       "lengths": {"64": {"answer_exact_match": accuracy, "other_loss": 1.0}},
     }
     for seed, accuracy in ((1, 0.25), (2, 0.75))

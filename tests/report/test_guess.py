@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from mattt_jax.report import guess, study
+from mattt_jax.report import compare, guess, study
 from mattt_jax.tasks import associative_recall
 
 RECALL = {
@@ -68,6 +68,7 @@ def test_other_tasks():
   }  # fmt: skip
   assert guess.share(records) == share(num_pairs=8, num_values=16)
   assert guess.share(records | {"question": "relation"}) == 0.5
+  assert guess.share({"name": "babi", "kind": "qa2", "num_places": 8}) == 1 / 8
   assert guess.share({"name": "language_modeling"}) is None
 
 
@@ -115,3 +116,24 @@ def test_the_line_stands_beside_them(tmp_path):
   found = study.guessing(rows)
   assert found == {"guessing": {256: study.estimate([guess.share(RECALL)])}}
   assert study.guessing(rows[1:]) == {}
+
+
+def test_the_table_of_compare_says_so_too():
+  rows = [
+    {
+      "task": "recall", "system": system, "variant": "", "seed": 1,
+      "step": 240, "parameters": 1000, "flops_per_token": 2000.0,
+      "train_tokens_per_second": 10.0, "switched_off": {},
+      "state_bytes": {"256": {"cache": 2048}},
+      "config": {"length": 256, "task": RECALL},
+      "lengths": {"256": {"answer_exact_match": right, "answers": 128,
+                          "other_loss": 1.0}},
+    }
+    for system, right in (("rag", 0.1), ("perk", 0.9))
+  ]  # fmt: skip
+  line = f"{guess.share(RECALL):.3f}"
+  assert compare.table(rows).splitlines()[4:] == [
+    f"| guessing | {line} | - | - | - | - | - | - | - |",
+    "| rag | not learned in 240 steps | - | - | - | 1,000 | 2 | 2 | 10 |",
+    "| perk | 0.900 | - | - | 1.000 | 1,000 | 2 | 2 | 10 |",
+  ]
