@@ -2,7 +2,7 @@
 
     python benchmarks/input_pipeline.py --out=FILE.json
 
-Training: each experiment's `tiny` with a window alone (swa), whose steps are
+Training: each experiment's `tiny` with a window alone, whose steps are
 the shortest that there are, so that this is the worst case; after compilation,
 and each step being waited for, which the trainer does not do, so that the
 device has nothing else to do while it waits:
@@ -53,7 +53,7 @@ TURNS = 5  # with the pipeline and without, so that a slow minute meets both
 
 def shortest(name: str) -> ConfigDict:
   """An experiment's `tiny`, a window alone."""
-  system = ALONE.get(name, "system=swa")
+  system = ALONE.get(name, "system=sliding_window")
   return registry.load_config(f"{name}:tiny,{system},steps={ENDLESS}")
 
 

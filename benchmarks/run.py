@@ -21,6 +21,7 @@ HERE = pathlib.Path(__file__).parent
 STORED = HERE.parent / "results" / "benchmarks.json"
 ARGUMENTS = {
   "meta_step": ["--sizes=1x1024,4x1024,1x4096", "--repeats=3"],
+  "trainable": ["--sizes=1x1024", "--repeats=3"],
   "memory_reads": ["--sizes=8192,65536", "--recall=8192"],
   "streaming": ["--systems=sliding_window,ttt_e2e,swa_episodic"],
   "head": ["--tokens=64"],
@@ -42,6 +43,8 @@ def figures(name: str, report: dict) -> dict[str, float]:
     match name:
       case "meta_step":
         add(row, f"{row['size']} {row.get('way', '')}", "temp_bytes")
+      case "trainable" if row["way"] != "all":
+        add(row, row["size"], *(k for k in row if k.endswith("_over_all")))
       case "memory_reads":
         label = f"{row['way']} of {row['slots']}"
         add(row, label, "temp_bytes", "exact_over_this")

@@ -10,7 +10,7 @@ milliseconds (wall and CPU of the process), and as `ratio` the median of the
 ratios of two calls that follow one another.
 
 The state at 2^13 tokens was read, from random tokens. That at 2^20 is the same
-one, its position set to 2^20 (results/streaming.py reads a million tokens
+one, its position set to 2^20 (benchmarks/million.py reads a million tokens
 without such a short cut). An external memory that grows with the context has
 room for as many pairs as there are tokens, and is full of random pairs:
 
@@ -89,10 +89,7 @@ class Stream:
       fill = jax.jit(
         lambda store: filled(model.pointer, store, used, dim), donate_argnums=0
       )
-      memory = dataclasses.replace(
-        state.memory, pointer=fill(state.memory.pointer)
-      )
-      state = dataclasses.replace(state, memory=memory)
+      state = dataclasses.replace(state, memory=fill(state.memory))
     self.state = dataclasses.replace(
       state, position=jnp.full_like(state.position, used)
     )

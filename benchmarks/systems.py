@@ -34,8 +34,8 @@ from mattt_jax.devices import meshes, sharding
 from mattt_jax.evaluation import reader
 from mattt_jax.learners import build
 from mattt_jax.learners.build import build_learner
+from mattt_jax.planning import cost_model
 from mattt_jax.registry import load_config
-from mattt_jax.report import compare
 from mattt_jax.sweeps import sweep
 from mattt_jax.tasks import batches
 from mattt_jax.training.optimizer import make_optimizer
@@ -62,7 +62,9 @@ class Measured:
       "streams": learner.streams,
       "train_tokens": experiment.batch_size * length,
       "parameters": sum(x.size for x in jax.tree.leaves(nnx.state(learner))),
-      "flops_per_token": compare.flops_per_token(experiment, learner),
+      "flops_per_token": cost_model.flops_per_token(
+        experiment, task.vocab_size
+      ),
       "state_bytes": {
         n * length: sum(learner.state_bytes(n * length).values()) for n in KEPT
       },

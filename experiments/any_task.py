@@ -1,8 +1,8 @@
 r"""Any task with any system, at one size: where to start from with a new task.
 
-    mattt train --config=experiments/any_task.py:task=mqar,system=ttt_memory \
+    mattt train --config=any_task:task=mqar,system=ttt_memory \
       --workdir=runs/mqar
-    mattt compare --task=any_task --arg=task=babi --systems=2x2:episodic \
+    mattt compare --config=any_task:task=babi --systems=2x2:episodic \
       --out=runs/babi
 
 The task has its default settings; `--config.task.FIELD=VALUE` changes them

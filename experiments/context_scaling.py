@@ -1,8 +1,8 @@
 r"""Loss against context length: length x system x seed, at several model sizes.
 
-    mattt sweep --experiment=context_scaling --out=runs/context \
+    mattt sweep --config=context_scaling --out=runs/context \
       --results=results/context.jsonl --workers=2
-    mattt sweep --experiment=context_scaling:size=125m,data=data/corpus \
+    mattt sweep --config=context_scaling:size=125m,data=data/corpus \
       --out=/mnt/mattt/context-125m --together
 
 Each run trains at one length and is evaluated there and further. A step has as

@@ -1,7 +1,6 @@
 r"""Language modelling of long documents, UTF-8 bytes as tokens.
 
-    python -m mattt_jax.main --workdir=runs/lm/ttt \
-      --config=experiments/language_modeling.py:system=ttt
+    mattt train --config=language_modeling:system=ttt_e2e --workdir=runs/lm
 
 Trained on windows of 512 bytes; held-out documents are read from their start,
 up to 16 times as far. The default text is the Python standard library's own
@@ -19,7 +18,7 @@ from mattt_jax.config import parse_arg, template
 
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
-  args = parse_arg(arg, tiny=False, system="ttt", seed=0, steps=0)
+  args = parse_arg(arg, tiny=False, system="ttt_e2e", seed=0, steps=0)
 
   config = template("language_modeling")
   config.seed = args.seed

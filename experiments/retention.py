@@ -1,12 +1,12 @@
 r"""Who still knows it: recall against distance, interference and how much.
 
-    mattt sweep --experiment=retention:tune --out=runs/retention_tune \
+    mattt sweep --config=retention:tune --out=runs/retention_tune \
       --results=results/retention_tune.jsonl --workers=2
-    mattt sweep --experiment=retention --out=runs/retention \
+    mattt sweep --config=retention --out=runs/retention \
       --results=results/retention.jsonl --workers=2
-    mattt sweep --experiment=retention:long --out=runs/retention_long \
+    mattt sweep --config=retention:long --out=runs/retention_long \
       --results=results/retention_long.jsonl --workers=2
-    mattt sweep --experiment=retention:size=125m --together \
+    mattt sweep --config=retention:size=125m --together \
       --out=/mnt/mattt/retention-125m
 
 16 pairs, of 1024 keys, among filler of which 80 % is made of keys and values,

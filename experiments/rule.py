@@ -1,14 +1,16 @@
 r"""A rule for the weights, applied to items for the memory.
 
-    python -m mattt_jax.main --workdir=runs/rule/ttt_memory \
-      --config=experiments/rule.py:system=ttt_memory,seed=0
+    mattt sweep --config=rule --out=runs/rule --workers=2
 
 Each document has 48 pairs, of 1024 keys, and a permutation f of the 8 symbols,
 shown twice for each; the questions far behind ask for f of the symbol that a
 key was bound to (chance 1/8). f starts as the identity and moves all symbols
 from step 250 on: then recall alone answers nothing. (A ramp twice as steep, to
 step 150, failed on seed 1. With 16 pairs of 256 keys TTT alone holds the items
-too, on two seeds of three.) A run takes about 4 minutes on one core.
+too, on two seeds of three.) 12 runs, of about 4 minutes on one core.
+
+Expected: results/rule.md, chance without both parts. One part alone that
+answered more would refute that the task needs both.
 
 Arguments: `tiny`, `seed`, `steps` and `system`, as in `recall.py`. An episodic
 memory also feeds what it recalls to the suffix blocks (`memory.feed`), which
@@ -19,11 +21,25 @@ from ml_collections import ConfigDict
 
 from mattt_jax import systems
 from mattt_jax.config import parse_arg, template
+from mattt_jax.sweeps.sweep import param, product
+
+_ARGS = dict(tiny=False, system="ttt_memory", seed=0, steps=0)
+
+
+def sweep(arg: str = "") -> list[dict]:
+  """The 2x2 of TTT and memory, on three seeds; `tiny`: two runs."""
+  if parse_arg(arg, **_ARGS).tiny:
+    return param("system", ["sliding_window", "ttt_memory"])
+  return product(
+    param("system", systems.square("episodic")),
+    param("seed", [1, 2, 3]),
+    param("config.eval.parts_off", [True]),
+  )
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
-  args = parse_arg(arg, tiny=False, system="ttt_memory", seed=0, steps=0)
+  args = parse_arg(arg, **_ARGS)
 
   config = template("rule_recall")
   config.seed = args.seed

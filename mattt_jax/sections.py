@@ -255,8 +255,17 @@ class TrainConfig:
   # Each step draws its length (tokens) from these, so that the fast weights
   # meet several numbers of chunks; (): the task's length at that step.
   random_lengths: tuple[int, ...] = ()
+  # The parameters that the outer optimiser moves: globs over paths as in
+  # `model.fast`, and "inner/*", "coordination/*". The rest keeps what it starts
+  # with: no gradient, no optimiser state (fast weights still learn from W_0).
+  trainable: tuple[str, ...] = ("*",)
 
   def __post_init__(self):
+    require(
+      bool(self.trainable),
+      "train.trainable=() leaves nothing to train: name globs over parameter "
+      "paths, ('*',) for all",
+    )
     for field in ("steps", "log_every", "checkpoint_every",
                   "keep_checkpoints", "prefetch"):  # fmt: skip
       require_at_least(f"train.{field}", getattr(self, field), 1)
@@ -323,8 +332,9 @@ class MeshConfig:
       ("tensor", "model.num_heads", model.num_heads),
       ("tensor", "model.mlp_dim", model.mlp_dim),
       ("tensor", "model.fast_mlp_dim", model.fast_mlp_dim),
-      ("tensor", "memory.num_heads", getattr(memory, "num_heads", 0)),
       ("context", "chunk", experiment.chunk),
+      *((axis, f"memory.{field}", getattr(memory, field))
+        for field, axis in memory.SPLIT.items()),
     ]  # fmt: skip
     for axis, field, size in sizes:
       devices = getattr(self, axis)

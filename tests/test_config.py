@@ -355,7 +355,7 @@ def test_differences_name_every_leaf():
   assert config_lib.differences(old, copy.deepcopy(old)) == []
 
 
-DEFAULTS = dict(tiny=False, system="ttt", seed=0, rate=1.0)
+DEFAULTS = dict(tiny=False, system="rag", seed=0, rate=1.0)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ DEFAULTS = dict(tiny=False, system="ttt", seed=0, rate=1.0)
     ("tiny", {"tiny": True}),
     ("tiny=false", {"tiny": False}),
     ("tiny=True,seed=3", {"tiny": True, "seed": 3}),
-    (" tiny , system=swa,", {"tiny": True, "system": "swa"}),
+    (" tiny , system=perk,", {"tiny": True, "system": "perk"}),
     ("rate=3e-3", {"rate": 3e-3}),
   ],
 )

@@ -31,8 +31,8 @@ _BLOCKS = _ROOT + "h.blocks."
 _PRIME = _ROOT + "h.prime_storage."
 _FAST = _ROOT + "h.suffix_blocks.feed_forward_prime."
 
-# Our parameter in a block -> the published one, for all blocks and for those
-# of the suffix only.
+# Our parameter in a block -> the published one: of all blocks, and of the
+# suffix only.
 _IN_BLOCK = {
   "attention/wq": "seq_modeling_block.wq",
   "attention/wk": "seq_modeling_block.wk",
@@ -129,7 +129,7 @@ def load(config: Mapping[str, Any], weights: Mapping[str, Any]) -> TTTE2E:
 def token_losses(
   model: TTTE2E, tokens, targets, loss_masks, mode: str = "meta"
 ) -> dict[str, Any]:
-  """Losses of B sequences of T tokens, n chunks.
+  """The losses of B sequences of T tokens in n chunks.
 
   Args:
     model: from `load`.

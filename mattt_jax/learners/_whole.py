@@ -1,4 +1,4 @@
-"""What learners share that read whole sequences and nothing in parts."""
+"""What learners share that read only whole sequences."""
 
 from typing import NoReturn
 

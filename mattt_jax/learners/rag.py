@@ -4,15 +4,15 @@ Every chunk is read by the whole transformer in one causal pass over
 
     | R retrieved chunks, the best one last | local window | chunk |
 
-with full attention inside of it and nothing carried over but tokens: retrieval
-in context (2302.00083, its stride being the chunk) inside one context, trained
-so, end to end. Candidates are the chunks that have left the local window. They
-are sought with the last tokens read BEFORE the chunk: a query made of the chunk
-would betray its later tokens to its earlier ones. So a question that is asked
-and answered within one chunk is not looked up.
+with full attention inside of it; only tokens are carried over. This is
+retrieval in context (2302.00083, its stride the chunk) inside one context,
+trained end to end. Candidates are the chunks that have left the local window.
+The last tokens read BEFORE the chunk are the query: one made of the chunk would
+betray its later tokens to its earlier ones. So a question asked and answered
+within one chunk is not looked up.
 
-The search has no parameters and no gradient: the mean of token vectors, or BM25
-of the words that both have (data/bm25.py).
+The search has no parameters and no gradient: it compares means of token
+vectors, or shared words by BM25 (data/bm25.py).
 
 Shapes: L tokens, C chunk, W local window, R = top_k, D model, S = R C + W + C,
 N far chunks, E = D numbers of an embedding, or columns of a table of words.
@@ -62,9 +62,9 @@ class Config(BaseConfig):
   top_k: int = 2  # chunks retrieved; 0: none, the local window alone
   query_tokens: int = 8  # the last tokens before a chunk, which ask for it
   retriever: str = "embedding"  # or "bm25"
-  # Of chunks and queries, the mean over their tokens of: the transformer's
-  # "token" embeddings, which move in training, or "random" vectors, which
-  # never do (what is compared then is which tokens occur).
+  # A chunk or a query is the mean of its tokens' vectors: "token", the
+  # transformer's embeddings, which move in training, or "random" ones, which
+  # never do and only tell which tokens occur.
   embedding: str = "token"
   ngram: int = 1  # tokens of a word of BM25; where tokens are bytes, more
   # Counts that BM25 keeps of a chunk: words are hashed into so many columns.
@@ -122,7 +122,7 @@ class Config(BaseConfig):
       f"model.attention={experiment.model.attention!r} leaves learner rag "
       "nothing to retrieve: use 'window'",
     )
-    # A recurrence would read the places of chunks that were not found.
+    # A recurrence would read the places of missing chunks.
     require(
       experiment.model.suffix_mixer == "attention",
       f"model.suffix_mixer={experiment.model.suffix_mixer!r} does not go with "
@@ -151,7 +151,7 @@ def _local(experiment) -> int:
 
 @struct.dataclass
 class Past:
-  """All that is carried from chunk to chunk: tokens, in one of two places."""
+  """The tokens that are carried from chunk to chunk, in one of two places."""
 
   far: chunk_store.Chunks | None  # chunks that left the window
   token_W: Array  # int32, the window, its last token last
@@ -222,8 +222,8 @@ class RAG(WholeReader):
     return jax.lax.scan(body, self.init_past(len(tokens_L)), chunks)[1]
 
   def embed(self, token_T: Array, valid_T: Array) -> Array:
-    """What tokens are found by, [E]: counts of their words, or the unit mean of
-    the valid ones' vectors; no gradient."""
+    """The key of a text, [E]: counts of its words, or the unit mean of the
+    vectors of its valid tokens; no gradient."""
     c = self.config
     if c.retriever == "bm25":
       return _bm25.counts(token_T, valid_T, c.ngram, c.table_size)
@@ -240,16 +240,16 @@ class RAG(WholeReader):
   def scores(
     self, far: chunk_store.Chunks, token_T: Array, valid_T: Array
   ) -> Array:
-    """How much each far chunk resembles the tokens that ask, [N]."""
+    """The resemblance of each far chunk to the query's tokens, [N]."""
     c = self.config
     if c.retriever == "bm25":
-      asked = _bm25.columns(token_T, valid_T, c.ngram, c.table_size)
-      return _bm25.scores(far.embedding_NxE, chunk_store.stored(far), *asked)
+      query = _bm25.columns(token_T, valid_T, c.ngram, c.table_size)
+      return _bm25.scores(far.embedding_NxE, chunk_store.stored(far), *query)
     return far.embedding_NxE @ self.embed(token_T, valid_T)
 
   def in_front(self, past: Past) -> tuple[Array, Array]:
-    """What a chunk is read behind: tokens [R C + W], and how many of the first
-    of them stand for nothing."""
+    """The tokens in front of a chunk, [R C + W], and how many of the first of
+    them stand for nothing."""
     # Nothing leaves a window before it is full: what is missing comes first.
     missing = jnp.maximum(self.local - past.read, 0)
     if past.far is None:
@@ -265,7 +265,7 @@ class RAG(WholeReader):
     return jnp.concatenate([token_RxC[::-1].ravel(), past.token_W]), missing
 
   def keep(self, past: Past, token_C: Array, valid_C: Array) -> Past:
-    """The chunk enters the window, whose oldest chunk becomes far past."""
+    """The past after a chunk has entered the window and its oldest has left."""
     c, far = self.chunk, past.far
     if far is not None:
       leaving = past.token_W[:c], past.valid_W[:c]
@@ -296,8 +296,8 @@ class RAG(WholeReader):
     )
 
   def state_bytes(self, context_length: int) -> dict[str, int]:
-    """Bytes of each part: of the far past (ids and what they are found by), and
-    of the window's tokens, the cache. No keys and values are stored."""
+    """Bytes of each part: "memory" is the far past (tokens and their keys),
+    "cache" the window's tokens. No attention keys and values are stored."""
     past = jax.eval_shape(lambda: self.init_past(context_length))
     far = tree_bytes(past.far)
     return {

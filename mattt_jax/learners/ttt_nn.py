@@ -1,4 +1,4 @@
-"""TTT-NN: before each chunk, learn anew from the past chunks like the last.
+"""TTT-NN: before each chunk, learn anew from past chunks like the last one.
 
 Test-time training on nearest neighbours (2305.18466), inside one context:
 
@@ -6,10 +6,9 @@ Test-time training on nearest neighbours (2305.18466), inside one context:
     W  <- inner step on neighbour r's loss      r = 1 .. R, nearest first
     read the chunk with W
 
-Neighbours are sought among the chunks already read, by the chunk read last
-(the chunk about to be read would betray its later tokens to its earlier ones).
-That chunk is itself no candidate: it is its own nearest neighbour, so it would
-always win the first place, and attention still sees it.
+Neighbours are past chunks like the chunk read last (the next chunk as a query
+would betray its later tokens to its earlier ones). The last chunk itself is no
+candidate: it would always win the first place, and attention still sees it.
 
 Shapes: C tokens of a chunk, n chunks, R neighbours.
 """
@@ -48,8 +47,8 @@ class Config(BaseConfig):
   """Settings; `experiment.inner` gives the steps, `model.fast` the weights."""
 
   neighbours: int = 4
-  # The inner optimiser's state: kept from one neighbour to the next, or new
-  # for each. (No state outlives the chunk that it was made for.)
+  # Whether the inner optimiser starts anew for each neighbour of a chunk. (Its
+  # state never outlives the chunk.)
   reset_optimizer: bool = False
   capacity: int = 0  # past chunks kept, the newest, the last included; 0: all
 
@@ -112,10 +111,10 @@ class TTTNN(WholeReader):
   ) -> ChunkOutput:
     """Reads a sequence from an empty store, [n, ...].
 
-    The attention window holds the past as W_0 read it, so that a chunk's loss
-    depends on its window and its neighbours and on nothing else. `inner_loss`
-    is the chunk's own loss, on which no step is taken (the norm of its gradient
-    is 0); the diagnostic `drift` is |W - W_0|.
+    The attention window holds the past as W_0 read it: a chunk's loss depends
+    on its window and its neighbours alone. `inner_loss` is the chunk's own
+    loss, which takes no step (the norm of its gradient is 0); the diagnostic
+    `drift` is |W - W_0|.
 
     Raises:
       ValueError: the chunk does not divide L.

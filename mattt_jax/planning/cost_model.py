@@ -83,24 +83,14 @@ def step_cost(
   length = length or experiment.length
   inner = inner and experiment.inner.enabled
   parts = {"inner": inner, "memory": memory}
-  # A kernel's jaxpr does not say how many blocks it goes through: it is counted
-  # as attention in blocks. (In training it has .8 times these products for the
-  # first 8192 tokens, 1.6 times later: benchmarks/prefix_attention.py.)
-  experiment = dataclasses.replace(
-    experiment,
-    model=dataclasses.replace(experiment.model, prefix_attention="banded"),
-  )
+  experiment = _countable(experiment)
   graphdef, params = build.abstract_learner(experiment, vocab_size)
   batch = build.abstract_batch(sequences, length)
-
-  def read(params, batch):
-    return read_batch(nnx.merge(graphdef, params), batch, **parts).loss_BxL
-
   runs = _train_products(experiment, vocab_size, batch, parts)
   # The model's own: reverse mode over everything that a first pass computes.
   with recompute.nothing():
     once = _train_products(_in_reverse(experiment), vocab_size, batch, parts)
-    read_flops = matmul_flops(read, params, batch)
+    read_flops = _read_flops(graphdef, params, batch, parts)
   return StepCost(
     tokens=sequences * length,
     parameters=metrics.parameter_counts(params),
@@ -110,6 +100,31 @@ def step_cost(
     hardware_flops=runs.flops,
     product_bytes=runs.bytes,
   )
+
+
+def flops_per_token(experiment: Experiment, vocab_size: int) -> float:
+  """Matrix-product FLOPs of reading a token of a training sequence, inner steps
+  and memory included (nothing of the outer backward pass)."""
+  experiment = _countable(experiment)
+  learner = build.abstract_learner(experiment, vocab_size)
+  batch = build.abstract_batch(1, experiment.length)
+  parts = {"inner": experiment.inner.enabled, "memory": True}
+  return _read_flops(*learner, batch, parts) / experiment.length
+
+
+def _read_flops(graphdef, params, batch, parts: dict[str, bool]) -> float:
+  def read(params, batch):
+    return read_batch(nnx.merge(graphdef, params), batch, **parts).loss_BxL
+
+  return matmul_flops(read, params, batch)
+
+
+def _countable(experiment: Experiment) -> Experiment:
+  """With attention in blocks: a kernel's jaxpr does not say through how many it
+  goes. (In training a kernel has .8 times these products for the first 8192
+  tokens, 1.6 times later: benchmarks/prefix_attention.py.)"""
+  model = dataclasses.replace(experiment.model, prefix_attention="banded")
+  return dataclasses.replace(experiment, model=model)
 
 
 def state_bytes(graphdef, params: Any, length: int) -> dict[str, int]:
@@ -129,7 +144,9 @@ def _train_products(
   graphdef, params = build.abstract_learner(experiment, vocab_size)
   optimizer = make_optimizer(experiment.outer, experiment.train.steps)
   # Where arrays lie does not change what is computed.
-  state = abstract_state(params, optimizer, meshes.make_mesh(1))
+  state = abstract_state(
+    params, optimizer, meshes.make_mesh(1), experiment.train.trainable
+  )
 
   def step(state, batch):
     return train_step(graphdef, optimizer, experiment, state, batch, **parts)

@@ -3,20 +3,22 @@
 At its peak a device is in the middle of the outer backward pass, at a chunk in
 the suffix, and holds (in bytes):
 
-    arguments      parameters, both moments, batch
-    accumulated    gradients of the micro-batches before (as the parameters)
+    arguments      parameters, both moments of the trainable ones, batch
+    accumulated    gradients of the micro-batches before (as those)
     states         what was kept before segments and chunks: for each level of
                    `inner.remat_levels` its number of parts times one state
                    (fast weights, their optimiser's state, memory, and the
                    cache, of which "context" keeps a piece on each device)
     gradients_kept the inner gradient of each chunk of a segment
     prefix         the input of each prefix block, and the prefix's output and
-                   its cotangent: (blocks + 2) L D
+                   its cotangent: (blocks + 2) L D; its output alone, where
+                   nothing of prefix and embedding is trainable
     gathered       parameters of the suffix that are split over "fsdp", whole;
                    the head's too, where it is not laid out
     casts          parameters of the suffix, fast weights and the cotangent of
                    their gradient, in `model.dtype` where that is not float32
-    slow_gradients of the suffix, embedding and head: what chunks have added up
+    slow_gradients of what is trainable of suffix, embedding and head: what
+                   chunks have added up
     cotangents     of one state, of the inner gradient, and the new one of the
                    fast weights
     head           its matrix, laid out in blocks of the vocabulary: 4 V D
@@ -25,13 +27,15 @@ the suffix, and holds (in bytes):
                    block, 13 arrays of C D and 3 of C F for each MLP
     window         the same for keys, rotated keys and values of the W + C
                    positions: twice, for each block, 3 (W + C) D
-    slots          3 arrays of scores of C tokens on M slots of an episodic
-                   memory (its weights, their derivative, a gradient): 3 x 4 C M
+    slots          3 arrays of the scores of C tokens on the M slots that a
+                   memory says it compares them with (`scores_per_token`; the
+                   weights, their derivative, a gradient): 3 x 4 C M
     working        the larger of what the head needs, for each sequence the
-                   gradient of its matrix of one chunk and 2 arrays of logits of
-                   a block (they and their derivative), and what the attention
-                   of a block of b queries needs, 3 arrays of scores (softmax,
-                   its derivative, a gradient): 3 x 4 H b (reach + b)
+                   gradient of its matrix of one chunk, if that is trainable,
+                   and 2 arrays of logits of a block (they and their
+                   derivative), and what the attention of a block of b queries
+                   needs, 3 arrays of scores (softmax, its derivative, a
+                   gradient): 3 x 4 H b (reach + b)
     on_chip        less what lies in the chip's own memory: of its 128 MiB half
                    are free to hold parts of the last four terms
 
@@ -55,8 +59,8 @@ from mattt_jax.devices import meshes, sharding
 from mattt_jax.devices.sharding import AnyMesh
 from mattt_jax.layers import attention
 from mattt_jax.learners import build, recurrence
-from mattt_jax.memory import episodic
 from mattt_jax.model import fast_weights
+from mattt_jax.training import parameters
 from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.placement import device_bytes
 from mattt_jax.training.train_step import abstract_state
@@ -104,12 +108,20 @@ def train_step_bytes(
   here = at_once // sharding.batch_devices(mesh)  # sequences
   tensor, context = mesh.shape[sharding.TENSOR], mesh.shape[sharding.CONTEXT]
   graphdef, params = build.abstract_learner(experiment, vocab_size)
+  moved, _ = parameters.split(params, experiment.train.trainable)
+  moving = parameters.trainable_paths(params, experiment.train.trainable)
+  first = {path.split("/")[0] for path in moving}
   parts, slow, *states = _of_learner(graphdef, params, length)
   *outer, chunks = parts
   segment_state, state = (_state_bytes(s, at_once, mesh) for s in states)
   tokens = length // math.prod(outer)  # of a segment: the prefix reads it whole
   item = jax.numpy.dtype(model.dtype).itemsize
   read = _parameter_bytes(slow, _unsplit(mesh))  # where chunks are read
+  learned = {k: x for k, x in parameters.named(slow).items() if k in moving}
+  head_moves = ("embedding" if model.tie_embeddings else "head") in first
+  kept_layers = 1
+  if first & {"prefix", "embedding"}:  # else no backward pass through it
+    kept_layers = model.num_layers - model.num_suffix + 2
 
   heads = model.num_heads // tensor
   block, keys = _attention_block(model, chunk, length)
@@ -117,27 +129,26 @@ def train_step_bytes(
   logits = chunk // context * math.ceil(vocab_size / vocab_blocks) // tensor
   matrix = _FLOAT32 * vocab_size * model.dim // tensor
   laid_out = (vocab_blocks > 1) * matrix
-  scoring = here * (matrix + 2 * _FLOAT32 * logits)
+  scoring = here * (head_moves * matrix + 2 * _FLOAT32 * logits)
   attending = here * 3 * _FLOAT32 * heads * block * keys // context
   past = model.window if model.attention == "window" else length
   found = {
     "arguments": _argument_bytes(experiment, params, sequences, length, mesh),
-    "accumulated": (sequences > at_once) * _parameter_bytes(params, mesh),
+    "accumulated": (sequences > at_once) * _parameter_bytes(moved, mesh),
     "states": sum(outer) * _kept(segment_state, context)
     + chunks * _kept(state, context),
     "gradients_kept": chunks * state["fast"],
-    "prefix": here * (model.num_layers - model.num_suffix + 2)
-    * (tokens // context) * model.dim * item,
+    "prefix": here * kept_layers * (tokens // context) * model.dim * item,
     "gathered": (mesh.shape[sharding.FSDP] > 1) * (read - laid_out),
     "casts": (item < _FLOAT32) * (read - matrix + 2 * state["fast"]) // 2,
-    "slow_gradients": read,
+    "slow_gradients": _parameter_bytes(learned, _unsplit(mesh)),
     "cotangents": sum(state.values()) + 2 * state["fast"],
     "head": laid_out,
     "chunk": here * 2 * _chunk_bytes(model, chunk // context, tensor),
     "window": here * 2 * model.num_suffix * 3 * (past + chunk) * model.dim
     * item // tensor,
     "slots": here * 3 * _FLOAT32 * (chunk // context)
-    * _slots(experiment, length),
+    * experiment.memory.scores_per_token(length, chunk),
     "working": max(scoring, attending),
   }  # fmt: skip
   passing = sum(found[k] for k in ("chunk", "window", "slots", "working"))
@@ -171,7 +182,8 @@ def _argument_bytes(experiment, params, sequences, length, mesh) -> int:
   """The step's arguments: they stay, the new state taking their place."""
   optimizer = make_optimizer(experiment.outer, experiment.train.steps)
   batch = build.abstract_batch(sequences, length)
-  return device_bytes(abstract_state(params, optimizer, mesh)) + device_bytes(
+  state = abstract_state(params, optimizer, mesh, experiment.train.trainable)
+  return device_bytes(state) + device_bytes(
     sharding.abstract(batch, sharding.split_batch(mesh))
   )
 
@@ -218,20 +230,6 @@ def _attention_block(model, chunk: int, length: int) -> tuple[int, int]:
   if window is None:
     return block, length + chunk
   return block, math.ceil((window - 1) / block) * block + block
-
-
-def _slots(experiment: Experiment, length: int) -> int:
-  """Slots that a token is compared with at once, for all heads that do so
-  apart; 0 without an episodic memory."""
-  memory = experiment.memory
-  if not isinstance(memory, episodic.Config):
-    return 0
-  slots = memory.slots(length, experiment.chunk)
-  if memory.search == "landmarks":
-    slots = min(slots, memory.probes * memory.cell)
-  slots = min(slots, memory.block or slots)
-  apart = memory.num_heads if memory.read == "residual" else 1
-  return slots * apart
 
 
 def _chunk_bytes(model, tokens: int, tensor: int) -> int:

@@ -184,7 +184,9 @@ class Steps:
       experiment, self.task.vocab_size
     )
     self.optimizer = make_optimizer(experiment.outer, experiment.train.steps)
-    self.state = abstract_state(params, self.optimizer, self.mesh)
+    self.state = abstract_state(
+      params, self.optimizer, self.mesh, experiment.train.trainable
+    )
     self.train = functools.cache(self._train)
     self.compiler_options = _QUICK if quick else {}
 

@@ -16,6 +16,7 @@ import numpy as np
 from mattt_jax import config as config_lib
 from mattt_jax.devices.sharding import path_name
 from mattt_jax.training import workdir as workdir_lib
+from mattt_jax.training.parameters import named
 
 FILE = "parameters.npz"
 _STEP = "step"
@@ -43,7 +44,7 @@ def write(
     for name in (workdir_lib.CONFIG_FILE, workdir_lib.TOKENIZER_FILE):
       if (workdir / name).exists():
         shutil.copyfile(workdir / name, out / name)
-    arrays: dict[str, Any] = _named(jax.device_get(params))
+    arrays: dict[str, Any] = named(jax.device_get(params))
     np.savez(path, allow_pickle=False, **arrays, **{_STEP: step})
   return path
 
@@ -65,7 +66,7 @@ def read(directory: str | os.PathLike, like: Any) -> tuple[Any, int]:
     ) from error
   step = arrays.pop(_STEP, None)
   there = {name: x.shape for name, x in arrays.items()}
-  here = {name: x.shape for name, x in _named(like).items()}
+  here = {name: x.shape for name, x in named(like).items()}
   wrong = sorted(set(there.items()) ^ set(here.items()))
   config_lib.require(
     step is not None and not wrong,
@@ -75,8 +76,3 @@ def read(directory: str | os.PathLike, like: Any) -> tuple[Any, int]:
   return jax.tree_util.tree_map_with_path(
     lambda path, x: jax.numpy.asarray(arrays[path_name(path)], x.dtype), like
   ), int(step)
-
-
-def _named(tree: Any) -> dict[str, Any]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {path_name(path): leaf for path, leaf in leaves}

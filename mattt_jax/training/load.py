@@ -8,11 +8,11 @@ from flax import nnx
 from mattt_jax import config as config_lib
 from mattt_jax.config import Experiment
 from mattt_jax.devices import meshes
-from mattt_jax.learners.build import build_learner, make_task
+from mattt_jax.learners.build import abstract_learner, make_task
 from mattt_jax.training import checkpoint, export
 from mattt_jax.training import workdir as workdir_lib
 from mattt_jax.training.optimizer import make_optimizer
-from mattt_jax.training.train_step import TrainState, init_state
+from mattt_jax.training.train_step import TrainState, abstract_state
 from mattt_jax.ttt.inner_loop import Learner
 
 
@@ -34,13 +34,14 @@ def load_learner(
   )
   workdir = workdir_lib.bind(workdir, experiment)
   task = make_task(experiment)
-  learner = build_learner(experiment, task.vocab_size)
-  graphdef, params = nnx.split(learner)
+  graphdef, params = abstract_learner(experiment, task.vocab_size)
   if (workdir / export.FILE).exists():
     params, step = export.read(workdir, params)
     return nnx.merge(graphdef, params), step
   optimizer = make_optimizer(experiment.outer, experiment.train.steps)
-  state = init_state(params, optimizer, meshes.make_mesh(1))
+  state = abstract_state(
+    params, optimizer, meshes.make_mesh(1), experiment.train.trainable
+  )
   checkpoints = checkpoint.Checkpoints(workdir / workdir_lib.CHECKPOINTS)
   try:
     restored = restore_latest(checkpoints, state, experiment)

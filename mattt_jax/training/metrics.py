@@ -16,7 +16,7 @@ from tensorboardX import SummaryWriter
 
 from mattt_jax.devices import processes
 from mattt_jax.model.fast_weights import FastWeight
-from mattt_jax.training import trackers
+from mattt_jax.training import parameters, trackers
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -143,19 +143,28 @@ def parameter_counts(params: nnx.State) -> dict[str, int]:
   return counts
 
 
-def overview(params: nnx.State, state_bytes: Mapping[str, int]) -> str:
+def overview(
+  params: nnx.State,
+  state_bytes: Mapping[str, int],
+  trainable: tuple[str, ...] = parameters.ALL,
+) -> str:
   """Describes a learner: a table, counts, and the bytes of a context's state.
 
-  `state_bytes` is what one sequence carries from chunk to chunk, by part.
+  `state_bytes` is what one sequence carries from chunk to chunk, by part;
+  `trainable` says which parameters training moves (`train.trainable`).
   """
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
     nnx.to_pure_dict(params),
   )
   table = parameter_overview.get_parameter_overview(shapes, include_stats=False)
-  counts = ", ".join(f"{n:,} {k}" for k, n in parameter_counts(params).items())
+  kinds = parameter_counts(params)
+  counts = ", ".join(f"{n:,} {k}" for k, n in kinds.items())
+  moved, _ = parameters.split(params, trainable)
+  number = sum(parameter_counts(moved).values())
   sizes = ", ".join(f"{n:,} {k}" for k, n in state_bytes.items())
   return (
-    f"{table}\nParameters: {counts}\nState of one context, bytes: {sizes}, "
+    f"{table}\nParameters: {counts}; {number:,} trainable of "
+    f"{sum(kinds.values()):,}\nState of one context, bytes: {sizes}, "
     f"{sum(state_bytes.values()):,} in all"
   )

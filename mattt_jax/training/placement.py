@@ -51,7 +51,7 @@ def place(
   sharding.check_batches(experiment, mesh)
   graphdef, params = build.abstract_learner(experiment, vocab_size)
   optimizer = make_optimizer(experiment.outer, experiment.train.steps)
-  train = abstract_state(params, optimizer, mesh)
+  train = abstract_state(params, optimizer, mesh, experiment.train.trainable)
   reading = {}
   if nnx.merge(graphdef, params).streams:
     size = experiment.eval.batch_size

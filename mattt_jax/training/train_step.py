@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from mattt_jax.config import Experiment
 from mattt_jax.devices import sharding
+from mattt_jax.training import parameters
 from mattt_jax.ttt.coordination import rate_scale
 from mattt_jax.ttt.meta_loss import meta_loss
 
@@ -28,26 +29,45 @@ class TrainState:
 
 
 def init_state(
-  params: Any, optimizer: optax.GradientTransformation, mesh: Mesh
+  params: nnx.State,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  trainable: tuple[str, ...] = parameters.ALL,
 ) -> TrainState:
-  """Makes the state of step 0 on `mesh`; takes over the arrays of `params`."""
-  state = _first(params, optimizer)
+  """Makes the state of step 0 on `mesh`; takes over the arrays of `params`.
+
+  `trainable` (`train.trainable`) has an optimiser state, the rest none.
+  """
+  state = _first(params, optimizer, trainable)
   return jax.device_put(state, sharding.shardings(mesh, state))
 
 
 def abstract_state(
-  params: Any,
+  params: nnx.State,
   optimizer: optax.GradientTransformation,
   mesh: sharding.AnyMesh,
+  trainable: tuple[str, ...] = parameters.ALL,
 ) -> TrainState:
   """The shapes of `init_state`, and where they lie; `params` may be shapes,
   and `mesh` one without devices."""
-  state = jax.eval_shape(lambda params: _first(params, optimizer), params)
+  state = jax.eval_shape(
+    lambda params: _first(params, optimizer, trainable), params
+  )
   return sharding.abstract(state, sharding.shardings(mesh, state))
 
 
-def _first(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+def _first(params, optimizer, trainable) -> TrainState:
+  moved, _ = parameters.split(params, trainable)
+  return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(moved))
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+  """Whether all its numbers are."""
+  leaves = [
+    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
+  ]
+  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
 def accumulated_gradient(
@@ -105,15 +125,16 @@ def train_step(
   inner: bool,
   memory: bool,
 ) -> tuple[TrainState, Metrics]:
-  """Makes one update of the slow parameters from a batch of arrays [B, L].
+  """Makes one update of the trainable parameters from a batch of arrays [B, L].
 
   Metrics are scalars: loss, grad_norm (before the clip), answer_correct and
   answer_tokens (counts over the batch), and the model's own diagnostics.
   """
+  moved, frozen = parameters.split(state.params, experiment.train.trainable)
 
-  def loss_fn(params, batch):
+  def loss_fn(moved, batch):
     loss, out = meta_loss(
-      nnx.merge(graphdef, params),
+      nnx.merge(graphdef, nnx.merge_state(moved, frozen)),
       batch,
       reduction=experiment.outer.reduction,
       inner=inner,
@@ -128,9 +149,9 @@ def train_step(
     return loss, (out.aux, counts)
 
   loss, (aux, counts), grads = accumulated_gradient(
-    loss_fn, state.params, batch, experiment.train.micro_batch
+    loss_fn, moved, batch, experiment.train.micro_batch
   )
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+  updates, opt_state = optimizer.update(grads, state.opt_state, moved)
   metrics = {
     **aux,
     **counts,
@@ -139,7 +160,7 @@ def train_step(
   }
   state = TrainState(
     step=state.step + 1,
-    params=optax.apply_updates(state.params, updates),
+    params=nnx.merge_state(optax.apply_updates(moved, updates), frozen),
     opt_state=opt_state,
   )
   return state, metrics

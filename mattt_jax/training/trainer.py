@@ -5,16 +5,13 @@ fetched when a row is written, a state saved, or the learner evaluated.
 """
 
 import contextlib
-import json
 import math
 import os
-import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 from tqdm import tqdm
@@ -24,13 +21,14 @@ from mattt_jax.config import Experiment
 from mattt_jax.devices import meshes, processes, sharding
 from mattt_jax.evaluation import final
 from mattt_jax.evaluation.evaluator import evaluate
-from mattt_jax.learners.build import build_learner, make_task
+from mattt_jax.learners.build import abstract_learner, build_learner, make_task
 from mattt_jax.tasks import batches
 from mattt_jax.training import (
   checkpoint,
   export,
   lock,
   metrics,
+  parameters,
   placement,
   preemption,
   speed,
@@ -40,13 +38,15 @@ from mattt_jax.training.load import restore_latest
 from mattt_jax.training.optimizer import learning_rate, make_optimizer
 from mattt_jax.training.train_step import (
   TrainState,
+  abstract_state,
+  all_finite,
   init_state,
   jit_train_step,
 )
+from mattt_jax.training.workdir import EVALUATION_FILE
 from mattt_jax.ttt.coordination import parts_on
 
 PROFILE = "profile"
-EVALUATION_FILE = "evaluation.json"
 
 
 class DivergedError(RuntimeError):
@@ -60,6 +60,7 @@ def train(
   mesh: Mesh | None = None,
   profile: int = 0,
   ideal: Callable[[int], speed.Ideal] | None = None,
+  init: Callable[[Experiment], Any] | None = None,
 ) -> dict[str, Any]:
   """Trains an experiment in `workdir`, or goes on where it stopped.
 
@@ -73,13 +74,17 @@ def train(
     profile: so many outer steps are traced, to `workdir`/profile.
     ideal: of a vocabulary size, the seconds of each kind of step at the peak
       of the machine, with which metrics have the utilisation.
+    init: gives the parameters to start from, a pytree of arrays like
+      `nnx.split(learner)[1]`; default: drawn from the seed. A run that goes on
+      from a checkpoint does not call it.
 
   Returns:
     The content of evaluation.json: `step`, `train` (the last averages), and
     `evaluation` (`final.measure`). A finished run is not trained again.
 
   Raises:
-    ValueError: settings that do not fit, or a workdir of other settings.
+    ValueError: settings or given parameters that do not fit, or a workdir of
+      other settings.
     LockedError: another process trains in `workdir`.
     OtherProcessError: another process of the run raised one of these.
     DivergedError: a loss that is not finite; the last good state is kept.
@@ -91,6 +96,9 @@ def train(
     final.more_tasks(experiment, task.vocab_size)  # raises before, not after
     if mesh.size > 1:  # what does not fit is named before anything is computed
       placement.place(experiment, task.vocab_size, mesh)
+    elif experiment.train.trainable != parameters.ALL:
+      _, shapes = abstract_learner(experiment, task.vocab_size)
+      parameters.split(shapes, experiment.train.trainable)
   with processes.first_goes_first():
     workdir = workdir_lib.bind(workdir, experiment)
   config_lib.require(
@@ -105,56 +113,31 @@ def train(
           stack.enter_context(lock.take(workdir))
         workdir_lib.keep_tokenizer(workdir, task)
         workdir_lib.keep_contents(workdir, task)
-    finished = _finished(workdir, experiment.train.steps)
+    finished = workdir_lib.finished(workdir, experiment.train.steps)
     if finished is not None:
       processes.say(f"{workdir} is already trained: see {EVALUATION_FILE}")
       return finished
-    run = _Run(experiment, workdir, task, mesh, profile, ideal)
+    run = _Run(experiment, workdir, task, mesh, profile, ideal, init)
     stack.callback(run.close)
     run.train()
     return run.finish()
-
-
-def _finished(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:
-  path = workdir / EVALUATION_FILE
-  if not path.exists():
-    return None
-  try:
-    result = json.loads(path.read_text())
-  except ValueError as error:
-    raise ValueError(
-      f"{path} is damaged ({error}): remove it, and it is made again from the "
-      "last checkpoint"
-    ) from error
-  return result if result["step"] == steps else None
-
-
-@jax.jit
-def _all_finite(tree: Any) -> jax.Array:
-  leaves = [
-    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
-  ]
-  return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
 class _Run:
   """One process's part of a run: from the newest good checkpoint to the end."""
 
   def __init__(
-    self, experiment: Experiment, workdir, task, mesh: Mesh, profile, ideal
+    self, experiment, workdir, task, mesh: Mesh, profile, ideal, init
   ):
     self.experiment, self.workdir, self.task = experiment, workdir, task
     self.mesh = mesh
     config = experiment.train
-    learner = build_learner(experiment, task.vocab_size)
-    self.graphdef, params = nnx.split(learner)
-    state_bytes = learner.state_bytes(experiment.length)
-    processes.say(metrics.overview(params, state_bytes))
+    self.graphdef, shapes = abstract_learner(experiment, task.vocab_size)
     optimizer = make_optimizer(experiment.outer, config.steps)
     self.learning_rate = learning_rate(experiment.outer, config.steps)
-    self.state: TrainState = init_state(params, optimizer, mesh)
+    like = abstract_state(shapes, optimizer, mesh, config.trainable)
     self.jitted_step = jit_train_step(
-      self.graphdef, optimizer, experiment, self.state, mesh
+      self.graphdef, optimizer, experiment, like, mesh
     )
     self.compiled: dict[tuple[bool, bool, int], Any] = {}
     self.batches = batches.train_batches(
@@ -171,7 +154,12 @@ class _Run:
     self.checkpoints = checkpoint.Checkpoints(
       workdir / workdir_lib.CHECKPOINTS, config.keep_checkpoints
     )
-    self._restore()
+    if not self._restore(like):
+      params = self._first_parameters(init, shapes)
+      self.state = init_state(params, optimizer, mesh, config.trainable)
+    learner = nnx.merge(self.graphdef, self.state.params)
+    state_bytes = learner.state_bytes(experiment.length)
+    processes.say(metrics.overview(shapes, state_bytes, config.trainable))
     self.writer = metrics.MetricsWriter(workdir, self.step)
     self.speed = speed.Speed(ideal and ideal(task.vocab_size))
     self.trace = speed.Trace(workdir / PROFILE, profile)
@@ -183,16 +171,26 @@ class _Run:
       disable=not (sys.stderr.isatty() and processes.is_first()),
     )
 
-  def _restore(self) -> None:
-    restored = restore_latest(self.checkpoints, self.state, self.experiment)
+  def _first_parameters(self, init, shapes: nnx.State) -> nnx.State:
+    """Those that `init` gives, or of the seed."""
+    if init is None:
+      learner = build_learner(self.experiment, self.task.vocab_size)
+      return nnx.split(learner)[1]
+    with processes.together():
+      return parameters.fitting(init(self.experiment), shapes)
+
+  def _restore(self, like: TrainState) -> bool:
+    """Returns whether there was a checkpoint to go on from."""
+    restored = restore_latest(self.checkpoints, like, self.experiment)
     if restored is None:
-      return
+      return False
     self.checkpoints.set_aside(restored.damaged)
     self.state, self.step = restored.state, restored.step
     self.batches.set_state(restored.data["batches"])
     self.since_log = restored.data["since_log"]
     self.best = restored.data.get("best")
     processes.say(f"Resuming from the checkpoint of step {self.step}")
+    return True
 
   def train(self) -> None:
     """Runs the outer steps that are left."""
@@ -250,7 +248,7 @@ class _Run:
         if not math.isfinite(row[name]):
           self._diverged(f"{name}={row[name]} in outer step {step}")
       self.since_log.append({k: v.item() for k, v in row.items()})
-    if state_too and not _all_finite((self.state.params, self.state.opt_state)):
+    if state_too and not all_finite((self.state.params, self.state.opt_state)):
       self._diverged(
         f"parameters or optimizer state not finite after outer step {self.step}"
       )

@@ -17,6 +17,7 @@ CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer"
 CONTENTS_FILE = "contents.json"
 CHECKPOINTS = "checkpoints"
+EVALUATION_FILE = "evaluation.json"
 
 
 def bind(
@@ -155,6 +156,25 @@ def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
       f"workdir={workdir}: {path} cannot be read ({error}); name the workdir "
       "of a run, or put the file back"
     ) from error
+
+
+def finished(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:
+  """What the run of so many steps ended with, None before its end.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  path = workdir / EVALUATION_FILE
+  if not path.exists():
+    return None
+  try:
+    result = json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(
+      f"{path} is damaged ({error}): remove it, and it is made again from the "
+      "last checkpoint"
+    ) from error
+  return result if result["step"] == steps else None
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:

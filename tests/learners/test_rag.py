@@ -14,7 +14,7 @@ from mattt_jax.data.bm25 import BM25
 from mattt_jax.devices import meshes
 from mattt_jax.learners.build import build_learner
 from mattt_jax.model.transformer import Cache
-from mattt_jax.report import compare
+from mattt_jax.planning import cost_model
 from mattt_jax.training import trainer
 
 VOCAB, CHUNK, WINDOW, LENGTH = 24, 4, 7, 32
@@ -284,7 +284,7 @@ def test_bytes_are_of_what_is_carried():
 def test_flops_of_the_search():
   """A product with D numbers of each chunk, or with its asked words."""
   flops = [
-    compare.flops_per_token(settings(**how), make(**how)) * LENGTH
+    cost_model.flops_per_token(settings(**how), VOCAB) * LENGTH
     for how in ({}, BM25_ALONE)
   ]
   chunks = LENGTH // CHUNK

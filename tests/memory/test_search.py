@@ -299,7 +299,7 @@ def test_a_softmax_over_what_the_index_names(read):
   query = _search_query(memory, hidden_CxD)
   null_C = memory.null_bias[...] + hidden_CxD @ memory.null_weight[...]
   temperature = np.exp(memory.log_temperature[...])
-  key = np.asarray(state.address)
+  key = np.asarray(state.key_HxMxK)
   masses, fewer = [], False
   for head in [slice(None)] if pointer else range(HEADS):
     group = 0 if pointer else head

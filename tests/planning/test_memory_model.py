@@ -72,6 +72,26 @@ def test_counts_by_hand():
   assert found["prefix"] == (0 + 2) * 32 * 16 * 4
 
 
+def test_what_is_frozen():
+  """No moments, no gradients, and of the prefix its output alone."""
+  changes = dict(model__num_layers=2, batch_size=4, train__micro_batch=2)
+  a, b = (
+    terms(tiny.experiment(train__trainable=trainable, **changes))
+    for trainable in (("*",), ("suffix/*",))
+  )
+  vocab = build.make_task(tiny.experiment()).vocab_size
+  block = 4 * 16 * 16 + 3 * 16 * 16 + 4 * 16 + 2 * 8  # numbers
+  frozen = 4 * (vocab * 16 + block + 16)  # embedding, prefix, last norm
+  assert a["arguments"] - b["arguments"] == 2 * frozen
+  assert a["accumulated"] - b["accumulated"] == frozen
+  assert a["slow_gradients"] - b["slow_gradients"] == frozen - 4 * block
+  assert a["prefix"] == 3 * b["prefix"] == 2 * 3 * 32 * 16 * 4
+  assert a["working"] - b["working"] == 2 * 4 * vocab * 16
+  same = a.keys() - {"arguments", "accumulated", "slow_gradients", "prefix",
+                     "working", "on_chip"}  # fmt: skip
+  assert {k: a[k] for k in same} == {k: b[k] for k in same}
+
+
 def test_levels_and_the_memory():
   """16 chunks: 16 states, or 4 of segments and 4 of chunks; a memory is a part
   of each of them."""

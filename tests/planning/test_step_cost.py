@@ -109,6 +109,31 @@ def test_ttt():
   assert cost.hardware_flops > cost.model_flops
 
 
+def test_no_backward_pass_through_a_frozen_prefix():
+  """Nor products for gradients of what is frozen in the suffix."""
+  changes = dict(
+    inner__enabled=True, inner__remat_levels=1, model__num_suffix=1,
+    model__fast_mlp_dim=F, model__tie_embeddings=False,
+  )  # fmt: skip
+  cost, rest = (
+    step_cost(experiment(train__trainable=trainable, **changes), V)
+    for trainable in (("*",), ("suffix/*", "final_norm/*", "head"))
+  )
+  prefix = B * (L * (PROJECTIONS + MLP) + window_attention(L, WINDOW))
+  assert rest.read_flops == cost.read_flops
+  # Two products for each of the first pass; and, to recompute it, that again.
+  assert cost.model_flops - rest.model_flops == 2 * prefix
+  assert cost.hardware_flops - rest.hardware_flops >= 3 * prefix
+  less = step_cost(
+    experiment(train__trainable=("suffix/fast_mlp/*",), **changes), V
+  )
+  # Of each matrix product of a first pass and of the inner backward pass, one
+  # whose result nothing needs: the gradient of the weights.
+  weights = B * L * (PROJECTIONS + MLP + HEAD)
+  assert rest.model_flops - less.model_flops >= 2 * weights
+  assert less.parameters == cost.parameters
+
+
 def test_a_head_in_blocks_computes_its_logits_twice():
   cost = step_cost(experiment(), V)
   blocks = step_cost(experiment(model__vocab_block=V // 4), V)

@@ -104,3 +104,7 @@ def test_parameters_are_counted_by_kind():
   assert "768 fast" in text and "1,000 cache" in text
   assert "1,024 in all" in text
   assert "model/suffix/fast_mlp/w1" in text
+  total = sum(counts.values())
+  assert f"{total:,} trainable of {total:,}" in text
+  text = metrics.overview(params, {"cache": 1}, ("suffix/fast_mlp/w?",))
+  assert f"768 trainable of {total:,}" in text

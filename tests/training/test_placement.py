@@ -64,8 +64,11 @@ def test_every_run_has_its_place_on_its_machine(benchmark, listed, name):
     assert placed.evaluation_bytes() < 0.9 * gib * 2**30, text
 
 
-def test_bytes_are_those_of_the_compiled_programs():
-  made = tiny.experiment("episodic", mesh__fsdp=2, eval__segment=16)
+@pytest.mark.parametrize("trainable", ["*", "pointer/*"])
+def test_bytes_are_those_of_the_compiled_programs(trainable):
+  made = tiny.experiment(
+    "episodic", mesh__fsdp=2, eval__segment=16, train__trainable=(trainable,)
+  )
   steps = planner.Steps(made, topology.parse("cpu:2"), None)
   mesh = meshes.abstract_mesh(made.mesh, 2)
   placed = placement.place(made, steps.task.vocab_size, mesh)
@@ -91,7 +94,7 @@ SLOTS = dict(memory__write_top=1, memory__top_k=2, mesh__context=4)
   "changes, message",
   [
     ({**SLOTS, "memory__capacity": 10},
-     "memory/pointer/.* 4 devices .* 'context' must divide 10"),
+     "memory/key_HxMxK .* 4 devices .* 'context' must divide 10"),
     ({"mesh__tensor": 2, "task__num_fillers": 8},
      "embedding .* 2 devices .* 'tensor' must divide 27"),
     ({"batch_size": 12}, "^batch_size=12 .* the 8 devices"),
@@ -116,6 +119,5 @@ def test_what_it_divides_has_a_place():
   mesh = meshes.abstract_mesh(made.mesh, 8)
   assert mesh.shape == meshes.mesh_of(made.mesh).shape
   placed = placement.place(made, 30, mesh)
-  assert placed.reading[32].memory.pointer.value.sharding.shard_shape(
-    (2, 8)
-  ) == (1, 2)
+  token_M = placed.reading[32].memory.token_M
+  assert token_M.sharding.shard_shape((2, 8)) == (1, 2)

@@ -12,7 +12,7 @@ from tiny import experiment
 from mattt_jax.devices import meshes, sharding
 from mattt_jax.learners import build
 from mattt_jax.tasks import batches
-from mattt_jax.training import optimizer, train_step
+from mattt_jax.training import optimizer, parameters, train_step
 
 # What each system adds to the smallest experiment: a prefix, and queries that
 # more than one block of slots answers.
@@ -44,7 +44,10 @@ RATE = 1024.0  # of the descent: parameters then round gradients little
 
 @functools.cache
 def one_step(
-  shape: tuple[int, ...], system: str = "episodic", micro_batch: int = 0
+  shape: tuple[int, ...],
+  system: str = "episodic",
+  micro_batch: int = 0,
+  trainable: tuple[str, ...] = parameters.ALL,
 ):
   """Metrics, gradients, batch and state of one step of plain descent."""
   memory, changes = SYSTEMS[system]
@@ -52,7 +55,7 @@ def one_step(
     memory, batch_size=8, length=48, model__num_layers=2,
     inner__learning_rate=0.1, inner__remat_levels=0, model__remat_prefix=False,
     task__num_fillers=9,  # 28 tokens: an even vocabulary
-    train__micro_batch=micro_batch, **changes,
+    train__micro_batch=micro_batch, train__trainable=trainable, **changes,
   )  # fmt: skip
   task = build.make_task(settings)
   learner = build.build_learner(settings, task.vocab_size)
@@ -61,7 +64,7 @@ def one_step(
   mesh = meshes.make_mesh(*shape)
   descent = optax.trace(0.9), optax.sgd(RATE)  # with moments to be placed
   descent = optax.chain(*descent)
-  state = train_step.init_state(params, descent, mesh)
+  state = train_step.init_state(params, descent, mesh, trainable)
   placed = jax.tree.map(lambda x: x.sharding, state)
   step = train_step.jit_train_step(graphdef, descent, settings, state, mesh)
   batch = next(batches.train_batches(task, settings))
@@ -90,6 +93,32 @@ def test_many_devices_and_small_parts_are_one_batch(system, shape, micro_batch):
     grads_8,
     grads_1,
   )
+
+
+@pytest.mark.parametrize(
+  "shape, micro_batch", [((1,), 0), ((1,), 4), ((1, 2, 2, 2), 0)]
+)
+def test_what_is_frozen_has_no_update_and_no_optimiser_state(
+  shape, micro_batch
+):
+  """The rest has the gradients that it has when all is trained."""
+  globs = ("suffix/*", "pointer/w?")
+  _, whole, _, _ = one_step((1,))
+  values, grads, _, state = one_step(shape, "episodic", micro_batch, globs)
+  moments = parameters.named(state.opt_state[0].trace)
+  largest = max(float(np.abs(g).max()) for g in jax.tree.leaves(whole))
+  whole, total = parameters.named(whole), 0.0
+  for name, grad in parameters.named(grads).items():
+    if name.startswith(("model/suffix/", "model/pointer/w")):
+      np.testing.assert_allclose(
+        grad, whole[name], rtol=0, atol=1e-5 * largest, err_msg=name
+      )
+      assert moments.pop(name).shape == grad.shape
+      total += float((grad**2).sum())
+    else:
+      assert not grad.any() and whole[name].any(), name
+  assert not moments and len(jax.tree.leaves(state.opt_state)) > 5
+  np.testing.assert_allclose(values["grad_norm"], np.sqrt(total), rtol=1e-4)
 
 
 def test_parameters_and_moments_are_split_over_fsdp():

@@ -11,8 +11,9 @@ import small
 from flax import nnx
 
 from mattt_jax.config import CoordinationConfig, InnerConfig
+from mattt_jax.memory import episodic
 from mattt_jax.memory.base import PointerRead
-from mattt_jax.model.transformer import Transformer
+from mattt_jax.model import sites
 from mattt_jax.ttt.coordination import Coordination, parts_on, rate_scale
 from mattt_jax.ttt.inner_loop import read_sequence
 from mattt_jax.ttt.meta_loss import meta_loss, read_batch
@@ -310,11 +311,11 @@ def test_read_loss_of_a_pointer_by_hand():
     log_null_C=jnp.log(jnp.asarray(1 - mass.sum(-1), jnp.float32)),
   )
 
+  site = sites.HeadSite(episodic.Config())
+
   def loss(log_prob_CxJ):
-    forward = types.SimpleNamespace(
-      pointer=read.replace(log_prob_CxJ=log_prob_CxJ)
-    )
-    loss_C, has_C = Transformer.read_loss(None, forward, target)
+    found = read.replace(log_prob_CxJ=log_prob_CxJ)
+    loss_C, has_C = site.read_loss(None, found, target)
     return jnp.sum(loss_C), (loss_C, has_C)
 
   grad, (loss_C, has_C) = jax.grad(loss, has_aux=True)(read.log_prob_CxJ)
@@ -334,8 +335,9 @@ def test_read_loss_of_a_residual_read_by_hand():
   added_SxCxD[:, 1] = 0
   target = np.array([4, 5, 6])
   forward = types.SimpleNamespace(
-    pointer=None,
-    reads=types.SimpleNamespace(output_CxD=jnp.asarray(added_SxCxD)),
+    read=types.SimpleNamespace(
+      answer=types.SimpleNamespace(output_CxD=jnp.asarray(added_SxCxD))
+    )
   )
   loss_C, has_C = model.read_loss(forward, jnp.asarray(target))
   x = added_SxCxD.sum(0)

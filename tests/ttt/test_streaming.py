@@ -7,6 +7,7 @@ import pytest
 import small
 from flax import nnx
 
+from mattt_jax.model import sites
 from mattt_jax.ttt.inner_loop import read_sequence
 
 LENGTH = 6 * small.CHUNK
@@ -102,16 +103,16 @@ def test_padding_is_neither_learned_nor_remembered(learner, read):
 
 def recall(model, memory, asked):
   """What the memory answers, as a distribution or as vectors."""
-  if model.memory_read is None:
+  if model.site == sites.OFF:
     return ()
-  if model.memory_read == "pointer":
-    read = model.pointer.read(memory.pointer, asked)
+  if isinstance(model.site, sites.HeadSite):
+    read = model.pointer.read(memory, asked)
     probs = jnp.zeros((len(asked), small.VOCAB))
     rows = jnp.arange(len(asked))[:, None]
     # Slots that are not valid have no mass, whatever token they hold.
     return probs.at[rows, read.token_CxJ].add(jnp.exp(read.log_prob_CxJ))
   return jax.vmap(lambda block, state: block.memory.read(state, asked))(
-    model.suffix, memory.blocks
+    model.suffix, memory
   )
 
 
