@@ -20,7 +20,7 @@ FLOORS = (
   ("strict",),
   ("sections",),
   ("config",),
-  ("systems",),
+  ("systems", "sizes"),
   ("data", "devices"),
   ("tasks", "layers"),
   ("memory",),
@@ -39,7 +39,7 @@ FLOORS = (
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}
 # Help and most errors come without waiting for JAX.
 WITHOUT_JAX = {"registry", "versions", "strict", "sections", "config",
-               "systems", "data", "main"}  # fmt: skip
+               "systems", "sizes", "data", "main"}  # fmt: skip
 WITH_JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "clu"}
 
 
