@@ -141,7 +141,7 @@ def violations(modules, experiments):
       lines.append(f"{module} imports the transformer")
   allowed = {
     f"{PACKAGE}.{name}"
-    for name in ("config", "registry", "systems", "sweeps.sweep")
+    for name in ("config", "registry", "sizes", "systems", "sweeps.sweep")
   } | {"ml_collections"}
   for module, source in experiments.items():
     lines += [
