@@ -245,25 +245,21 @@ def rows_here(mesh: Mesh, size: int) -> range | list[int]:
   return sorted({i for rows in found for i in range(size)[rows]})
 
 
-def put_whole_batch(
-  batch: Mapping[str, np.ndarray], mesh: Mesh
-) -> dict[str, jax.Array]:
+def put_whole_batch(batch: Any, mesh: Mesh) -> Any:
   """`put_batch` of a batch that every process has all of."""
-  size = len(next(iter(batch.values())))
+  size = len(jax.tree.leaves(batch)[0])
   rows = rows_here(mesh, size)
   if len(rows) < size:
-    batch = {name: array[rows] for name, array in batch.items()}
+    batch = jax.tree.map(lambda array: array[rows], batch)
   return put_batch(batch, mesh)
 
 
-def put_batch(
-  batch: Mapping[str, np.ndarray], mesh: Mesh
-) -> dict[str, jax.Array]:
-  """Places arrays [B, ...] with B split over "data" and "fsdp".
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+  """Places a tree of arrays [B, ...] with B split over "data" and "fsdp".
 
   Each process passes the sequences that its own devices hold (`rows_here`).
   """
-  arrays = {name: np.asarray(array) for name, array in batch.items()}
+  arrays = jax.tree.map(np.asarray, batch)
   # All of them in one call: a call for each costs three times as much.
   return jax.make_array_from_process_local_data(split_batch(mesh), arrays)
 

@@ -114,10 +114,10 @@ def attend(
 
 def block_size(window: int | None) -> int:
   """Queries of a block: few, to see few keys outside of the window."""
-  short, long = _BLOCKS
-  return (
-    long if window is None else min(window, max(short, min(window // 16, long)))
-  )
+  short, long = _BLOCKS[0], _BLOCKS[-1]
+  if window is None:
+    return long
+  return min(window, max(short, min(window // 16, long)))
 
 
 def _padded(x_HxLxK: Array, by: tuple[int, int]) -> Array:

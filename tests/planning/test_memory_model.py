@@ -17,6 +17,7 @@ from mattt_jax.devices import meshes
 from mattt_jax.learners import build
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.planning import memory_model, planner, topology
+from mattt_jax.ttt.parts import ALL, Parts
 
 RESULTS = pathlib.Path(__file__).parents[2] / "results" / "plan"
 
@@ -45,7 +46,7 @@ def test_arguments_are_those_of_the_program(fsdp):
     mesh__fsdp=fsdp, coordination__inner_off_share=0.0, model__dim=32
   )
   steps = planner.Steps(made, topology.parse("cpu:2"), None)
-  program = steps.train(2, 32, inner=True, memory=False)
+  program = steps.train(2, 32, Parts(memory=False))
   found = terms(made, 2)["arguments"]
   # The program leaves out two arrays, [1, 32], that nothing reads.
   assert found == program.argument_bytes + (4 + 1) * 32
@@ -178,11 +179,11 @@ def test_what_it_does_not_cover():
   made = tiny.experiment()
   assert memory_model.covers(made)
   steps = planner.Steps(made, topology.parse("cpu:2"), None)
-  assert steps.predicted(2, 32, inner=True) is None
+  assert steps.predicted(2, 32, ALL) is None
   steps.on_cpu = False
-  assert steps.predicted(2, 32, inner=False) is None
-  assert steps.predicted(3, 32, inner=True) is None  # on two devices
-  assert steps.predicted(2, 32, inner=True) == terms(made, 2)
+  assert steps.predicted(2, 32, Parts(inner=False)) is None
+  assert steps.predicted(3, 32, ALL) is None  # on two devices
+  assert steps.predicted(2, 32, ALL) == terms(made, 2)
 
 
 def test_it_is_said_with_the_plan():
