@@ -16,7 +16,7 @@ PACKAGE = "mattt_jax"
 # From the ground up. A room is a folder, or a file outside of any; rooms of one
 # floor do not know each other.
 FLOORS = (
-  ("registry", "recompute", "versions"),
+  ("registry", "recompute", "versions", "sizes"),
   ("strict",),
   ("sections",),
   ("config",),

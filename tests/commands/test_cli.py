@@ -308,7 +308,7 @@ def test_lengths():
 
 def test_demo_runs_in_its_directory(capsys, monkeypatch):
   calls = []
-  fake = types.ModuleType("demo")
+  fake = types.ModuleType("_demo")
   fake.run = calls.append
   monkeypatch.setitem(sys.modules, "mattt_jax.commands._demo", fake)
   monkeypatch.setattr(commands, "_demo", fake, raising=False)
