@@ -17,15 +17,14 @@ import pathlib
 import time
 
 import numpy as np
-from flax import nnx
 
 from mattt_jax import config as config_lib
-from mattt_jax.devices import meshes
-from mattt_jax.evaluation import reader
+from mattt_jax.evaluation.reader import Reader
 from mattt_jax.learners import build
 from mattt_jax.registry import load_config
 from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.training import load
+from mattt_jax.ttt.tokens import tokens_of
 
 LENGTH, SEGMENT = 2**20, 2**14
 
@@ -49,10 +48,7 @@ def measure(workdir: pathlib.Path) -> list[dict]:
   batch = {key: np.asarray(array)[None] for key, array in example.items()}
   rows = []
   started = time.perf_counter()
-  for out in reader.segments(
-    experiment, *nnx.split(learner), batch, meshes.make_mesh(1),
-    inner=True, memory=False,
-  ):  # fmt: skip
+  for out in Reader(learner, experiment).segments(tokens_of(batch)):
     now = time.perf_counter()
     rows.append(
       {

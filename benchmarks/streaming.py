@@ -37,7 +37,9 @@ from mattt_jax import config as config_lib
 from mattt_jax.learners import build
 from mattt_jax.learners.build import build_learner
 from mattt_jax.registry import load_config
-from mattt_jax.ttt.meta_loss import read_on
+from mattt_jax.ttt.parts import parts_of
+from mattt_jax.ttt.read_batch import read_on
+from mattt_jax.ttt.tokens import tokens_of
 
 SHORT, LONG = 2**13, 2**20
 CONSTANT = (
@@ -69,12 +71,13 @@ class Stream:
     vocab = build.make_task(experiment).vocab_size
     learner = build_learner(experiment, vocab)
     graphdef, self.params = nnx.split(learner)
-    inner = experiment.inner.enabled
+    parts = parts_of(experiment)
     self.rng = np.random.default_rng(0)
     self.vocab, self.chunk = vocab, experiment.chunk
 
     def read(params, state, batch):
-      return read_on(nnx.merge(graphdef, params), state, batch, inner=inner)
+      learner = nnx.merge(graphdef, params)
+      return read_on(learner, state, tokens_of(batch), parts)
 
     def start(params):
       state = nnx.merge(graphdef, params).init_state(room)

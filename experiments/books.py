@@ -25,7 +25,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from mattt_jax import systems
+from mattt_jax import sizes, systems
 from mattt_jax.config import parse_arg, require, template
 from mattt_jax.sweeps.sweep import chain, param, product
 
@@ -57,19 +57,14 @@ def get_config(arg: str = "") -> ConfigDict:
   config.length = 2048
   config.chunk = 64
   config.batch_size = 2
-  config.model.update(
-    dim=128, num_layers=4, num_suffix=2, num_heads=4, window=64,
-    mlp_dim=256, fast_mlp_dim=256, init_std=0.1, embedding_std=1.0,
-    tie_embeddings=False,
-  )  # fmt: skip
+  config.model.update(sizes.SIZES["medium"], window=64)
   config.outer.update(learning_rate=3e-3, final_learning_rate=3e-4)
   config.train.update(steps=500, checkpoint_every=100)
   config.eval.update(lengths=(2048, 32768), sequences=8, batch_size=1)
 
   if args.tiny:
     config.update(length=64, chunk=16)
-    config.model.update(dim=16, num_heads=2, window=16, mlp_dim=32,
-                        fast_mlp_dim=32)  # fmt: skip
+    config.model.update(sizes.TINY, window=16)
     config.train.update(steps=4, log_every=1, checkpoint_every=2)
     config.eval.update(lengths=(64, 128), sequences=2)
   else:

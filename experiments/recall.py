@@ -36,7 +36,7 @@ fast weights hold would refute that the memory is needed for that.
 
 from ml_collections import ConfigDict
 
-from mattt_jax import systems
+from mattt_jax import sizes, systems
 from mattt_jax.config import parse_arg, require, template
 from mattt_jax.sweeps.sweep import param, product
 
@@ -82,11 +82,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.length = 256
   config.chunk = 32
   config.batch_size = 8
-  config.model.update(
-    dim=64, num_layers=4, num_suffix=2, num_heads=4, window=32,
-    mlp_dim=128, fast_mlp_dim=128, init_std=0.1, embedding_std=1.0,
-    tie_embeddings=False,
-  )  # fmt: skip
+  config.model.update(sizes.SIZES["small"], window=32)
   config.task.interference = 0.8
   config.task.answer_weight = 8.0
   config.task.interference_ramp = (0, 60)
@@ -127,8 +123,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.length = 64
     config.chunk = 8
     config.batch_size = 2
-    config.model.update(dim=16, num_heads=2, window=8, mlp_dim=32,
-                        fast_mlp_dim=32)  # fmt: skip
+    config.model.update(sizes.TINY, window=8)
     config.task.update(num_pairs=2, num_queries=2, gap_share=0.5)
     config.train.update(steps=4, log_every=1, checkpoint_every=2)
     config.task.interference_ramp = (0, 2)

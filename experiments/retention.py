@@ -51,6 +51,7 @@ and `inner` (0: as tuned), `steps`; `tune`; `long`; `size` (125m, 350m, 760m,
 
 from ml_collections import ConfigDict
 
+from mattt_jax import sizes
 from mattt_jax.config import parse_arg, require, require_choice, template
 from mattt_jax.registry import load_config, load_experiment
 from mattt_jax.sweeps.sweep import chain, param, product
@@ -119,7 +120,7 @@ SLOW = ("full_attention", "rag", "rag_bm25", "ttt_nn", "perk",
         "memorizing_transformer", "swa_chunk_store")  # fmt: skip
 # On TPUs: sizes, systems; of VOCABULARY tokens, so many are keys and values.
 CONTEXT, *_ = load_experiment("context_scaling")
-SIZES, VOCABULARY = tuple(CONTEXT.PUBLISHED), CONTEXT.VOCABULARY
+SIZES, VOCABULARY = tuple(sizes.PUBLISHED), CONTEXT.VOCABULARY
 SIZED = ("sliding_window", "full_attention", "ttt_e2e", "swa_episodic",
          "ttt_memory")  # fmt: skip
 KEYS, VALUES = 65536, 16384

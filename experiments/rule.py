@@ -19,7 +19,7 @@ apply the rule to it.
 
 from ml_collections import ConfigDict
 
-from mattt_jax import systems
+from mattt_jax import sizes, systems
 from mattt_jax.config import parse_arg, template
 from mattt_jax.sweeps.sweep import param, product
 
@@ -46,11 +46,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.length = 512
   config.chunk = 32
   config.batch_size = 8
-  config.model.update(
-    dim=64, num_layers=4, num_suffix=2, num_heads=4, window=32,
-    mlp_dim=128, fast_mlp_dim=128, init_std=0.1, embedding_std=1.0,
-    tie_embeddings=False,
-  )  # fmt: skip
+  config.model.update(sizes.SIZES["small"], window=32)
   config.task.update(num_keys=1024, num_pairs=48, num_symbols=8,
                      num_queries=16, num_rule_queries=16, gap_share=0.35,
                      rule_ramp=(50, 250))  # fmt: skip
@@ -58,8 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.eval.update(lengths=(512, 2048, 8192), batch_size=4)
   if args.tiny:
     config.update(length=128, chunk=8, batch_size=2)
-    config.model.update(dim=16, num_heads=2, window=8, mlp_dim=32,
-                        fast_mlp_dim=32)  # fmt: skip
+    config.model.update(sizes.TINY, window=8)
     config.task.update(num_pairs=4, num_queries=2, num_symbols=4,
                        demonstrations=1, rule_ramp=(0, 2))  # fmt: skip
     config.train.update(steps=4, log_every=1, checkpoint_every=2)

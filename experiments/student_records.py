@@ -17,7 +17,7 @@ recall, relation or aggregate.
 
 from ml_collections import ConfigDict
 
-from mattt_jax import systems
+from mattt_jax import sizes, systems
 from mattt_jax.config import parse_arg, template
 from mattt_jax.sweeps.sweep import param, product
 
@@ -44,11 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.length = 256
   config.chunk = 32
   config.batch_size = 8
-  config.model.update(
-    dim=64, num_layers=4, num_suffix=2, num_heads=4, window=32,
-    mlp_dim=128, fast_mlp_dim=128, init_std=0.1, embedding_std=1.0,
-    tie_embeddings=False,
-  )  # fmt: skip
+  config.model.update(sizes.SIZES["small"], window=32)
   config.task.update(question=args.question, fields=("grade",), gap_share=0.5,
                      interference=0.0, answer_weight=8.0)  # fmt: skip
   if args.question == "relation":
@@ -58,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
   if args.tiny:
     config.batch_size = 2
-    config.model.update(dim=16, num_heads=2, mlp_dim=32, fast_mlp_dim=32)
+    config.model.update(sizes.TINY)
     config.train.update(steps=4, log_every=1, checkpoint_every=2)
     config.eval.update(sequences=4, batch_size=2)
   config.train.steps = args.steps or config.train.steps

@@ -114,7 +114,8 @@ def test_settings_are_frozen_and_hashable():
      "use a length of 512"),
     (dict(train__random_lengths=(256, 500)), "chunk=32 must divide "
      "train.random_lengths=500: use a length of 512"),
-    (dict(train__random_lengths=(64,)), "length=64 is too short for task"),
+    (dict(train__random_lengths=(64,)), "length=64 is too short for 48 tokens "
+     "of facts"),
     (dict(train__random_lengths=(512,), task__lengths=(256,),
           task__lengths_until=(3,)), "task.lengths=(256,) does nothing with "
      "train.random_lengths=(512,): choose one"),

@@ -22,7 +22,9 @@ from mattt_jax.learners import build
 from mattt_jax.registry import load_config
 from mattt_jax.report import plots
 from mattt_jax.training import load, trainer
-from mattt_jax.ttt.meta_loss import read_batch
+from mattt_jax.ttt.parts import Parts
+from mattt_jax.ttt.read_batch import read_batch
+from mattt_jax.ttt.tokens import tokens_of
 
 SYSTEMS = {
   "ttt_e2e": "TTT alone",
@@ -98,9 +100,9 @@ def _train(config: str, workdir: pathlib.Path) -> dict[str, Any]:
   }
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "inner"))
-def _losses(graphdef, params, batch, *, inner):
-  return read_batch(nnx.merge(graphdef, params), batch, inner=inner).loss_BxL
+@functools.partial(jax.jit, static_argnames=("graphdef", "parts"))
+def _losses(graphdef, params, tokens, parts):
+  return read_batch(nnx.merge(graphdef, params), tokens, parts).loss_BxL
 
 
 def _read_document(config: str, workdir: pathlib.Path) -> dict[str, Any]:
@@ -128,7 +130,8 @@ def _read_document(config: str, workdir: pathlib.Path) -> dict[str, Any]:
   edges = np.linspace(0, length, _BUCKETS + 1).astype(int)
   curves = {}
   for label, inner in (("on", True), ("off", False)):
-    loss_L = np.asarray(_losses(graphdef, params, batch, inner=inner))[0]
+    parts = Parts(inner=inner)
+    loss_L = np.asarray(_losses(graphdef, params, tokens_of(batch), parts))[0]
     curves[label] = [
       float(loss_L[a:b].mean())
       for a, b in zip(edges[:-1], edges[1:], strict=True)

@@ -143,14 +143,10 @@ def _split_state(
   Raises:
     ValueError: the class of a state does not say how it is split.
   """
-  kind = type(state)
-  declared = getattr(kind, "AXES", {})
+  declared = getattr(state, "AXES", {})
+  kind = f"{type(state).__module__}.{type(state).__name__}"
   unknown = declared.keys() - {f.name for f in dataclasses.fields(state)}
-  require(
-    not unknown,
-    f"{kind.__name__}.AXES has {', '.join(map(repr, sorted(unknown)))}, which "
-    f"is no field of {kind.__name__}: rename or remove it",
-  )
+  require(not unknown, f"{kind}.AXES names no field of it: {sorted(unknown)}")
 
   def visit(path, x):
     # Inside a memory, `value` may be a name: not `path_name`.
@@ -163,18 +159,17 @@ def _split_state(
     field = path[0].name
     require(
       field in declared,
-      f"{name}: {kind.__name__} does not say how {field!r} is split over the "
-      f"mesh: add AXES: ClassVar = {{{field!r}: (...)}} to that class, with a "
-      f"mesh axis ({TENSOR!r}, {CONTEXT!r}) or None for each axis of the "
-      "array, or () to have it whole on every device",
+      f"{name}: {kind} does not say how {field!r} is split over the mesh: add "
+      f"AXES: ClassVar = {{{field!r}: (...)}} to that class, with a mesh axis "
+      f"({TENSOR!r}, {CONTEXT!r}) or None for each axis of the array, or () to "
+      "have it whole on every device",
     )
-    last = declared[field]
+    last, source = declared[field], f"{kind}.AXES[{field!r}]"
     require(
       set(last) <= {None, *meshes.AXES},
-      f"{kind.__name__}.AXES[{field!r}]={last}: the mesh has the axes "
-      f"{', '.join(meshes.AXES)}",
+      f"{source}={last}: the axes of a mesh are {', '.join(meshes.AXES)}",
     )
-    return split(name, x, last, f"{kind.__name__}.AXES[{field!r}]")
+    return split(name, x, last, source)
 
   return jax.tree_util.tree_map_with_path(
     visit, state, is_leaf=lambda x: x is not state and _is_struct(x)
@@ -250,25 +245,21 @@ def rows_here(mesh: Mesh, size: int) -> range | list[int]:
   return sorted({i for rows in found for i in range(size)[rows]})
 
 
-def put_whole_batch(
-  batch: Mapping[str, np.ndarray], mesh: Mesh
-) -> dict[str, jax.Array]:
+def put_whole_batch(batch: Any, mesh: Mesh) -> Any:
   """`put_batch` of a batch that every process has all of."""
-  size = len(next(iter(batch.values())))
+  size = len(jax.tree.leaves(batch)[0])
   rows = rows_here(mesh, size)
   if len(rows) < size:
-    batch = {name: array[rows] for name, array in batch.items()}
+    batch = jax.tree.map(lambda array: array[rows], batch)
   return put_batch(batch, mesh)
 
 
-def put_batch(
-  batch: Mapping[str, np.ndarray], mesh: Mesh
-) -> dict[str, jax.Array]:
-  """Places arrays [B, ...] with B split over "data" and "fsdp".
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+  """Places a tree of arrays [B, ...] with B split over "data" and "fsdp".
 
   Each process passes the sequences that its own devices hold (`rows_here`).
   """
-  arrays = {name: np.asarray(array) for name, array in batch.items()}
+  arrays = jax.tree.map(np.asarray, batch)
   # All of them in one call: a call for each costs three times as much.
   return jax.make_array_from_process_local_data(split_batch(mesh), arrays)
 
@@ -331,7 +322,9 @@ def split_states(mesh: AnyMesh, states: Any) -> Any:
 
   def split(name, x, last, source):
     axes = _fitted(name, tuple(x.shape[1:]), last, mesh.shape, source)
-    return NamedSharding(mesh, PartitionSpec(BATCH, *(axes if last else ())))
+    if not any(axes):
+      axes = ()
+    return NamedSharding(mesh, PartitionSpec(BATCH, *axes))
 
   return _split_state(split, states)
 

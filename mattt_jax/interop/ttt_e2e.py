@@ -25,6 +25,8 @@ from mattt_jax.model.transformer import Transformer
 from mattt_jax.ttt import coordination
 from mattt_jax.ttt.inner_loop import make_learner, read_sequence
 from mattt_jax.ttt.meta_loss import sequence_loss
+from mattt_jax.ttt.parts import Parts
+from mattt_jax.ttt.tokens import make_tokens
 
 _ROOT = "language_model.model."
 _BLOCKS = _ROOT + "h.blocks."
@@ -225,8 +227,8 @@ def _run(model: TTTE2E, params, tokens, targets, loss_masks, mode):
     def read(tokens_L, targets_L, mask_L):
       state = learner.init_state(length, streaming=False)
       state, out = read_sequence(
-        learner, state, tokens_L, targets_L, mask_L,
-        inner=mode == "meta", rate_scale=model.rate_scale,
+        learner, state, make_tokens(tokens_L, targets_L, mask_L),
+        Parts(inner=mode == "meta"), model.rate_scale,
       )  # fmt: skip
       loss_L = out.loss_C.reshape(-1)
       return {

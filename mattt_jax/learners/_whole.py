@@ -2,7 +2,7 @@
 
 from typing import NoReturn
 
-from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.learner import Learner
 
 
 class WholeReader(Learner):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
-  from mattt_jax.ttt.inner_loop import Learner
+  from mattt_jax.ttt.learner import Learner
 
 
 @dataclasses.dataclass(frozen=True)

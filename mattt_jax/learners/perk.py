@@ -44,8 +44,14 @@ from mattt_jax.model import fast_weights
 from mattt_jax.model.fast_weights import FastWeight
 from mattt_jax.model.transformer import Transformer
 from mattt_jax.recompute import recomputed
-from mattt_jax.ttt.inner_loop import ChunkOutput, in_chunks, weighted_mean
 from mattt_jax.ttt.inner_optimizer import InnerOptimizer, transform
+from mattt_jax.ttt.parts import ALL
+from mattt_jax.ttt.tokens import (
+  ChunkOutput,
+  Tokens,
+  in_chunks,
+  weighted_mean,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,19 +190,20 @@ class Perk(WholeReader):
 
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(add, state))
 
-  def context_loss(self, tokens_gxC, targets_gxC, weight_gxC) -> Array:
+  def context_loss(self, context: Tokens) -> Array:
     """L, which an inner step descends. The hidden states that w looks at are
     constants to every gradient; w's own parameters get the meta-gradient."""
     read = functools.partial(_read, self.adapted())
-    loss_gxC, _, forward = jax.vmap(read)(tokens_gxC, targets_gxC)
+    loss_gxC, _, forward = jax.vmap(read)(context.tokens, context.targets)
+    weight_gxC = context.weight
     if self.config.weigh_tokens:
       hidden_gxCxD = jax.lax.stop_gradient(forward.final_CxD)
       score_gxCx1 = self.token_weight(hidden_gxCxD)
       weight_gxC = weight_gxC * jax.nn.softplus(score_gxCx1[..., 0])
     return weighted_mean(loss_gxC, weight_gxC)
 
-  def learn(self, context, rate_scale: Array | float = 1.0):
-    """Takes K steps on a context's segments, (tokens, targets, weight)_gxC.
+  def learn(self, context: Tokens, rate_scale: Array | float = 1.0):
+    """Takes K steps on a context's segments, [g, C].
 
     Returns:
       phi_K; and the loss and the norm of its gradient before each step.
@@ -210,7 +217,7 @@ class Perk(WholeReader):
 
     def run(slow, carry, rate_KxT):
       def loss_fn(fast):
-        return nnx.merge(graphdef, fast, slow).context_loss(*context)
+        return nnx.merge(graphdef, fast, slow).context_loss(context)
 
       def step(carry, rate_T):
         fast, opt_state = carry
@@ -244,17 +251,7 @@ class Perk(WholeReader):
       lambda a, b: jnp.concatenate([a, b]), seen, seen_last
     )
 
-  def read_whole(
-    self,
-    tokens_L,
-    targets_L,
-    weight_L,
-    relevant_L,
-    *,
-    inner=True,
-    memory=True,
-    rate_scale=1.0,
-  ) -> ChunkOutput:
+  def read_whole(self, tokens, parts=ALL, rate_scale=1.0) -> ChunkOutput:
     """Learns the context, then reads the questions, [n, ...].
 
     The context's tokens have the losses of phi_0 on their segments, before any
@@ -264,31 +261,32 @@ class Perk(WholeReader):
     Raises:
       ValueError: the chunk does not divide L, or no context is left.
     """
-    length, c = len(tokens_L), self.chunk
+    length, c = len(tokens.tokens), self.chunk
     require_chunked(c, length)
     self.config.require_context("length", length, c)
     at = length - self.config.question_chunks * c
-    chunks = in_chunks((tokens_L, targets_L, weight_L), c)
+    chunks = in_chunks(tokens, c)
     context = jax.tree.map(lambda x: x[: at // c], chunks)
     read_all = jax.vmap(functools.partial(_read, self.adapted()))
-    context_read = read_all(*context[:2])
+    context_read = read_all(context.tokens, context.targets)
     learner, norm, diagnostics = self, jnp.zeros(()), {}
-    if inner:
+    if parts.inner:
       graphdef, _, slow = fast_weights.split(self)
       fast, (loss_K, norm_K) = self.learn(context, rate_scale)
       learner, norm = nnx.merge(graphdef, fast, slow), jnp.mean(norm_K)
       diagnostics = {"first_loss": loss_K[0], "last_loss": loss_K[-1]}
-    question_read = _read(learner.adapted(), tokens_L[at:], targets_L[at:])
+    question_read = _read(
+      learner.adapted(), tokens.tokens[at:], tokens.targets[at:]
+    )
 
     loss_nxC, correct_nxC = (
       jnp.concatenate([jnp.ravel(a), b]).reshape(-1, c)
       for a, b in zip(context_read[:2], question_read[:2], strict=True)
     )
-    _, _, weight_nxC = chunks
     return ChunkOutput(
       loss_C=loss_nxC,
       correct_C=correct_nxC,
-      inner_loss=jax.vmap(weighted_mean)(loss_nxC, weight_nxC),
+      inner_loss=jax.vmap(weighted_mean)(loss_nxC, chunks.weight),
       inner_grad_norm=jnp.broadcast_to(norm, len(loss_nxC)),
       diagnostics=self.model.diagnostics(question_read[2]) | diagnostics,
     )

@@ -40,13 +40,10 @@ from mattt_jax.memory import chunk_store
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model.transformer import Cache, Transformer
 from mattt_jax.recompute import recomputed
-from mattt_jax.ttt.inner_loop import (
-  ChunkOutput,
-  Learner,
-  in_chunks,
-  make_learner,
-  weighted_mean,
-)
+from mattt_jax.ttt.inner_loop import make_learner
+from mattt_jax.ttt.learner import Learner
+from mattt_jax.ttt.parts import ALL
+from mattt_jax.ttt.tokens import ChunkOutput, Tokens, in_chunks, weighted_mean
 
 _RETRIEVERS = ("embedding", "bm25")
 _EMBEDDINGS = ("token", "random")
@@ -189,37 +186,27 @@ class RAG(WholeReader):
       read=jnp.zeros((), jnp.int32),
     )
 
-  def read_whole(
-    self,
-    tokens_L,
-    targets_L,
-    weight_L,
-    relevant_L,
-    *,
-    inner=True,
-    memory=True,
-    rate_scale=1.0,
-  ) -> ChunkOutput:
+  def read_whole(self, tokens, parts=ALL, rate_scale=1.0) -> ChunkOutput:
     """Reads a sequence, [n, ...]; `inner_loss` is the chunk's own loss.
 
-    There is no inner loop and no memory to switch: `relevant_L` and the
-    keywords change nothing.
+    There is no inner loop and no memory to switch: `parts`, `rate_scale` and
+    `tokens.relevant` change nothing.
 
     Raises:
       ValueError: the chunk does not divide L.
     """
-    del relevant_L, inner, memory, rate_scale
-    require_chunked(self.chunk, len(tokens_L))
-    chunks = in_chunks((tokens_L, targets_L, weight_L), self.chunk)
+    del parts, rate_scale
+    length = len(tokens.tokens)
+    require_chunked(self.chunk, length)
 
     def body(past, chunk):
-      token_C, target_C, weight_C = chunk
-      output = self._read(past, token_C, target_C, weight_C)
-      return self.keep(past, token_C, weight_C > 0), output
+      output = self._read(past, chunk)
+      return self.keep(past, chunk.tokens, chunk.weight > 0), output
 
     if self.inner.config.remat_levels:
       body = recomputed(body)
-    return jax.lax.scan(body, self.init_past(len(tokens_L)), chunks)[1]
+    chunks = in_chunks(tokens, self.chunk)
+    return jax.lax.scan(body, self.init_past(length), chunks)[1]
 
   def embed(self, token_T: Array, valid_T: Array) -> Array:
     """The key of a text, [E]: counts of its words, or the unit mean of the
@@ -277,20 +264,20 @@ class RAG(WholeReader):
       read=past.read + c,
     )
 
-  def _read(self, past: Past, token_C, target_C, weight_C) -> ChunkOutput:
+  def _read(self, past: Past, chunk: Tokens) -> ChunkOutput:
     front, missing = self.in_front(past)
-    token_S = jnp.concatenate([front, token_C])
+    token_S = jnp.concatenate([front, chunk.tokens])
     # Attention sees no key before position 0.
     x_SxD, cache = self.model.read_prefix(token_S, Cache(None, None), -missing)
     forward = self.model.forward(x_SxD, cache, None, -missing)
     forward = dataclasses.replace(
       forward, final_CxD=forward.final_CxD[len(front) :]
     )
-    loss_C, correct_C = self.model.score(forward, target_C)
+    loss_C, correct_C = self.model.score(forward, chunk.targets)
     return ChunkOutput(
       loss_C=loss_C,
       correct_C=correct_C,
-      inner_loss=weighted_mean(loss_C, weight_C),
+      inner_loss=weighted_mean(loss_C, chunk.weight),
       inner_grad_norm=jnp.zeros(()),
       diagnostics=self.model.diagnostics(forward),
     )

@@ -33,11 +33,12 @@ from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
 from mattt_jax.recompute import recomputed
 from mattt_jax.ttt import replay
-from mattt_jax.ttt.inner_loop import (
+from mattt_jax.ttt.inner_step import replay_chunks
+from mattt_jax.ttt.parts import ALL
+from mattt_jax.ttt.tokens import (
   Chunk,
   ChunkOutput,
   in_chunks,
-  replay_chunks,
   weighted_mean,
 )
 
@@ -98,17 +99,7 @@ class TTTNN(WholeReader):
     )  # fmt: skip
     self.reset_optimizer = config.reset_optimizer
 
-  def read_whole(
-    self,
-    tokens_L,
-    targets_L,
-    weight_L,
-    relevant_L,
-    *,
-    inner=True,
-    memory=True,
-    rate_scale=1.0,
-  ) -> ChunkOutput:
+  def read_whole(self, tokens, parts=ALL, rate_scale=1.0) -> ChunkOutput:
     """Reads a sequence from an empty store, [n, ...].
 
     The attention window holds the past as W_0 read it: a chunk's loss depends
@@ -119,36 +110,35 @@ class TTTNN(WholeReader):
     Raises:
       ValueError: the chunk does not divide L.
     """
-    length = len(tokens_L)
+    length = len(tokens.tokens)
     require_chunked(self.chunk, length)
     graphdef, fast_0, slow = fast_weights.split(self.model)
     cache = self.model.init_cache(length, False)
-    x_LxD, cache = self.model.read_prefix(tokens_L, cache, 0)
-    chunks = in_chunks(
-      Chunk(x_LxD, targets_L, weight_L, relevant_L), self.chunk
-    )
+    x_LxD, cache = self.model.read_prefix(tokens.tokens, cache, 0)
+    chunks = in_chunks(Chunk(x_LxD, tokens), self.chunk)
 
     def body(carry, chunk):
       cache, stored, position = carry
-      fast = self._learn(stored, rate_scale) if inner else fast_0
+      target_C, weight_C = chunk.tokens.targets, chunk.tokens.weight
+      fast = self._learn(stored, rate_scale) if parts.inner else fast_0
       model = nnx.merge(graphdef, fast, slow)
       forward = model.forward(chunk.x_CxD, cache, None, position)
-      loss_C, correct_C = model.score(forward, chunk.target_C)
+      loss_C, correct_C = model.score(forward, target_C)
       drift = optax.tree.norm(
         jax.lax.stop_gradient(jax.tree.map(jnp.subtract, fast, fast_0))
       )
       output = ChunkOutput(
         loss_C=loss_C,
         correct_C=correct_C,
-        inner_loss=weighted_mean(loss_C, chunk.weight_C),
+        inner_loss=weighted_mean(loss_C, weight_C),
         inner_grad_norm=jnp.zeros(()),
         diagnostics={**model.diagnostics(forward), "drift": drift},
       )
       past = forward
-      if inner:  # with W_0; only its keys and values are computed
+      if parts.inner:  # with W_0; only its keys and values are computed
         past = self.model.forward(chunk.x_CxD, cache, None, position)
       cache = dataclasses.replace(cache, suffix=past.cache)
-      stored = replay.store(stored, chunk.x_CxD, chunk.target_C, chunk.weight_C)
+      stored = replay.store(stored, chunk.x_CxD, target_C, weight_C)
       return (cache, stored, position + self.chunk), output
 
     if self.inner.config.remat_levels:

@@ -128,12 +128,13 @@ class HeadSite(_MemorySite):
     return model.pointer.init_state(context_length)
 
   def read(self, model, state, x_CxD, run_suffix):
-    read = model.pointer.read(state, x_CxD)
+    asked_CxD = x_CxD
+    read = model.pointer.read(state, asked_CxD)
     if self._feeds:
-      logit_C = model.speak_bias[...] + (
-        rms_normalize(x_CxD, 1e-6) @ model.speak_weight[...]
-      )
       x_CxD = x_CxD + _expected_embedding(model, read).astype(x_CxD.dtype)
+      logit_C = model.speak_bias[...] + (
+        rms_normalize(asked_CxD, 1e-6) @ model.speak_weight[...]
+      )
       read = mixture.speak(read, logit_C)
     x_CxD, cache, _ = run_suffix(x_CxD, None)
     return x_CxD, cache, read
@@ -152,7 +153,8 @@ class HeadSite(_MemorySite):
 
   def diagnostics(self, read):
     null = jnp.mean(jnp.exp(read.log_null_C))
-    return null, 1 - null, 1 - null
+    share = 1 - null
+    return null, share, share
 
   def next_token_probs(self, read, own_CxV):
     return mixture.next_token_probs(read, own_CxV)

@@ -119,7 +119,9 @@ def _flat(row: Row) -> list[Row]:
   if "length" in row:  # flat already
     asked = row.get("task", "")
     about = {"variant": "", "off": "", "asked": asked, "settings": {}}
-    return [about | row | {"task": _settings(asked)}]
+    sizes = row.get("state_bytes")
+    total = sum(sizes.values()) if sizes else None
+    return [about | row | {"task": _settings(asked), "state_bytes": total}]
   found, settings = row["evaluation"], row.get("settings", {})
   task, at = row["config"]["task"], row["config"]["length"]
   about = {

@@ -41,7 +41,8 @@ def today(row: dict[str, Any]) -> dict[str, Any]:
   """A row under today's names and in the form that `mattt sweep` writes.
 
   Rows of systems, of sweeps, of collected runs ("run": "SYSTEM/SEED"), of
-  `mattt compare` as it was ("switched_off"), and of whatever has a text with
+  `mattt compare` as it was ("switched_off"), of hard recall along its axes
+  ("pairs", "value_length"), and of whatever has a text with
   `system=NAME` in "config" or "command"; others are returned as they are.
   """
   row = dict(row)
@@ -52,6 +53,14 @@ def today(row: dict[str, Any]) -> dict[str, Any]:
     return _compared(row)
   if "system" in row:
     row["system"] = name(row["system"])
+  if "pairs" in row:  # as `mattt evaluate` names a task
+    pairs, size = row.pop("pairs"), row.pop("value_length")
+    row["task"] = (
+      f"associative_recall:num_pairs={pairs},updates={pairs // 3},"
+      f"value_length={size}"
+    )
+  for rule, share in row.pop("guessing", {}).items():
+    row[f"guess_{rule}"] = share
   settings = row.get("settings")
   if isinstance(settings, dict) and "system" in settings:
     row["settings"] = settings | {"system": name(settings["system"])}

@@ -14,10 +14,10 @@ from jax.sharding import PartitionSpec as P
 
 from mattt_jax import config
 from mattt_jax.devices import meshes, sharding
-from mattt_jax.evaluation import reader
 from mattt_jax.learners import build
 from mattt_jax.training import train_step
 from mattt_jax.training.optimizer import make_optimizer
+from mattt_jax.ttt import read_batch
 
 
 def test_rules_place_by_path_and_the_first_one_wins():
@@ -96,7 +96,7 @@ def test_fast_weights_and_slots_are_placed_by_sequence():
   mesh = meshes.make_mesh(1, 2, 2, 2)
   made = small.experiment("episodic", inner__optimizer="momentum")
   graphdef, params = build.abstract_learner(made, 40)
-  states = jax.eval_shape(reader._starter(graphdef, 4, 16), params)
+  states = jax.eval_shape(read_batch._starter(graphdef, 4, 16), params)
   placed = sharding.split_states(mesh, states)
   both = ("data", "fsdp")
   found = {
@@ -123,7 +123,7 @@ def test_every_rule_of_a_state_has_something_to_say(memory, read):
   grows with heads or with the context is split."""
   made = small.experiment(memory, read, coordination__replay=1)
   graphdef, params = build.abstract_learner(made, 40)
-  states = jax.eval_shape(reader._starter(graphdef, 1, 16), params)
+  states = jax.eval_shape(read_batch._starter(graphdef, 1, 16), params)
   placed = sharding.split_states(meshes.make_mesh(1, 1, 2, 2), states)
   whole = {
     jax.tree_util.keystr(path, simple=True, separator="/")
@@ -268,7 +268,7 @@ def placed_arrays(memory=None, read=None, changes=()) -> dict[str, P]:
     return {"batch": sharding.split_batch(mesh).spec}
   made = small.experiment(memory, read, **dict(changes))
   graphdef, params = build.abstract_learner(made, 40)
-  states = jax.eval_shape(reader._starter(graphdef, 4, 16), params)
+  states = jax.eval_shape(read_batch._starter(graphdef, 4, 16), params)
   found = {}
   for path, x in jax.tree_util.tree_leaves_with_path(
     sharding.split_states(mesh, states)

@@ -12,6 +12,18 @@ from mattt_jax.registry import load_config
 from mattt_jax.report import compare
 from mattt_jax.sweeps import sweep
 
+# The smallest model that there is: one block, one step.
+SMALL = """
+from mattt_jax.registry import load_config
+
+def get_config(arg=""):
+  config = load_config(f"recall:tiny,steps=1,{arg}")
+  config.train.checkpoint_every = 1
+  config.model.update(num_layers=1, num_suffix=1)
+  config.update(batch_size=8)
+  config.eval.update(lengths=(64,), sequences=2, batch_size=8)
+  return config
+"""
 SUMMARY = {"answer_exact_match": 0.5, "other_loss": 1.0}
 
 
@@ -74,21 +86,20 @@ def test_table_shows_mean_and_range():
   assert text[-1].startswith("| perk how=first | 0.500 | 0.500 | - | 1.000 |")
 
 
-def test_a_sweep_then_its_runs(tmp_path, capsys, monkeypatch):
+def test_a_sweep_then_its_runs(tmp_path, capsys):
   """The real command: two runs of a step, their table, and again without."""
-  monkeypatch.delenv(
-    "XLA_FLAGS", raising=False
-  )  # one device, for two sequences
-  out, results = tmp_path / "out", tmp_path / "rows.jsonl"
-  argv = ["compare", "--config=recall:tiny,steps=1", f"--out={out}",
-          "--systems=sliding_window,swa_episodic", "--seeds=1",
+  path, out = tmp_path / "mine.py", tmp_path / "out"
+  path.write_text(SMALL)
+  results = tmp_path / "rows.jsonl"
+  argv = ["compare", f"--config={path}", f"--out={out}", "--seeds=1",
+          "--systems=sliding_window,swa_episodic",
           f"--results={results}"]  # fmt: skip
   assert cli.main(argv) == 0
   said = capsys.readouterr().out
   assert "2 of 2 runs finished" in said
   rows = list(map(json.loads, results.open()))
   expected = sweep.runs(
-    "recall:tiny,steps=1",
+    str(path),
     compare.settings(["sliding_window", "swa_episodic"], [1]),
   )
   assert [x["config_hash"] for x in rows] == [run.hash for run in expected]

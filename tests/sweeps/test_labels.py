@@ -54,6 +54,12 @@ def test_a_compared_row_is_that_of_a_sweep(tmp_path):
     ({"system": "ttt_episodic"}, {"system": "ttt_memory"}),
     ({"settings": {"system": "ttt"}}, {"settings": {"system": "ttt_e2e"}}),
     ({"system": "swa_slots"}, {"system": "swa_slots"}),
+    ({"guessing": {"nearest": 0.5}}, {"guess_nearest": 0.5}),
+    (
+      {"system": "ttt", "pairs": 16, "value_length": 4},
+      {"system": "ttt_e2e", "task": "associative_recall:num_pairs=16,updates=5,"
+       "value_length=4"},
+    ),
     (
       {"config": "rule:system=ttt,seed=1", "command": "system=ttt -a"},
       {"config": "rule:system=ttt_e2e,seed=1", "command": "system=ttt_e2e -a"},

@@ -13,6 +13,7 @@ from mattt_jax.devices import meshes, sharding
 from mattt_jax.learners import build
 from mattt_jax.planning import planner, topology
 from mattt_jax.training import placement, trainer
+from mattt_jax.ttt.parts import Parts
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 EXPERIMENTS = sorted(registry.experiments())
@@ -72,7 +73,7 @@ def test_bytes_are_those_of_the_compiled_programs(trainable):
   steps = planner.Steps(made, topology.parse("cpu:2"), None)
   mesh = meshes.abstract_mesh(made.mesh, 2)
   placed = placement.place(made, steps.task.vocab_size, mesh)
-  train = steps.train(2, 32, inner=False, memory=False)
+  train = steps.train(2, 32, Parts(inner=False, memory=False))
   # More than that is what is read of one sequence: five arrays at most of 32
   # tokens to train, four of 16 to evaluate.
   more = train.argument_bytes - placed.train_bytes()

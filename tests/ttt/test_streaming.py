@@ -9,6 +9,8 @@ from flax import nnx
 
 from mattt_jax.model import sites
 from mattt_jax.ttt.inner_loop import read_sequence
+from mattt_jax.ttt.parts import Parts
+from mattt_jax.ttt.tokens import make_tokens
 
 LENGTH = 6 * small.CHUNK
 CASES = [(*system, {}) for system in small.SYSTEMS] + [
@@ -37,7 +39,8 @@ def empty(learner, streaming=True):
 @pytest.fixture(scope="module")
 def read(learner):
   def part(state, tokens, targets, weight):
-    return read_sequence(learner, state, tokens, targets, weight)
+    given = make_tokens(tokens, targets, weight)
+    return read_sequence(learner, state, given)
 
   return jax.jit(part)
 
@@ -132,7 +135,7 @@ def test_of_a_plain_transformer_a_chunk_is_only_what_is_read_at_once(attention):
     def loss(params):
       learner = nnx.merge(graphdef, params)
       _, out = small.read(
-        learner, tokens, targets, jnp.ones(LENGTH), inner=False
+        learner, tokens, targets, jnp.ones(LENGTH), parts=Parts(inner=False)
       )
       loss_L = out.loss_C.reshape(-1)
       return jnp.mean(loss_L), loss_L
