@@ -20,7 +20,7 @@ FLOORS = (
   ("strict",),
   ("sections",),
   ("config",),
-  ("systems", "sizes"),
+  ("systems",),
   ("data", "devices"),
   ("tasks", "layers"),
   ("memory",),
