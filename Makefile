@@ -53,73 +53,34 @@ lint: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/run.py
 
-# What README shows; finished runs are not repeated, broken ones go on.
-RECALL := $(foreach seed,1 2 3,$(foreach system,\
-	swa_episodic ttt_episodic ttt swa,$(system)/$(seed)))
-
-comma := ,
-list = $(subst $() ,$(comma),$(strip $(1)))
-EVERY := $(call list,swa_associative swa_neural swa_slots swa_chunk_store \
-	sliding_window sliding_window_equal_bytes full_attention gated_delta_net \
-	titans infini_attention memorizing_transformer rag rag_bm25 ttt_nn perk \
-	dynamic_evaluation ttt_e2e ttt_e2e_first_order ttt_memory \
-	ttt_memory_scheduled)
-HOW := $(call list,joint scheduled memory_first memory_sometimes read_loss \
-	inner_without_memory surprise rate_from_memory learn_rate residual \
-	residual_scheduled retention replay)
-WRITE := $(call list,$(addprefix write_,all recency random surprise gradient \
-	learned oracle))
+# What README shows: FILE=EXPERIMENT, whose sweep() lists its runs; those that
+# results/FILE.jsonl has are not repeated, broken ones go on.
+RESULTS := recall=recall hard=recall:hard easy=recall:easy \
+	induction=recall:easy,induction rule=rule coordination=coordination \
+	write=coordination:write records=student_records frontier=frontier \
+	reasoning=reasoning retention_tune=retention:tune retention=retention \
+	retention_long=retention:long context=context_scaling
+TABLES := hard easy induction rule records  # the notebooks make the others
+TTT := recall:hard,system=ttt_e2e,seed=1
 
 results: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
-results: $(VENV)/.installed $(RECALL:%=runs/recall/%/evaluation.json) demo
+results: demo
 	cp runs/demo/results.json results/demo.json
-	$(BIN)/python -m mattt_jax.sweeps.rows runs/recall \
-		--out=results/recall.jsonl
-	$(BIN)/mattt compare --task=recall --arg=hard --out=runs/hard \
-		--systems=swa_episodic,ttt,ttt_episodic,ttt_memory_scheduled \
-		--seeds=1,2,3
-	$(BIN)/python results/capacity.py
-	$(BIN)/mattt compare --task=rule --out=runs/rule \
-		--systems=2x2:episodic --seeds=1,2,3
-	$(BIN)/mattt compare --task=recall --arg=easy --out=runs/easy --seeds=1 \
-		--systems=$(EVERY)
-	$(BIN)/mattt compare --task=recall --arg=easy,induction --steps=3000 \
-		--out=runs/induction --seeds=1 \
-		--systems=gated_delta_net,full_attention,infini_attention
-	$(BIN)/mattt compare --task=coordination --out=runs/coordination \
-		--systems=ttt_episodic --each=how:$(HOW) --seeds=1,2,3
-	$(BIN)/mattt compare --task=coordination --out=runs/write \
-		--systems=swa_episodic --each=how:$(WRITE) --seeds=1,2,3
-	$(BIN)/mattt compare --task=student_records --out=runs/records \
-		--systems=perk --seeds=1,2,3
-	for name in hard rule easy induction coordination write records; do \
-		for kind in jsonl md; do \
-		cp runs/$$name/compare.$$kind results/$$name.$$kind; done; done
-	$(BIN)/python results/streaming.py
-	for name in retention frontier reasoning; do \
-		$(BIN)/mattt sweep --experiment=$$name --out=runs/$$name \
-		--results=results/$$name.jsonl || exit 1; done
-	$(BIN)/mattt sweep --experiment=retention:long --out=runs/retention_long \
-		--results=results/retention_long.jsonl
-	$(BIN)/mattt sweep --experiment=context_scaling --out=runs/context \
-		--results=results/context.jsonl
-	$(BIN)/python results/shortcuts.py
+	for pair in $(RESULTS); do \
+		$(BIN)/mattt sweep --config=$${pair#*=} --out=runs/$${pair%%=*} \
+			--results=results/$${pair%%=*}.jsonl || exit 1; done
+	for name in $(TABLES); do $(BIN)/mattt compare results/$$name.jsonl \
+		>results/$$name.md || exit 1; done
+	$(BIN)/mattt train --config=$(TTT) --workdir=runs/million
+	$(BIN)/python benchmarks/million.py --workdir=runs/million \
+		--out=results/streaming.jsonl
 	$(MAKE) notebooks
 
-runs/recall/%/evaluation.json:
-	$(BIN)/mattt train --workdir=runs/recall/$* \
-		--config=experiments/recall.py:system=$(*D),seed=$(*F)
-
-# A real book from end to end: prepared, trained on others, read (see results/).
-BOOKS := $(foreach seed,1 2 3,$(foreach system,ttt_memory ttt_memory_scheduled \
-	ttt_e2e swa_episodic sliding_window,runs/books/$(system)/$(seed)/.read)) \
-	runs/books/full_attention/1/.read
-
+# A real book from end to end: prepared, trained on others, read.
 books: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
-books: $(BOOKS)
-	$(BIN)/python results/books.py
-	$(BIN)/python results/headroom.py
-	$(MAKE) notebooks
+books: data/books.json
+	$(BIN)/mattt sweep --config=books:ask --out=runs/books
+	$(BIN)/python benchmarks/headroom.py --out=results/headroom.json
 
 # The tables and figures of results/, from the rows there; under a minute.
 notebooks: $(VENV)/.installed
@@ -129,19 +90,6 @@ data/books.json: | $(VENV)/.installed
 	$(BIN)/mattt prepare books data/books
 	$(BIN)/mattt tokenizer train --source=directory:data/books --vocab=1024 \
 		--out=$@
-
-CLOZE := name_cloze:source=directory:data/books,beyond=256
-
-runs/books/%/.read: data/books.json
-	$(BIN)/mattt train --workdir=$(@D) \
-		--config=experiments/books.py:system=$(*D),seed=$(*F)
-	$(BIN)/mattt evaluate --workdir=$(@D) --lengths=2048,32768 \
-		--tasks='language_modeling:repeat_ngram=6,repeat_beyond=256'
-	$(BIN)/mattt evaluate --workdir=$(@D) --lengths=2048 --sequences=64 \
-		--tasks='$(CLOZE)'
-	$(BIN)/mattt evaluate --workdir=$(@D) --lengths=32768 --sequences=8 \
-		--tasks='$(CLOZE)'
-	touch $@
 
 # Resolves the newest versions that pyproject.toml allows and pins them.
 lock:

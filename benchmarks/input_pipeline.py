@@ -2,7 +2,7 @@
 
     python benchmarks/input_pipeline.py --out=FILE.json
 
-Training: each experiment's `tiny` with a window alone (swa), whose steps are
+Training: each experiment's `tiny` with a window alone, whose steps are
 the shortest that there are, so that this is the worst case; after compilation,
 and each step being waited for, which the trainer does not do, so that the
 device has nothing else to do while it waits:
@@ -43,17 +43,18 @@ from mattt_jax.learners.build import build_learner
 from mattt_jax.tasks import batches as batches_lib
 from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import init_state, jit_train_step
+from mattt_jax.ttt.parts import Parts
 
 ENDLESS = 10**6  # outer steps, more than are taken
 FIRST = 100  # batches
-# What says "a window alone", where it is not system=swa.
+# What says "a window alone", where it is not system=sliding_window.
 ALONE = {"ablation": "inner=False,memory=False"}
 TURNS = 5  # with the pipeline and without, so that a slow minute meets both
 
 
 def shortest(name: str) -> ConfigDict:
   """An experiment's `tiny`, a window alone."""
-  system = ALONE.get(name, "system=swa")
+  system = ALONE.get(name, "system=sliding_window")
   return registry.load_config(f"{name}:tiny,{system},steps={ENDLESS}")
 
 
@@ -75,7 +76,7 @@ def training(name: str, steps: int) -> dict:
       asked = time.perf_counter()
       batch = next(batches)
       waited += time.perf_counter() - asked
-      state, _ = step(state, batch, inner=False, memory=False)
+      state, _ = step(state, batch, Parts(False, False))
       jax.block_until_ready(state)
       del batch  # as the trainer does
     wall = time.perf_counter() - start

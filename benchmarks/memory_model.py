@@ -112,13 +112,13 @@ def experiment(name: str) -> config.Experiment:
 def row(name: str) -> dict[str, Any]:
   """What the compiler says of a shape."""
   from mattt_jax.planning import planner  # initialises JAX
+  from mattt_jax.ttt.parts import parts_of
 
   made = experiment(name)
   machine = topology.parse(SHAPES[name][0])
   steps = planner.Steps(made, machine, None)
   start = time.process_time()
-  memory = made.memory.read is not None
-  program = steps.train(made.batch_size, made.length, inner=True, memory=memory)
+  program = steps.train(made.batch_size, made.length, parts_of(made))
   return {
     "name": name,
     "topology": machine.name,

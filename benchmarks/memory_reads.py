@@ -205,7 +205,7 @@ def recalls(slots: int, kind: str, noises, asked: int) -> list[dict]:
   rng = np.random.default_rng(2)
   at = rng.choice(slots, asked, replace=False)
   heads = memory.config.num_heads
-  key_MxE = np.asarray(state.address).swapaxes(0, 1).reshape(slots, -1)
+  key_MxE = np.asarray(state.key_HxMxK).swapaxes(0, 1).reshape(slots, -1)
 
   @jax.jit
   def sought(asked_CxD):

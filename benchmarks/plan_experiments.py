@@ -22,7 +22,7 @@ import pathlib
 import time
 from collections.abc import Iterator
 
-from mattt_jax import config, registry
+from mattt_jax import config, registry, systems
 from mattt_jax.planning import topology
 from mattt_jax.planning.topology import GIB
 from mattt_jax.report import tables
@@ -41,8 +41,7 @@ MORE_SWEEPS = {
   },
 }
 # Of experiments, or variants, that are no sweeps: what results are of.
-_SQUARE = [f"system={name}" for name in ("swa", "ttt", "swa_episodic",
-                                         "ttt_episodic")]  # fmt: skip
+_SQUARE = [f"system={name}" for name in systems.square("episodic")]
 ALONE = {
   "rule": _SQUARE,
   "recall:easy": _SQUARE,
@@ -54,7 +53,7 @@ ALONE = {
     for question in ("recall", "relation", "aggregate")
     for system in ("perk", "ttt_memory")
   ],
-  "language_modeling": ["system=sliding_window", "system=ttt"],
+  "language_modeling": ["system=sliding_window", "system=ttt_e2e"],
   "any_task": [f"task={name}" for name in registry.names(config.TASKS)],
 }
 COLUMNS = ("machine", "sequences", "tokens", "train step, GiB",

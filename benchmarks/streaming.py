@@ -10,7 +10,7 @@ milliseconds (wall and CPU of the process), and as `ratio` the median of the
 ratios of two calls that follow one another.
 
 The state at 2^13 tokens was read, from random tokens. That at 2^20 is the same
-one, its position set to 2^20 (results/streaming.py reads a million tokens
+one, its position set to 2^20 (benchmarks/million.py reads a million tokens
 without such a short cut). An external memory that grows with the context has
 room for as many pairs as there are tokens, and is full of random pairs:
 
@@ -37,7 +37,9 @@ from mattt_jax import config as config_lib
 from mattt_jax.learners import build
 from mattt_jax.learners.build import build_learner
 from mattt_jax.registry import load_config
-from mattt_jax.ttt.meta_loss import read_on
+from mattt_jax.ttt.parts import parts_of
+from mattt_jax.ttt.read_batch import read_on
+from mattt_jax.ttt.tokens import tokens_of
 
 SHORT, LONG = 2**13, 2**20
 CONSTANT = (
@@ -69,12 +71,13 @@ class Stream:
     vocab = build.make_task(experiment).vocab_size
     learner = build_learner(experiment, vocab)
     graphdef, self.params = nnx.split(learner)
-    inner = experiment.inner.enabled
+    parts = parts_of(experiment)
     self.rng = np.random.default_rng(0)
     self.vocab, self.chunk = vocab, experiment.chunk
 
     def read(params, state, batch):
-      return read_on(nnx.merge(graphdef, params), state, batch, inner=inner)
+      learner = nnx.merge(graphdef, params)
+      return read_on(learner, state, tokens_of(batch), parts)
 
     def start(params):
       state = nnx.merge(graphdef, params).init_state(room)
@@ -89,10 +92,7 @@ class Stream:
       fill = jax.jit(
         lambda store: filled(model.pointer, store, used, dim), donate_argnums=0
       )
-      memory = dataclasses.replace(
-        state.memory, pointer=fill(state.memory.pointer)
-      )
-      state = dataclasses.replace(state, memory=memory)
+      state = dataclasses.replace(state, memory=fill(state.memory))
     self.state = dataclasses.replace(
       state, position=jnp.full_like(state.position, used)
     )

@@ -31,16 +31,18 @@ from report import in_turns, write
 
 from mattt_jax import config as config_lib
 from mattt_jax.devices import meshes, sharding
-from mattt_jax.evaluation import reader
+from mattt_jax.evaluation.reader import Reader
 from mattt_jax.learners import build
 from mattt_jax.learners.build import build_learner
+from mattt_jax.planning import cost_model
 from mattt_jax.registry import load_config
-from mattt_jax.report import compare
 from mattt_jax.sweeps import sweep
 from mattt_jax.tasks import batches
 from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import init_state, jit_train_step
 from mattt_jax.ttt.coordination import parts_on
+from mattt_jax.ttt.parts import ALL
+from mattt_jax.ttt.tokens import tokens_of
 
 TIMES = (1, 16)  # the training length, to be read
 KEPT = (1, 4, 16, 64)  # to know the bytes of the state of
@@ -62,7 +64,9 @@ class Measured:
       "streams": learner.streams,
       "train_tokens": experiment.batch_size * length,
       "parameters": sum(x.size for x in jax.tree.leaves(nnx.state(learner))),
-      "flops_per_token": compare.flops_per_token(experiment, learner),
+      "flops_per_token": cost_model.flops_per_token(
+        experiment, task.vocab_size
+      ),
       "state_bytes": {
         n * length: sum(learner.state_bytes(n * length).values()) for n in KEPT
       },
@@ -77,12 +81,11 @@ class Measured:
     self.state = init_state(params, optimizer, self.mesh)
     steps = range(experiment.train.steps)
     kinds = {parts_on(experiment, step) for step in steps}
-    inner, memory = max(kinds, key=sum)
     self.step = (
       jit_train_step(
         self.graphdef, optimizer, experiment, self.state, self.mesh
       )
-      .lower(self.state, self.batch, inner=inner, memory=memory)
+      .lower(self.state, self.batch, max(kinds, key=sum))
       .compile()
     )
     self.row["temp_bytes"] = self.step.memory_analysis().temp_size_in_bytes
@@ -94,11 +97,9 @@ class Measured:
 
   def read(self, length: int, turn: int):
     """One sequence, with all that the system has."""
-    return [*reader.segments(
-      self.experiment, self.graphdef, self.state.params,
-      self.texts[length], self.mesh,
-      inner=self.experiment.inner.enabled, memory=True,
-    )]  # fmt: skip
+    learner = self.graphdef, self.state.params
+    reader = Reader(learner, self.experiment, self.mesh, ALL)
+    return [*reader.segments(tokens_of(self.texts[length]))]
 
 
 def _batch(task, length: int, sequences: int) -> dict[str, np.ndarray]:

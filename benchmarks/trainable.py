@@ -33,6 +33,7 @@ from mattt_jax.planning import cost_model
 from mattt_jax.training import metrics, parameters
 from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import init_state, jit_train_step
+from mattt_jax.ttt.parts import ALL
 
 WAYS = {
   "all": parameters.ALL,
@@ -40,7 +41,6 @@ WAYS = {
 }
 COMPARED = ("cpu_seconds", "wall_seconds", "argument_bytes", "temp_bytes",
             "optimizer_bytes", "hardware_flops")  # fmt: skip
-PARTS = {"inner": True, "memory": True}
 
 
 def settings(sequences: int, length: int, way: str) -> Experiment:
@@ -73,7 +73,7 @@ class Step:
       batch[name] = rng.integers(0, VOCAB, batch[name].shape, dtype=np.int32)
     self.batch = sharding.put_batch(batch, mesh)
     start = time.perf_counter()
-    self.compiled = step.lower(self.state, self.batch, **PARTS).compile()
+    self.compiled = step.lower(self.state, self.batch, ALL).compile()
     seconds = time.perf_counter() - start
     memory = self.compiled.memory_analysis()
     cost = cost_model.step_cost(experiment, VOCAB)

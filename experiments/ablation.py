@@ -1,6 +1,6 @@
 r"""The 2x2: test-time training on or off, external memory on or off.
 
-    mattt sweep --experiment=ablation --out=runs/ablation --workers=2
+    mattt sweep --config=ablation --out=runs/ablation --workers=2
 
 Four systems on each of three tasks, three seeds each: 36 runs, of 1 to 5
 minutes on one core. `hard` recalls more than these fast weights hold, `rule`
@@ -24,6 +24,7 @@ is which memory), `tiny`, `seed` and `steps` as in `recall.py`.
 
 from ml_collections import ConfigDict
 
+from mattt_jax import systems
 from mattt_jax.config import parse_arg, require_choice
 from mattt_jax.registry import load_config
 from mattt_jax.sweeps.sweep import param, product
@@ -47,9 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
   args = parse_arg(arg, **_ARGS)
   require_choice("task", args.task, tuple(TASKS))
-  system = "ttt" if args.inner else "swa"
-  if args.memory:
-    system += f"_{args.kind}"
+  system = systems.square(args.kind)[2 * args.memory + args.inner]
   base = TASKS[args.task]
   given = [f"system={system}", f"seed={args.seed}", f"steps={args.steps}"]
   if args.tiny:

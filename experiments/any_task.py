@@ -1,8 +1,8 @@
 r"""Any task with any system, at one size: where to start from with a new task.
 
-    mattt train --config=experiments/any_task.py:task=mqar,system=ttt_memory \
+    mattt train --config=any_task:task=mqar,system=ttt_memory \
       --workdir=runs/mqar
-    mattt compare --task=any_task --arg=task=babi --systems=2x2:episodic \
+    mattt compare --config=any_task:task=babi --systems=2x2:episodic \
       --out=runs/babi
 
 The task has its default settings; `--config.task.FIELD=VALUE` changes them
@@ -16,7 +16,7 @@ Arguments: `task`; `tiny` (a few steps of a small model, to see that it runs),
 
 from ml_collections import ConfigDict
 
-from mattt_jax import systems
+from mattt_jax import sizes, systems
 from mattt_jax.config import parse_arg, template
 
 
@@ -30,11 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.length = 512
   config.chunk = 32
   config.batch_size = 8
-  config.model.update(
-    dim=64, num_layers=4, num_suffix=2, num_heads=4, window=32,
-    mlp_dim=128, fast_mlp_dim=128, init_std=0.1, embedding_std=1.0,
-    tie_embeddings=False,
-  )  # fmt: skip
+  config.model.update(sizes.SIZES["small"], window=32)
   if "answer_weight" in config.task:
     config.task.answer_weight = 8.0
   config.train.steps = 300
@@ -42,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
   if args.tiny:
     config.update(length=256, batch_size=2)
-    config.model.update(dim=16, num_heads=2, mlp_dim=32, fast_mlp_dim=32)
+    config.model.update(sizes.TINY)
     config.train.update(steps=4, log_every=1, checkpoint_every=2)
     config.eval.update(lengths=(256,), sequences=4, batch_size=2)
   config.train.steps = args.steps or config.train.steps

@@ -1,8 +1,8 @@
 r"""Loss against context length: length x system x seed, at several model sizes.
 
-    mattt sweep --experiment=context_scaling --out=runs/context \
+    mattt sweep --config=context_scaling --out=runs/context \
       --results=results/context.jsonl --workers=2
-    mattt sweep --experiment=context_scaling:size=125m,data=data/corpus \
+    mattt sweep --config=context_scaling:size=125m,data=data/corpus \
       --out=/mnt/mattt/context-125m --together
 
 Each run trains at one length and is evaluated there and further. A step has as
@@ -46,17 +46,17 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from mattt_jax import systems
+from mattt_jax import sizes, systems
 from mattt_jax.config import parse_arg, require, require_choice, template
 from mattt_jax.sweeps.sweep import chain, param, product
 
-# dim, blocks, heads, MLP; peak outer learning rate, steps, sequences of 8192.
-PUBLISHED = {
-  "125m": (768, 12, 12, 1664, 3e-3, 4800, 64),
-  "350m": (1024, 24, 16, 2304, 1.5e-3, 13500, 64),
-  "760m": (1536, 24, 16, 3328, 1.25e-3, 29000, 64),
-  "1b": (2048, 24, 32, 4352, 1e-3, 50000, 64),
-  "3b": (2560, 32, 32, 5632, 8e-4, 52000, 128),
+# Peak outer learning rate, steps, sequences of 8192, for sizes.PUBLISHED.
+SCHEDULES = {
+  "125m": (3e-3, 4800, 64),
+  "350m": (1.5e-3, 13500, 64),
+  "760m": (1.25e-3, 29000, 64),
+  "1b": (1e-3, 50000, 64),
+  "3b": (8e-4, 52000, 128),
 }
 VOCABULARY = 128256
 # The slice that a size is for, and its chips (`chips` says another number).
@@ -67,10 +67,8 @@ TOPOLOGY = {
   "1b": ("v5p:4x4x4", 64),
   "3b": ("v5p:4x4x8", 128),
 }
-# Width of the models for a CPU, called after their parameters.
-SMALL = {"100k": 40, "400k": 88, "1m": 144, "3m": 248}
-LENGTHS = dict.fromkeys(SMALL, (256, 1024, 4096))
-LENGTHS |= dict.fromkeys(PUBLISHED, (8192, 32768, 131072))
+LENGTHS = dict.fromkeys(sizes.SCALED, (256, 1024, 4096))
+LENGTHS |= dict.fromkeys(sizes.PUBLISHED, (8192, 32768, 131072))
 WINDOW, REACH, FAR = 128, 512, 65536  # on a CPU; no window reaches further
 _ARGS = dict(tiny=False, size="", length=0, system="ttt_e2e", seed=0,
              steps=0, data="", chips=0)  # fmt: skip
@@ -128,7 +126,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = template("language_modeling")
   config.seed = args.seed
   config.length = length
-  small = args.size in SMALL or args.tiny
+  small = args.size in sizes.SCALED or args.tiny
   if small:
     _small(config, args)
   else:
@@ -153,14 +151,11 @@ def _check_size(size: str) -> None:
 
 
 def _small(config: ConfigDict, args: ConfigDict) -> None:
-  dim = SMALL.get(args.size, 16)
   config.chunk = 64
   config.batch_size = max(1, 4096 // config.length)
-  config.model.update(
-    dim=dim, num_layers=4, num_suffix=1, num_heads=4, window=WINDOW,
-    mlp_dim=2 * dim, fast_mlp_dim=2 * dim, init_std=0.1, embedding_std=1.0,
-    tie_embeddings=False,
-  )  # fmt: skip
+  # Of a published size with `tiny`, the smallest.
+  size = sizes.SCALED.get(args.size, sizes.SCALED["100k"])
+  config.model.update(size, window=WINDOW)
   config.outer.update(learning_rate=3e-3, final_learning_rate=3e-4)
   config.train.update(steps=240, checkpoint_every=50)
   # All held-out documents, which are fewer, and as many windows to ask about.
@@ -172,16 +167,12 @@ def _small(config: ConfigDict, args: ConfigDict) -> None:
 
 
 def _published(config: ConfigDict, args: ConfigDict) -> None:
-  dim, blocks, heads, mlp, rate, steps, sequences = PUBLISHED[args.size]
+  rate, steps, sequences = SCHEDULES[args.size]
   chip, chips = TOPOLOGY[args.size]
   chips = args.chips or chips
   config.chunk = 1024
   config.batch_size = max(1, sequences * 8192 // config.length)
-  config.model.update(
-    dim=dim, num_layers=blocks, num_suffix=blocks // 4, num_heads=heads,
-    mlp_dim=mlp, fast_mlp_dim=mlp, window=8192, rope_theta=500_000.0,
-    dtype="bfloat16",
-  )  # fmt: skip
+  config.model.update(sizes.PUBLISHED[args.size])
   config.outer.update(
     learning_rate=rate, final_learning_rate=1e-5, warmup_steps=steps // 10,
     reduction="chunks",
@@ -239,7 +230,6 @@ def _corpus(config: ConfigDict, data: str) -> None:
 def _tiny(config: ConfigDict) -> None:
   config.update(chunk=16, batch_size=2)
   config.length = min(config.length, 128)
-  config.model.update(dim=16, num_heads=2, window=16, mlp_dim=32,
-                      fast_mlp_dim=32)  # fmt: skip
+  config.model.update(sizes.TINY, window=16)
   config.train.update(steps=4, log_every=1, checkpoint_every=2)
   config.eval.update(lengths=(config.length, 2 * config.length), sequences=2)

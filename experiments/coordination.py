@@ -1,19 +1,27 @@
 r"""Ways of bringing weights and memory together, on associative recall.
 
-    mattt compare --task=coordination --systems=ttt_episodic --seeds=1,2,3 \
-      --each=how:joint,memory_first,scheduled --out=runs/coordination
+    mattt sweep --config=coordination --out=runs/coordination
+    mattt sweep --config=coordination:write --out=runs/write
+    mattt compare --config=coordination --systems=ttt_memory --seeds=1,2,3 \
+      --each=how:joint,max_drift --out=runs/drift
 
 `how` names one of `HOW`: a change of TTT + episodic memory trained jointly from
 the first step on. Those that start with `write_` keep 64 pairs, chosen so, of
-the whole context; compare them with system=swa_episodic. The task is that of
+the whole context; `write` compares them, without TTT. The task is that of
 `recall.py` with twice the pairs, of 1024 keys, which fast weights alone do not
-learn in 200 steps. A run takes 1.5 minutes on one core.
+learn in 200 steps. A run takes 1.5 minutes on one core: 39 runs, and 21.
+
+Expected: results/coordination.md, write.md. A way that answers more than
+`joint` would refute that training both from the first step on is enough; pairs
+drawn at random that are answered as often as those of any score, that the
+choice matters.
 """
 
 from ml_collections import ConfigDict
 
 from mattt_jax.config import parse_arg, require_choice
 from mattt_jax.registry import load_config
+from mattt_jax.sweeps.sweep import param, product
 
 _MEMORY_FIRST = {"coordination.inner_start": 80}
 _SCHEDULED = _MEMORY_FIRST | {"coordination.inner_off_share": 0.5}
@@ -53,10 +61,31 @@ HOW = {
 }  # fmt: skip
 
 
+COMPARED = ("joint", "scheduled", "memory_first", "memory_sometimes",
+            "read_loss", "inner_without_memory", "surprise",
+            "rate_from_memory", "learn_rate", "residual", "residual_scheduled",
+            "retention", "replay")  # fmt: skip
+_ARGS = dict(tiny=False, write=False, system="ttt_memory", how="joint", seed=0,
+             steps=0)  # fmt: skip
+
+
+def sweep(arg: str = "") -> list[dict]:
+  """COMPARED on three seeds; `write`: what is written; `tiny`: two runs."""
+  args = parse_arg(arg, **_ARGS)
+  if args.tiny:
+    return param("how", ["joint", "retention"])
+  writes = [how for how in HOW if how.startswith("write_")]
+  return product(
+    param("system", ["swa_episodic" if args.write else "ttt_memory"]),
+    param("how", writes if args.write else COMPARED),
+    param("seed", [1, 2, 3]),
+    param("config.eval.parts_off", [True]),
+  )
+
+
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
-  args = parse_arg(arg, tiny=False, system="ttt_episodic", how="joint", seed=0,
-                   steps=0)  # fmt: skip
+  args = parse_arg(arg, **_ARGS)
   require_choice("how", args.how, tuple(HOW))
   given = f"system={args.system},seed={args.seed},steps={args.steps}"
   config = load_config(f"recall:{given}" + ",tiny" * args.tiny)

@@ -1,6 +1,6 @@
 r"""How many pairs a state of so many bytes can hold.
 
-    mattt sweep --experiment=frontier --out=runs/frontier \
+    mattt sweep --config=frontier --out=runs/frontier \
       --results=results/frontier.jsonl --workers=2
 
 Contexts full of pairs, one in 8 tokens, without interference: trained on 32 of

@@ -1,6 +1,6 @@
 r"""Facts that must be put together, further back than attention reaches.
 
-    mattt sweep --experiment=reasoning --out=runs/reasoning \
+    mattt sweep --config=reasoning --out=runs/reasoning \
       --results=results/reasoning.jsonl --workers=2
 
 Trained at 256 tokens, read at 1x, 4x and 16x that; evidence and question lie

@@ -1,7 +1,7 @@
 r"""Associative recall under interference, one system at a time.
 
-    python -m mattt_jax.main --workdir=runs/recall/ttt_memory \
-      --config=experiments/recall.py:system=ttt_memory,seed=0
+    mattt train --config=recall:system=ttt_memory,seed=0 \
+      --workdir=runs/recall/ttt_memory
 
 16 key-value pairs, then questions about them, further back than attention can
 reach; 80 % of the filler is made of the tokens of keys and values. Trained at
@@ -15,35 +15,61 @@ tokens: more than the fast weights of this model hold; the last binding counts),
 learn),
 `induction` (what attention needs to learn, in thousands of steps, to look one
 token back, as seen on seed 0: wide heads, positions told apart by few tokens,
-answers that outweigh the rest)
-and `system`, one of those that `mattt list` shows, or made of parts: `swa`,
-`ttt`, `swa_<memory>`, `ttt_<memory>`.
+answers that outweigh the rest),
+`capacity` (`hard`, read along each of its axes: 1x to 64x the length, 16 to 512
+keys, values of 1 to 4 tokens)
+and `system`, one of those that `mattt list` shows, or `swa_MEMORY`,
+`ttt_MEMORY`.
 
-    mattt sweep --experiment=recall:hard --out=runs/sweep --workers=2
+    mattt sweep --config=recall --out=runs/recall
+    mattt sweep --config=recall:hard --out=runs/hard --workers=2
+    mattt sweep --config=recall:easy --out=runs/easy
+    mattt sweep --config=recall:easy,induction --out=runs/induction
 
-trains the window and TTT, without and with an episodic memory, on three seeds:
-12 runs, of 1 to 4 minutes on one core. Expected: results/recall.md, hard.md.
-That TTT alone recalled as much as with the memory where `hard` asks for more
-than the fast weights hold would refute that the memory is needed for that.
+The first trains the window and TTT, without and with an episodic memory, on
+three seeds; the second what knows at least some of the pairs, on three seeds:
+12 runs each, of 1 to 4 minutes on one core; the others every system, or three,
+on one. Expected: results/recall.md, hard.md, easy.md, induction.md. That TTT
+alone recalled as much as with the memory where `hard` asks for more than the
+fast weights hold would refute that the memory is needed for that.
 """
 
 from ml_collections import ConfigDict
 
-from mattt_jax import systems
+from mattt_jax import sizes, systems
 from mattt_jax.config import parse_arg, require, template
 from mattt_jax.sweeps.sweep import param, product
 
 _ARGS = dict(tiny=False, hard=False, easy=False, induction=False,
-             system="ttt_memory", seed=0, steps=0)  # fmt: skip
+             capacity=False, system="ttt_memory", seed=0,
+             steps=0)  # fmt: skip
+HARD = ("swa_episodic", "ttt_e2e", "ttt_memory", "ttt_memory_scheduled")
+EASY = ("swa_associative", "swa_neural", "swa_slots", "swa_chunk_store",
+        "sliding_window", "sliding_window_equal_bytes", "full_attention",
+        "gated_delta_net", "titans", "infini_attention",
+        "memorizing_transformer", "rag", "rag_bm25", "ttt_nn", "perk",
+        "dynamic_evaluation", "ttt_e2e", "ttt_e2e_first_order", "ttt_memory",
+        "ttt_memory_scheduled")  # fmt: skip
+INDUCTION = ("gated_delta_net", "full_attention", "infini_attention")
 
 
 def sweep(arg: str = "") -> list[dict]:
-  """The 2x2 of TTT and memory, on three seeds; `tiny`: two runs."""
-  if parse_arg(arg, **_ARGS).tiny:
-    return param("system", ["swa", "ttt_episodic"])
+  """The 2x2 of TTT and memory, on three seeds; `hard`, `capacity`: HARD;
+  `easy`: EASY on one seed, with `induction` INDUCTION; `tiny`: two runs."""
+  args = parse_arg(arg, **_ARGS)
+  seeds = param("seed", [1] if args.easy else [1, 2, 3])
+  if args.tiny:
+    return param("system", ["sliding_window", "ttt_memory"])
+  if args.capacity:
+    return product(param("system", HARD), seeds)
+  if not (args.hard or args.easy):
+    return product(param("system", systems.square("episodic")), seeds)
+  names = HARD if args.hard else INDUCTION if args.induction else EASY
   return product(
-    param("system", ["swa", "ttt", "swa_episodic", "ttt_episodic"]),
-    param("seed", [1, 2, 3]),
+    param("system", names),
+    seeds,
+    param("steps", [3000]) if args.induction else [{}],
+    param("config.eval.parts_off", [True]),
   )
 
 
@@ -56,17 +82,14 @@ def get_config(arg: str = "") -> ConfigDict:
   config.length = 256
   config.chunk = 32
   config.batch_size = 8
-  config.model.update(
-    dim=64, num_layers=4, num_suffix=2, num_heads=4, window=32,
-    mlp_dim=128, fast_mlp_dim=128, init_std=0.1, embedding_std=1.0,
-    tie_embeddings=False,
-  )  # fmt: skip
+  config.model.update(sizes.SIZES["small"], window=32)
   config.task.interference = 0.8
   config.task.answer_weight = 8.0
   config.task.interference_ramp = (0, 60)
   config.outer.learning_rate = 5e-3
   config.train.steps = 200
   config.eval.lengths = (256, 512, 1024, 2048, 4096)
+  args.hard = args.hard or args.capacity
   require(not (args.hard and args.easy), "hard, easy: choose one of them")
   if args.easy:
     config.task.update(num_pairs=8, num_queries=8, interference=0.0)
@@ -78,6 +101,18 @@ def get_config(arg: str = "") -> ConfigDict:
                        value_length=4, gap_share=0.3)  # fmt: skip
     config.train.steps = 300
     config.eval.update(lengths=(768, 3072, 12288), batch_size=4)
+  if args.capacity:
+    config.eval.update(
+      lengths=(768, 3072, 12288, 49152),
+      sequences=8,
+      tasks=(
+        *(
+          f"associative_recall:num_pairs={n},updates={n // 3}@12288"
+          for n in (16, 128, 512)
+        ),
+        *(f"associative_recall:value_length={n}@12288" for n in (1, 2)),
+      ),
+    )
 
   if args.induction:
     config.model.update(num_heads=2, rope_theta=100.0)
@@ -88,8 +123,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.length = 64
     config.chunk = 8
     config.batch_size = 2
-    config.model.update(dim=16, num_heads=2, window=8, mlp_dim=32,
-                        fast_mlp_dim=32)  # fmt: skip
+    config.model.update(sizes.TINY, window=8)
     config.task.update(num_pairs=2, num_queries=2, gap_share=0.5)
     config.train.update(steps=4, log_every=1, checkpoint_every=2)
     config.task.interference_ramp = (0, 2)

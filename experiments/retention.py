@@ -1,12 +1,12 @@
 r"""Who still knows it: recall against distance, interference and how much.
 
-    mattt sweep --experiment=retention:tune --out=runs/retention_tune \
+    mattt sweep --config=retention:tune --out=runs/retention_tune \
       --results=results/retention_tune.jsonl --workers=2
-    mattt sweep --experiment=retention --out=runs/retention \
+    mattt sweep --config=retention --out=runs/retention \
       --results=results/retention.jsonl --workers=2
-    mattt sweep --experiment=retention:long --out=runs/retention_long \
+    mattt sweep --config=retention:long --out=runs/retention_long \
       --results=results/retention_long.jsonl --workers=2
-    mattt sweep --experiment=retention:size=125m --together \
+    mattt sweep --config=retention:size=125m --together \
       --out=/mnt/mattt/retention-125m
 
 16 pairs, of 1024 keys, among filler of which 80 % is made of keys and values,
@@ -51,6 +51,7 @@ and `inner` (0: as tuned), `steps`; `tune`; `long`; `size` (125m, 350m, 760m,
 
 from ml_collections import ConfigDict
 
+from mattt_jax import sizes
 from mattt_jax.config import parse_arg, require, require_choice, template
 from mattt_jax.registry import load_config, load_experiment
 from mattt_jax.sweeps.sweep import chain, param, product
@@ -119,7 +120,7 @@ SLOW = ("full_attention", "rag", "rag_bm25", "ttt_nn", "perk",
         "memorizing_transformer", "swa_chunk_store")  # fmt: skip
 # On TPUs: sizes, systems; of VOCABULARY tokens, so many are keys and values.
 CONTEXT, *_ = load_experiment("context_scaling")
-SIZES, VOCABULARY = tuple(CONTEXT.PUBLISHED), CONTEXT.VOCABULARY
+SIZES, VOCABULARY = tuple(sizes.PUBLISHED), CONTEXT.VOCABULARY
 SIZED = ("sliding_window", "full_attention", "ttt_e2e", "swa_episodic",
          "ttt_memory")  # fmt: skip
 KEYS, VALUES = 65536, 16384

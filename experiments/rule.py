@@ -1,14 +1,16 @@
 r"""A rule for the weights, applied to items for the memory.
 
-    python -m mattt_jax.main --workdir=runs/rule/ttt_memory \
-      --config=experiments/rule.py:system=ttt_memory,seed=0
+    mattt sweep --config=rule --out=runs/rule --workers=2
 
 Each document has 48 pairs, of 1024 keys, and a permutation f of the 8 symbols,
 shown twice for each; the questions far behind ask for f of the symbol that a
 key was bound to (chance 1/8). f starts as the identity and moves all symbols
 from step 250 on: then recall alone answers nothing. (A ramp twice as steep, to
 step 150, failed on seed 1. With 16 pairs of 256 keys TTT alone holds the items
-too, on two seeds of three.) A run takes about 4 minutes on one core.
+too, on two seeds of three.) 12 runs, of about 4 minutes on one core.
+
+Expected: results/rule.md, chance without both parts. One part alone that
+answered more would refute that the task needs both.
 
 Arguments: `tiny`, `seed`, `steps` and `system`, as in `recall.py`. An episodic
 memory also feeds what it recalls to the suffix blocks (`memory.feed`), which
@@ -17,24 +19,34 @@ apply the rule to it.
 
 from ml_collections import ConfigDict
 
-from mattt_jax import systems
+from mattt_jax import sizes, systems
 from mattt_jax.config import parse_arg, template
+from mattt_jax.sweeps.sweep import param, product
+
+_ARGS = dict(tiny=False, system="ttt_memory", seed=0, steps=0)
+
+
+def sweep(arg: str = "") -> list[dict]:
+  """The 2x2 of TTT and memory, on three seeds; `tiny`: two runs."""
+  if parse_arg(arg, **_ARGS).tiny:
+    return param("system", ["sliding_window", "ttt_memory"])
+  return product(
+    param("system", systems.square("episodic")),
+    param("seed", [1, 2, 3]),
+    param("config.eval.parts_off", [True]),
+  )
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
-  args = parse_arg(arg, tiny=False, system="ttt_memory", seed=0, steps=0)
+  args = parse_arg(arg, **_ARGS)
 
   config = template("rule_recall")
   config.seed = args.seed
   config.length = 512
   config.chunk = 32
   config.batch_size = 8
-  config.model.update(
-    dim=64, num_layers=4, num_suffix=2, num_heads=4, window=32,
-    mlp_dim=128, fast_mlp_dim=128, init_std=0.1, embedding_std=1.0,
-    tie_embeddings=False,
-  )  # fmt: skip
+  config.model.update(sizes.SIZES["small"], window=32)
   config.task.update(num_keys=1024, num_pairs=48, num_symbols=8,
                      num_queries=16, num_rule_queries=16, gap_share=0.35,
                      rule_ramp=(50, 250))  # fmt: skip
@@ -42,8 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
   config.eval.update(lengths=(512, 2048, 8192), batch_size=4)
   if args.tiny:
     config.update(length=128, chunk=8, batch_size=2)
-    config.model.update(dim=16, num_heads=2, window=8, mlp_dim=32,
-                        fast_mlp_dim=32)  # fmt: skip
+    config.model.update(sizes.TINY, window=8)
     config.task.update(num_pairs=4, num_queries=2, num_symbols=4,
                        demonstrations=1, rule_ramp=(0, 2))  # fmt: skip
     config.train.update(steps=4, log_every=1, checkpoint_every=2)

@@ -1,14 +1,15 @@
 r"""Student records: questions about facts that only fast weights have seen.
 
-    python -m mattt_jax.main --workdir=runs/records/perk \
-      --config=experiments/student_records.py:system=perk,seed=0
+    mattt sweep --config=student_records --out=runs/records
 
 Eight students, each with a grade, then eight questions about them (chance
 1/16). PERK reads its questions without the records, so that it answers from its
 adapter alone, and 64 tokens are enough (a run takes 3 minutes on one core); for
 other systems the questions stand out of the reach of attention, in 256.
 
-Evaluated at 1, 4 and 16 times that length.
+Evaluated at 1, 4 and 16 times that length; 3 runs. Expected:
+results/records.md. Answers at chance (1/16) would refute that an adapter
+carries the records.
 
 Arguments: `tiny`, `seed`, `steps` and `system`, as in `recall.py`; `question`:
 recall, relation or aggregate.
@@ -16,25 +17,34 @@ recall, relation or aggregate.
 
 from ml_collections import ConfigDict
 
-from mattt_jax import systems
+from mattt_jax import sizes, systems
 from mattt_jax.config import parse_arg, template
+from mattt_jax.sweeps.sweep import param, product
+
+_ARGS = dict(tiny=False, system="perk", question="recall", seed=0, steps=0)
+
+
+def sweep(arg: str = "") -> list[dict]:
+  """PERK on three seeds; `tiny`: two runs."""
+  if parse_arg(arg, **_ARGS).tiny:
+    return param("system", ["perk", "ttt_memory"])
+  return product(
+    param("system", ["perk"]),
+    param("seed", [1, 2, 3]),
+    param("config.eval.parts_off", [True]),
+  )
 
 
 def get_config(arg: str = "") -> ConfigDict:
   """The settings of one run."""
-  args = parse_arg(arg, tiny=False, system="perk", question="recall", seed=0,
-                   steps=0)  # fmt: skip
+  args = parse_arg(arg, **_ARGS)
 
   config = template("student_records")
   config.seed = args.seed
   config.length = 256
   config.chunk = 32
   config.batch_size = 8
-  config.model.update(
-    dim=64, num_layers=4, num_suffix=2, num_heads=4, window=32,
-    mlp_dim=128, fast_mlp_dim=128, init_std=0.1, embedding_std=1.0,
-    tie_embeddings=False,
-  )  # fmt: skip
+  config.model.update(sizes.SIZES["small"], window=32)
   config.task.update(question=args.question, fields=("grade",), gap_share=0.5,
                      interference=0.0, answer_weight=8.0)  # fmt: skip
   if args.question == "relation":
@@ -44,7 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
   if args.tiny:
     config.batch_size = 2
-    config.model.update(dim=16, num_heads=2, mlp_dim=32, fast_mlp_dim=32)
+    config.model.update(sizes.TINY)
     config.train.update(steps=4, log_every=1, checkpoint_every=2)
     config.eval.update(sequences=4, batch_size=2)
   config.train.steps = args.steps or config.train.steps

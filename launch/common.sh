@@ -116,8 +116,8 @@ bad_topology() {
 # sweep_command EXPERIMENT OUT MORE...: sets command, unless one stands behind --
 sweep_command() {
   if ((${#command[@]} == 0)); then
-    [[ -n $1 ]] || fail "--experiment is missing: add --experiment=recall:hard"
+    [[ -n $1 ]] || fail "--config is missing: add --config=recall:hard"
     [[ -n $2 ]] || fail "--out is missing: add --out=runs/sweep"
-    command=(mattt sweep "--experiment=$1" "--out=$2" "${@:3}")
+    command=(mattt sweep "--config=$1" "--out=$2" "${@:3}")
   fi
 }

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # A sweep on this machine: sets it up, runs the sweep, again if it is preempted.
 #
-#   launch/local.sh --experiment=recall:tiny --out=runs/sweep --workers=2
+#   launch/local.sh --config=recall:tiny --out=runs/sweep --workers=2
 #
 # Options:
-#   --experiment=NAME:ARG  whose sweep
+#   --config=NAME:ARG      whose sweep
 #   --out=DIR              directory of its runs (default: runs/sweep)
 #   --workers=N            processes at a time (default: 1)
 #   --extra=cpu|tpu|cuda   which JAX to install (default: cpu)
@@ -16,13 +16,13 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$here/launch/common.sh"
 
-experiment='' out=runs/sweep workers=1 extra=cpu venv=$here/.cache/venv
+config='' out=runs/sweep workers=1 extra=cpu venv=$here/.cache/venv
 max_restarts=20
-parse "experiment out workers extra venv max-restarts" "" "$@"
+parse "config out workers extra venv max-restarts" "" "$@"
 ((${#words[@]} == 0)) || fail "unexpected argument ${words[0]}"
 number workers
 number max_restarts
-sweep_command "$experiment" "$out" "--workers=$workers"
+sweep_command "$config" "$out" "--workers=$workers"
 
 setup=("$here/launch/setup_host.sh" "--extra=$extra" "--venv=$venv")
 [[ -z $dry_run ]] || setup+=(--dry-run)

@@ -2,7 +2,7 @@
 """Renders launch/jobset.yaml for a slice of TPUs on GKE.
 
     python launch/render_jobset.py --name=sweep --topology=v5e:4x4 \\
-      --image=IMAGE --bucket=BUCKET -- mattt sweep --experiment=recall \\
+      --image=IMAGE --bucket=BUCKET -- mattt sweep --config=recall \\
       --out=/mnt/mattt/recall --together | kubectl apply -f -
 
 launch/xpk.sh calls it. Secrets are named, not given: --secret is a Kubernetes

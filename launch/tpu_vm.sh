@@ -4,7 +4,7 @@
 # when it is preempted, and deletes it. Again: goes on where it stopped.
 #
 #   launch/tpu_vm.sh run --name=sweep --zone=us-west4-a --topology=v5e:4x4 \
-#     --spot --bucket=my-bucket --experiment=recall --out=/mnt/mattt/recall \
+#     --spot --bucket=my-bucket --config=recall --out=/mnt/mattt/recall \
 #     --delete
 #
 # The first word: run (all of this), up (until it is there), status or delete.
@@ -16,7 +16,7 @@
 #   --topology=CHIP:SHAPE  v5e:4x4 is 16 chips, on 4 hosts
 #   --runtime=VERSION      the image (default: one for the chip)
 #   --spot                 may be preempted, costs less
-#   --experiment=NAME:ARG  whose sweep
+#   --config=NAME:ARG      whose sweep
 #   --out=DIR              directory of its runs, below --mount: seen by all
 #   --bucket=NAME          a Cloud Storage bucket to mount
 #   --mount=DIR            where to (default: /mnt/mattt)
@@ -31,9 +31,9 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$here/launch/common.sh"
 
-name='' zone='' project='' topology='' runtime='' spot='' experiment='' out=''
+name='' zone='' project='' topology='' runtime='' spot='' config='' out=''
 bucket='' mount=/mnt/mattt env_file='' poll=30 max_restarts=50 delete=''
-parse "name zone project topology runtime experiment out bucket mount env-file \
+parse "name zone project topology runtime config out bucket mount env-file \
 poll max-restarts" "spot delete" "$@"
 action=${words[0]:-}
 ((${#words[@]} <= 1)) || fail "unexpected argument ${words[1]}"
@@ -190,7 +190,7 @@ if [[ $action == up ]]; then
   up
   exit
 fi
-sweep_command "$experiment" "$out" --together
+sweep_command "$config" "$out" --together
 [[ -z $env_file || -r $env_file ]] || fail "--env-file=$env_file: no such file"
 code=0
 run_all || code=$?

@@ -4,7 +4,7 @@
 # Again: what is there is left alone; what failed is submitted anew.
 #
 #   launch/xpk.sh submit --name=sweep --topology=v5e:4x4 --image=IMAGE \
-#     --bucket=my-bucket --experiment=recall --out=/mnt/mattt/recall --shares=2
+#     --bucket=my-bucket --config=recall --out=/mnt/mattt/recall --shares=2
 #
 # The first word: submit, render (print the manifests), status, wait (until all
 # have ended; exit code 1 if one failed) or delete.
@@ -14,7 +14,7 @@
 #   --shares=N             JobSets (default: 1)
 #   --topology=CHIP:SHAPE  v5e:4x4, 2*v5e:4x4 (slices), as in `mattt plan`
 #   --image=IMAGE          with mattt_jax in it: launch/Dockerfile
-#   --experiment=NAME:ARG  whose sweep
+#   --config=NAME:ARG      whose sweep
 #   --out=DIR              directory of its runs, below --mount
 #   --bucket=NAME          a Cloud Storage bucket, mounted by GKE
 #   --mount=DIR            where to (default: /mnt/mattt)
@@ -33,11 +33,11 @@ set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$here/launch/common.sh"
 
-name='' shares=1 topology='' image='' experiment='' out='' bucket=''
+name='' shares=1 topology='' image='' config='' out='' bucket=''
 mount=/mnt/mattt secret='' spot='' max_restarts=50 with=kubectl
 namespace=default service_account=default queue='' cluster='' project=''
 zone='' storage='' poll=30
-parse "name shares topology image experiment out bucket mount secret \
+parse "name shares topology image config out bucket mount secret \
 max-restarts with namespace service-account queue cluster project zone storage \
 poll" "spot" "$@"
 action=${words[0]:-}
@@ -95,7 +95,7 @@ share() {
     return
   fi
   local command=()
-  sweep_command "$experiment" "$out" --together "--index=$1" "--of=$shares"
+  sweep_command "$config" "$out" --together "--index=$1" "--of=$shares"
   share=("${command[@]}")
 }
 

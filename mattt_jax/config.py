@@ -198,12 +198,22 @@ def restore(tree: dict[str, Any]) -> Experiment | None:
 
 def renamed(tree: dict[str, Any]) -> dict[str, Any]:
   """Settings that an earlier version saved, under today's names."""
-  if "baseline" not in tree:
-    return tree
-  tree = {**tree, "learner": tree["baseline"]}
-  del tree["baseline"]
-  if tree["learner"]["name"] == "none":
-    tree["learner"] = {**tree["learner"], "name": "recurrence"}
+  tree = dict(tree)
+  learner = tree.pop("baseline", tree.get("learner", {"name": "none"}))
+  if learner["name"] == "none":
+    learner = {**learner, "name": "recurrence"}
+  tree["learner"] = learner
+  inner = dict(tree.get("inner", {}))
+  inner.pop("remat", None)  # what was computed twice: no number hangs on it
+  moved = {
+    f"inner_{new}": inner.pop(old)
+    for old, new in (("start_step", "start"), ("off_share", "off_share"))
+    if old in inner
+  }
+  if moved:
+    tree["coordination"] = {**tree.get("coordination", {}), **moved}
+  if inner:
+    tree["inner"] = inner
   return tree
 
 
@@ -242,7 +252,7 @@ def _listed(value: Any) -> Any:
 def parse_arg(
   arg: str | None, **defaults: bool | int | float | str
 ) -> ConfigDict:
-  """Parses an experiment's argument, `"tiny,system=swa,seed=3"`.
+  """Parses an experiment's argument, `"tiny,system=perk,seed=3"`.
 
   Each name must be in `defaults`, which also give the types; a boolean may
   stand alone.

@@ -43,8 +43,10 @@ def load(package: str, name: str) -> ModuleType:
 
 def summaries(package: str) -> dict[str, str]:
   """The first line of each entry's docstring; imports none of them."""
-  (folder,) = importlib.import_module(package).__path__
-  return {n: summary(pathlib.Path(folder, f"{n}.py")) for n in names(package)}
+  folders = importlib.import_module(package).__path__
+  known = set(names(package))
+  paths = [p for folder in folders for p in pathlib.Path(folder).glob("*.py")]
+  return {p.stem: summary(p) for p in sorted(paths) if p.stem in known}
 
 
 def experiments() -> dict[str, pathlib.Path]:

@@ -332,8 +332,9 @@ class MeshConfig:
       ("tensor", "model.num_heads", model.num_heads),
       ("tensor", "model.mlp_dim", model.mlp_dim),
       ("tensor", "model.fast_mlp_dim", model.fast_mlp_dim),
-      ("tensor", "memory.num_heads", getattr(memory, "num_heads", 0)),
       ("context", "chunk", experiment.chunk),
+      *((axis, f"memory.{field}", getattr(memory, field))
+        for field, axis in memory.SPLIT.items()),
     ]  # fmt: skip
     for axis, field, size in sizes:
       devices = getattr(self, axis)

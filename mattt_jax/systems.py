@@ -9,8 +9,10 @@ trains it, `mattt compare --systems=name` measures it. `apply` starts from an
 experiment's own sizes (model, task, steps) and changes nothing of them but what
 makes the system.
 
-Names outside of the table are made of parts: `swa` or `ttt`, and `_<memory>`
-("ttt_episodic", "swa_slots"): the 2x2 of TTT on or off, memory on or off.
+Each memory makes two more: `swa_MEMORY`, the window and that memory, and
+`ttt_MEMORY`, test-time training too. With `sliding_window` and `ttt_e2e` they
+are a 2x2 of TTT on or off, memory on or off (`square`). A system has one name:
+TTT with an episodic memory is `ttt_memory`.
 """
 
 import dataclasses
@@ -32,6 +34,12 @@ class System:
 
 
 SYSTEMS: dict[str, System] = {}
+# What earlier versions called them.
+RENAMED = {
+  "swa": "sliding_window",
+  "ttt": "ttt_e2e",
+  "ttt_episodic": "ttt_memory",
+}
 
 
 def _system(change):
@@ -50,8 +58,18 @@ def summaries() -> dict[str, str]:
   return {name: system.summary for name, system in SYSTEMS.items()}
 
 
+def square(memory: str) -> tuple[str, str, str, str]:
+  """The 2x2: TTT off and on without a memory, then off and on with one."""
+  both = f"ttt_{memory}"
+  return "sliding_window", "ttt_e2e", f"swa_{memory}", RENAMED.get(both, both)
+
+
 def require_known(name: str) -> None:
   """Raises `ValueError`, which lists the names there are, unless it is one."""
+  if name in RENAMED:
+    raise ValueError(
+      f"system={name!r} has another name: use system={RENAMED[name]}"
+    )
   if name not in names():
     raise ValueError(
       f"system={name!r} is not known{registry.suggest(name, names())}"
@@ -72,15 +90,14 @@ def apply(config: ConfigDict, name: str) -> None:
     SYSTEMS[name].change(config)
     return
   attention, _, memory = name.partition("_")
-  if memory:
-    _memory(config, memory)
+  _memory(config, memory)
   _inner(config, attention == "ttt")
 
 
 def _parts() -> tuple[str, ...]:
   memories = [m for m in registry.names(MEMORIES) if m != "none"]
-  whole = [f"{a}_{m}" for m in memories for a in ("swa", "ttt")]
-  return ("swa", "ttt", *whole)
+  made = [f"{a}_{m}" for m in memories for a in ("swa", "ttt")]
+  return tuple(name for name in made if name not in RENAMED)
 
 
 def _inner(config: ConfigDict, on: bool) -> None:

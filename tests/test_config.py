@@ -114,7 +114,8 @@ def test_settings_are_frozen_and_hashable():
      "use a length of 512"),
     (dict(train__random_lengths=(256, 500)), "chunk=32 must divide "
      "train.random_lengths=500: use a length of 512"),
-    (dict(train__random_lengths=(64,)), "length=64 is too short for task"),
+    (dict(train__random_lengths=(64,)), "length=64 is too short for 48 tokens "
+     "of facts"),
     (dict(train__random_lengths=(512,), task__lengths=(256,),
           task__lengths_until=(3,)), "task.lengths=(256,) does nothing with "
      "train.random_lengths=(512,): choose one"),
@@ -355,7 +356,7 @@ def test_differences_name_every_leaf():
   assert config_lib.differences(old, copy.deepcopy(old)) == []
 
 
-DEFAULTS = dict(tiny=False, system="ttt", seed=0, rate=1.0)
+DEFAULTS = dict(tiny=False, system="rag", seed=0, rate=1.0)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +367,7 @@ DEFAULTS = dict(tiny=False, system="ttt", seed=0, rate=1.0)
     ("tiny", {"tiny": True}),
     ("tiny=false", {"tiny": False}),
     ("tiny=True,seed=3", {"tiny": True, "seed": 3}),
-    (" tiny , system=swa,", {"tiny": True, "system": "swa"}),
+    (" tiny , system=perk,", {"tiny": True, "system": "perk"}),
     ("rate=3e-3", {"rate": 3e-3}),
   ],
 )

@@ -59,7 +59,7 @@ def test_these_have_sweeps():
 @pytest.mark.parametrize("name", SWEPT)
 def test_a_sweep_says_what_it_costs_and_what_would_refute_it(name):
   module, _, _ = registry.load_experiment(name)
-  assert f"mattt sweep --experiment={name}" in module.__doc__
+  assert f"mattt sweep --config={name}" in module.__doc__
   for word in ("Expected", "refute", "runs"):
     assert word in module.__doc__ or word.capitalize() in module.__doc__
 
@@ -70,7 +70,7 @@ def test_the_ablation_is_a_square_on_each_task():
   for run in runs:
     task = {"hard": "recall:hard,", "rule": "rule:", "plain": "recall:"}
     base = load_config(
-      f"{task[run.settings['task']]}system=swa,seed={run.settings['seed']}"
+      f"{task[run.settings['task']]}system=sliding_window,seed={run.settings['seed']}"
     )
     assert run.tree["inner"]["enabled"] == run.settings["inner"]
     has_memory = run.tree["memory"]["name"] == "episodic"

@@ -47,7 +47,7 @@ def test_each_has_one_line_about_it():
 @pytest.mark.parametrize("memory", ["episodic", "associative"])
 def test_two_by_two(memory):
   found = {}
-  for name in ("swa", "ttt", f"swa_{memory}", f"ttt_{memory}"):
+  for name in systems.square(memory):
     made = config_lib.from_config_dict(load_config(f"recall:system={name}"))
     found[made.inner.enabled, made.memory.read is not None] = made
   assert len(found) == 4
@@ -60,8 +60,8 @@ def test_two_by_two(memory):
 
 def test_a_system_leaves_nothing_of_the_one_before():
   tree = load_config("recall:system=ttt_memory")
-  systems.apply(tree, "swa")
-  assert tree.to_dict() == load_config("recall:system=swa").to_dict()
+  systems.apply(tree, "sliding_window")
+  assert tree.to_dict() == load_config("recall:system=sliding_window").to_dict()
 
 
 def test_steps_keep_what_the_experiment_sets_besides():
@@ -73,6 +73,17 @@ def test_steps_keep_what_the_experiment_sets_besides():
   # Schedules depend on the steps.
   recall = load_config("recall:system=ttt_memory_scheduled,steps=10")
   assert recall.coordination.inner_start == 4
+
+
+def test_a_system_has_one_name():
+  settings = [
+    load_config(f"recall:system={name}").to_dict() for name in SYSTEMS
+  ]
+  assert all(settings[i] not in settings[:i] for i in range(len(settings)))
+  for old, new in systems.RENAMED.items():
+    assert old not in SYSTEMS and new in SYSTEMS
+    with pytest.raises(ValueError, match=f"'{old}' has .*: use system={new}"):
+      load_config(f"recall:system={old}")
 
 
 def test_unknown():

@@ -22,12 +22,14 @@ from mattt_jax.learners import build
 from mattt_jax.registry import load_config
 from mattt_jax.report import plots
 from mattt_jax.training import load, trainer
-from mattt_jax.ttt.meta_loss import read_batch
+from mattt_jax.ttt.parts import Parts
+from mattt_jax.ttt.read_batch import read_batch
+from mattt_jax.ttt.tokens import tokens_of
 
 SYSTEMS = {
-  "ttt": "TTT alone",
+  "ttt_e2e": "TTT alone",
   "swa_episodic": "window + episodic memory",
-  "ttt_episodic": "TTT + episodic memory",
+  "ttt_memory": "TTT + episodic memory",
 }
 _BUCKETS = 8  # of document positions
 
@@ -46,7 +48,9 @@ def run(out: str | os.PathLike, *, tiny: bool = False) -> dict[str, Any]:
     system: _train(f"recall:{size}system={system}", out / system)
     for system in SYSTEMS
   }
-  document = _read_document(f"language_modeling:{size}system=ttt", out / "lm")
+  document = _read_document(
+    f"language_modeling:{size}system=ttt_e2e", out / "lm"
+  )
   results = {
     "recall": recall,
     "document": document,
@@ -96,9 +100,9 @@ def _train(config: str, workdir: pathlib.Path) -> dict[str, Any]:
   }
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "inner"))
-def _losses(graphdef, params, batch, *, inner):
-  return read_batch(nnx.merge(graphdef, params), batch, inner=inner).loss_BxL
+@functools.partial(jax.jit, static_argnames=("graphdef", "parts"))
+def _losses(graphdef, params, tokens, parts):
+  return read_batch(nnx.merge(graphdef, params), tokens, parts).loss_BxL
 
 
 def _read_document(config: str, workdir: pathlib.Path) -> dict[str, Any]:
@@ -126,7 +130,8 @@ def _read_document(config: str, workdir: pathlib.Path) -> dict[str, Any]:
   edges = np.linspace(0, length, _BUCKETS + 1).astype(int)
   curves = {}
   for label, inner in (("on", True), ("off", False)):
-    loss_L = np.asarray(_losses(graphdef, params, batch, inner=inner))[0]
+    parts = Parts(inner=inner)
+    loss_L = np.asarray(_losses(graphdef, params, tokens_of(batch), parts))[0]
     curves[label] = [
       float(loss_L[a:b].mean())
       for a, b in zip(edges[:-1], edges[1:], strict=True)
@@ -142,7 +147,7 @@ def _read_document(config: str, workdir: pathlib.Path) -> dict[str, Any]:
 
 def _found(recall: dict[str, Any], document: dict[str, Any]) -> str:
   """One sentence, made of the numbers."""
-  lengths = sorted(recall["ttt"]["lengths"], key=int)
+  lengths = sorted(recall["ttt_e2e"]["lengths"], key=int)
   near, far = lengths[0], lengths[-1]
 
   def accuracy(system):
@@ -155,9 +160,9 @@ def _found(recall: dict[str, Any], document: dict[str, Any]) -> str:
   on = np.mean(document["loss_nats_per_byte"]["on"])
   off = np.mean(document["loss_nats_per_byte"]["off"])
   return (
-    f"Found (one seed): recall under interference is {accuracy('ttt')} for "
+    f"Found (one seed): recall under interference is {accuracy('ttt_e2e')} for "
     f"TTT alone, {accuracy('swa_episodic')} for a window with an episodic "
-    f"memory, {accuracy('ttt_episodic')} for both; reading "
+    f"memory, {accuracy('ttt_memory')} for both; reading "
     f"{document['name']}, test-time training changes the loss from {off:.3f} "
     f"to {on:.3f} nats a byte."
   )
@@ -165,7 +170,7 @@ def _found(recall: dict[str, Any], document: dict[str, Any]) -> str:
 
 def _tables(results: dict[str, Any]) -> str:
   recall, document = results["recall"], results["document"]
-  lengths = sorted(recall["ttt"]["lengths"], key=int)
+  lengths = sorted(recall["ttt_e2e"]["lengths"], key=int)
   width = max(map(len, SYSTEMS.values()))
   rows = ["", "Answer accuracy on the test split, by context length (tokens)"]
   rows += [" " * width + "".join(f"{n:>8}" for n in lengths) + "   state"]

@@ -1,59 +1,67 @@
-"""Trains and measures several systems under one budget."""
+"""Compares systems, or finished runs, in one table."""
 
 import pathlib
 
 from absl import flags
 
-from mattt_jax.commands import launch
+from mattt_jax.commands import launch, sweep
+from mattt_jax.sweeps import sweep as sweep_lib
 
-
-def _parse_numbers(flag: str, text: str | None) -> tuple[int, ...]:
-  try:
-    return tuple(int(part) for part in (text or "").split(",") if part)
-  except ValueError:
-    raise launch.UsageError(
-      f"--{flag}={text!r} must be whole numbers, as --{flag}=256,512"
-    ) from None
+TABLE_FILE = "compare.md"
 
 
 def _define_compare(values: flags.FlagValues) -> None:
   for name, default, about in (
-    ("task", "recall", "an experiment: recall, rule"),
+    ("config", None, "an experiment, NAME:ARG or FILE:ARG; without it, the "
+     "finished RUNs are compared: work directories, results.jsonl of sweeps"),
     ("systems", None, "names of `mattt list`, or 2x2:MEMORY; a,b,c"),
     ("seeds", "0", "0,1,2"),
-    ("arg", "", "more arguments of the experiment: tiny, hard"),
     ("each", "", "an argument and its values, a run for each: how:joint,first"),
     ("out", "runs/compare", "directory of the runs and the table"),
-  ):
+  ):  # fmt: skip
     flags.DEFINE_string(name, default, about, flag_values=values)
-  flags.DEFINE_integer(
-    "steps", 0, "outer steps of each; 0: as the experiment says",
-    lower_bound=0, flag_values=values,
-  )  # fmt: skip
+  sweep.define_results(values)
 
 
-def _compare(values: flags.FlagValues) -> None:
-  names = launch.required(values, "systems", "2x2:episodic").split(",")
-  seeds = _parse_numbers("seeds", values.seeds)
-  launch.keep_compiled_programs()
+def _compare(values: flags.FlagValues, *words: str) -> int:
   from mattt_jax.report import compare
 
-  out = pathlib.Path(values.out)
-  rows = compare.compare(
-    values.task,
-    names,
-    seeds,
-    out,
-    arg=values.arg,
-    each=values.each,
-    steps=values.steps,
-  )
-  print(f"\n{compare.table(rows)}\n\nRows and table are in {out}/")
+  if words:
+    if values.config:
+      raise launch.UsageError(
+        f"--config={values.config} trains, {words[0]} is a finished run: give "
+        "one of them"
+      )
+    print(compare.table(compare.read([pathlib.Path(word) for word in words])))
+    return 0
+  text = launch.required(values, "config", "recall:hard")
+  names = launch.required(values, "systems", "2x2:episodic").split(",")
+  seeds = _parse_seeds(values.seeds)
+  out = sweep.directory(values, "runs/compare")
+  settings = compare.settings(names, seeds, values.each)
+  every = sweep_lib.runs(text, settings)
+  code, rows = sweep.do(every, every, out, values)
+  if not rows:
+    return code
+  table = compare.table(rows)
+  (out / TABLE_FILE).write_text(table + "\n")
+  print(f"\n{table}\n\nThe table is in {out / TABLE_FILE}")
+  return code
+
+
+def _parse_seeds(text: str) -> tuple[int, ...]:
+  try:
+    return tuple(int(part) for part in text.split(","))
+  except ValueError:
+    raise launch.UsageError(
+      f"--seeds={text!r} must be whole numbers, as --seeds=1,2,3"
+    ) from None
 
 
 COMMAND = launch.Command(
   about=__doc__,
-  example="--task=recall --systems=2x2:episodic,rag --seeds=1,2,3 --arg=hard",
+  example="--config=recall:hard --systems=2x2:episodic,titans --seeds=1,2,3",
   run=_compare,
   define=_define_compare,
+  words=("RUN...",),
 )

@@ -49,8 +49,11 @@ def _evaluate(values: flags.FlagValues) -> None:
   parse_lengths(values.lengths, 1)  # mistakes before anything is loaded
   launch.keep_compiled_programs()
   from mattt_jax.evaluation import suite
+  from mattt_jax.evaluation.reader import Reader
   from mattt_jax.sweeps.sweep import config_hash
   from mattt_jax.training import load
+  from mattt_jax.ttt.coordination import rate_scale
+  from mattt_jax.ttt.parts import Parts
 
   tree, trained = launch.run_settings(values)
   if values.inner and not trained.inner.enabled:
@@ -65,26 +68,29 @@ def _evaluate(values: flags.FlagValues) -> None:
       trained,
       eval=dataclasses.replace(trained.eval, sequences=values.sequences),
     )
+  parts = Parts(
+    trained.eval.inner if values.inner is None else values.inner,
+    trained.eval.memory if values.memory is None else values.memory,
+  )
   learner, step = load.load_learner(trained, workdir, best=values.best)
   out = pathlib.Path(values.out or pathlib.Path(workdir) / "evaluate.jsonl")
-  rows = suite.run(
-    experiment,
-    learner,
-    [t.strip() for t in (values.tasks or tree["task"]["name"]).split(";")],
-    lengths,
-    out,
-    {
-      "workdir": str(workdir),
-      "config_hash": config_hash(tree),
-      "seed": trained.seed,
-      "step": step,
-    },
-    split=values.split,
-    inner=values.inner,
-    memory=values.memory,
-    step=step,
-    kinds=values.answers.split(","),
+  reader = Reader(
+    learner, experiment, None, parts, rate_scale(experiment.inner, step)
   )
+  tasks = (values.tasks or tree["task"]["name"]).split(";")
+  asked = suite.Suite(
+    [task.strip() for task in tasks],
+    lengths,
+    values.split,
+    values.answers.split(","),
+  )
+  about = {
+    "workdir": str(workdir),
+    "config_hash": config_hash(tree),
+    "seed": trained.seed,
+    "step": step,
+  }
+  rows = suite.run(reader, asked, out, about)
   print(suite.table(rows))
   print(f"Rows are in {out}")
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from mattt_jax import config as config_lib
 from mattt_jax import registry
-from mattt_jax.data import sources
+from mattt_jax.data import cache
 from mattt_jax.training import trackers
 
 Argv = list[str]
@@ -28,8 +28,9 @@ class UsageError(ValueError):
 @dataclasses.dataclass(frozen=True)
 class Command:
   """One thing to ask for: `define` adds its flags, `run` gets their values,
-  then the words that stand for themselves, one for each of `words`; an integer
-  that it returns is the exit code."""
+  then the words that stand for themselves, one for each of `words` (any number
+  for a last one that ends in "..."); an integer that it returns is the exit
+  code."""
 
   about: str
   example: str  # arguments
@@ -62,10 +63,11 @@ def launch(command: Command, program: str, argv: Sequence[str]) -> int:
     if command.takes_config:
       argv = _define_config(values, argv)
     words = values([program, *argv])[1:]
-    if len(words) > len(command.words):
-      raise UsageError(f"unexpected argument {words[len(command.words)]!r}")
-    if len(words) < len(command.words):
-      raise UsageError(f"{command.words[len(words)]} is missing")
+    asked = [word for word in command.words if not word.endswith("...")]
+    if len(words) > len(asked) and asked == [*command.words]:
+      raise UsageError(f"unexpected argument {words[len(asked)]!r}")
+    if len(words) < len(asked):
+      raise UsageError(f"{asked[len(words)]} is missing")
     flags.FLAGS.mark_as_parsed()  # grain's workers ask for absl's own flags
     if debug:
       logging.set_verbosity(logging.INFO)
@@ -139,9 +141,7 @@ def keep_compiled_programs() -> None:
   Before JAX is imported. A program of second derivatives takes longer to
   compile than a small run to train.
   """
-  os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(sources.cache_home() / "jax")
-  )
+  os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.home() / "jax"))
 
 
 def _define_config(values: flags.FlagValues, argv: Argv) -> Argv:
@@ -158,7 +158,7 @@ def _define_config(values: flags.FlagValues, argv: Argv) -> Argv:
   if given is None:
     if overrides:
       raise UsageError(
-        f"--config.{overrides[0]} needs --config=FILE to override"
+        f"--config.{overrides[0]} needs --config=NAME to override"
       )
     flags.DEFINE_string("config", None, "", flag_values=values)
     return rest
@@ -200,7 +200,7 @@ def _help(command: Command, program: str, values: flags.FlagValues) -> str:
   lines = [f"  {shown:<20} {flag.help}" for shown, flag in rows]
   if command.takes_config:
     lines = [
-      "  --config=FILE:ARG    an experiment, or its name: see `mattt list`",
+      "  --config=NAME:ARG    an experiment, or its file: see `mattt list`",
       "  --config.a.b=VALUE   sets a field of it",
       *lines,
     ]

@@ -14,7 +14,7 @@ def _list(values: flags.FlagValues) -> None:
     ("Tasks", registry.summaries(config_lib.TASKS)),
     ("Memories", registry.summaries(config_lib.MEMORIES)),
     (
-      "Systems (system=NAME; also swa, ttt, swa_MEMORY, ttt_MEMORY)",
+      "Systems (system=NAME; also swa_MEMORY, ttt_MEMORY)",
       systems.summaries(),
     ),
     (

@@ -1,31 +1,66 @@
-"""Draws recall by context length and depth (heatmap)."""
+"""Draws learning curves (curves), or recall by length and depth (heatmap)."""
 
 import json
+import pathlib
 from typing import Any
 
 from absl import flags
 
 from mattt_jax.commands import launch
+from mattt_jax.sweeps import labels
+from mattt_jax.sweeps import rows as rows_lib
+
+KINDS = ("curves", "heatmap")
 
 
 def _define(values: flags.FlagValues) -> None:
   for name, about in (
-    ("rows", "the JSONL that `mattt evaluate` wrote"),
-    ("task", "whose rows are drawn, as --tasks of `mattt evaluate` had it"),
+    ("rows", "heatmap: the JSONL that `mattt evaluate` wrote"),
+    ("task", "heatmap: whose rows are drawn, as --tasks of it had it"),
     ("out", "the new PNG"),
   ):
     flags.DEFINE_string(name, None, about, flag_values=values)
 
 
-def _plot(values: flags.FlagValues, kind: str) -> None:
-  if kind != "heatmap":
-    raise launch.UsageError(f"unknown kind {kind!r}: use heatmap")
+def _plot(values: flags.FlagValues, kind: str, *runs: str) -> None:
+  if kind not in KINDS:
+    raise launch.UsageError(f"unknown kind {kind!r}: use {' or '.join(KINDS)}")
+  if kind == "curves":
+    return _curves(values, runs)
+  if runs:
+    raise launch.UsageError(f"unexpected argument {runs[0]!r}")
   path = launch.required(values, "rows", "runs/recall/evaluate.jsonl")
   task = launch.required(values, "task", "associative_recall")
   out = launch.required(values, "out", "heatmap.png")
   from mattt_jax.report import plots  # matplotlib is slow to import
 
   print(f"Written to {plots.heat_map(out, _rows(path), task)}")
+
+
+def _curves(values: flags.FlagValues, runs: tuple[str, ...]) -> None:
+  if not runs:
+    raise launch.UsageError("RUN is missing: name the work directory of a run")
+  out = launch.required(values, "out", "curves.png")
+  from mattt_jax.report import plots
+  from mattt_jax.training import metrics
+
+  found = {}
+  for run in runs:
+    path = pathlib.Path(run) / metrics.METRICS_FILE
+    rows = metrics.read_rows(path)
+    if not rows:
+      raise ValueError(f"{path} has no rows: is {run} a run's work directory?")
+    found[_label(run)] = rows
+  print(f"Written to {plots.learning_curves(out, found)}")
+
+
+def _label(run: str) -> str:
+  """What the run's sweep set or, without one, its directory."""
+  note = rows_lib.read_json(pathlib.Path(run) / rows_lib.SWEEP_FILE)
+  said = note.get("settings", {})
+  seed = f"seed {said['seed']}" if "seed" in said else ""
+  parts = [said.get("system", ""), labels.variant(said), seed]
+  return " ".join(filter(None, parts)) or run
 
 
 def _rows(path: str) -> list[dict[str, Any]]:
@@ -48,9 +83,8 @@ def _rows(path: str) -> list[dict[str, Any]]:
 
 COMMAND = launch.Command(
   about=__doc__,
-  example="heatmap --rows=runs/recall/evaluate.jsonl "
-  "--task=associative_recall --out=heatmap.png",
+  example="curves runs/recall --out=curves.png",
   run=_plot,
   define=_define,
-  words=("KIND",),
+  words=("KIND", "RUN..."),
 )

@@ -1,4 +1,4 @@
-"""What RULER's needles, chains and lists are made of: words, numbers, names."""
+"""Words, numbers and names for RULER's needles, chains and lists."""
 
 import string
 import uuid
@@ -36,10 +36,10 @@ WORDS = tuple(f"{a}-{n}" for a in ADJECTIVES for n in NOUNS)
 
 def items(rng: np.random.Generator, kind: str, number: int) -> list[str]:
   """`number` different "words", "numbers" (7 digits) or "uuids"."""
-  found: dict[str, None] = {}
-  while len(found) < number:
-    found[_item(rng, kind)] = None
-  return list(found)
+  made: dict[str, None] = {}
+  while len(made) < number:
+    made[_item(rng, kind)] = None
+  return list(made)
 
 
 def letters(
@@ -47,11 +47,11 @@ def letters(
 ) -> list[str]:
   """`number` different strings of `length` letters."""
   alphabet = string.ascii_uppercase if upper else string.ascii_lowercase
-  found: dict[str, None] = {}
-  while len(found) < number:
-    drawn = rng.integers(26, size=(number - len(found), length)).tolist()
-    found |= {"".join(alphabet[i] for i in word): None for word in drawn}
-  return list(found)
+  made: dict[str, None] = {}
+  while len(made) < number:
+    drawn = rng.integers(26, size=(number - len(made), length)).tolist()
+    made |= {"".join(alphabet[i] for i in word): None for word in drawn}
+  return list(made)
 
 
 def _item(rng: np.random.Generator, kind: str) -> str:

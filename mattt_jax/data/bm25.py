@@ -3,9 +3,9 @@
     score(d, q) = sum over words w of q of
       log(1 + (N - n_w + 1/2) / (n_w + 1/2)) f (k1 + 1) / (f + k1 norm_d)
 
-N texts, n_w of them with w; f is how often d has it; norm_d = 1 - b + b |d| /
-mean |d| (Robertson and Zaragoza, "The Probabilistic Relevance Framework"; the
-1 in the logarithm keeps it positive).
+There are N texts, n_w of them with w; f is how often d has it; norm_d = 1 - b +
+b |d| / mean |d| (Robertson and Zaragoza, "The Probabilistic Relevance
+Framework"; the 1 in the logarithm keeps it positive).
 """
 
 import re
@@ -37,16 +37,16 @@ class BM25:
     require_at_least("k1", k1, 0)
     require(0 <= b <= 1, f"b={b} must lie in [0, 1]")
     self._number = len(texts)
-    found: dict[str, list[tuple[int, int]]] = {}  # word -> (text, how often)
+    counts_of: dict[str, list[tuple[int, int]]] = {}  # word -> (text, count)
     size_N = np.zeros(self._number)
     for number, text in enumerate(texts):
       counts = Counter(words(text))
       size_N[number] = counts.total()
       for word, count in counts.items():
-        found.setdefault(word, []).append((number, count))
+        counts_of.setdefault(word, []).append((number, count))
     norm_N = 1 - b + b * size_N / max(size_N.mean(), 1)
     self._scores = {}  # word -> the texts that have it, what it adds to each
-    for word, pairs in found.items():
+    for word, pairs in counts_of.items():
       at, count = np.array(pairs).T
       rarity = np.log1p((len(texts) - len(at) + 0.5) / (len(at) + 0.5))
       added = rarity * count * (k1 + 1) / (count + k1 * norm_N[at])
@@ -62,6 +62,6 @@ class BM25:
     return scores_N
 
   def best(self, query: str, number: int) -> np.ndarray:
-    """The `number` texts that score highest, best first: [number] int64; of
-    equals the one that comes first."""
+    """The `number` texts that score highest, best first: [number] int64. Equal
+    ones keep their order."""
     return np.argsort(-self.scores(query), kind="stable")[:number]

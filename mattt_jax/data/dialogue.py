@@ -1,7 +1,7 @@
 """Made-up talk of people of a town, as prose: the source "dialogue".
 
-For tasks about direct speech when no book is at hand: no download, the same
-text on every machine.
+It serves tasks about direct speech when no book is at hand: no download, the
+same text on every machine.
 """
 
 import random

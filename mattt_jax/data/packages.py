@@ -1,6 +1,6 @@
 """Packages of the ordinary registries that hold whole documents.
 
-A package is kept, as it came, below MATTT_CACHE/downloads; its texts are public
+A package stays, as it came, below MATTT_CACHE/downloads; its texts are public
 domain or free, but not ours to ship.
 """
 
@@ -9,17 +9,15 @@ import hashlib
 import io
 import json
 import shlex
-import shutil
 import subprocess
 import sys
 import tarfile
-import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mattt_jax.config import require
-from mattt_jax.data import qa_sets, r_data, sources
+from mattt_jax.data import cache, qa_sets, r_data
 
 Files = Iterable[tuple[str, bytes]]  # names and contents
 
@@ -42,7 +40,7 @@ class Package:
 
 
 def download(package: Package) -> Path:
-  """The package's file, from the cache or else the registry.
+  """The package's file, from the cache or else from the registry.
 
   Raises:
     ValueError: the command is missing or fails, or gives another file.
@@ -50,7 +48,7 @@ def download(package: Package) -> Path:
   folder = "-".join(
     filter(None, (package.name.strip("@").replace("/", "-"), package.version))
   )
-  target = sources.cache_home() / "downloads" / folder
+  target = cache.home() / "downloads" / folder
   if not target.exists():
     _download(package, target)
   path = _only_file(target, package)
@@ -82,7 +80,7 @@ def documents(package: Package, path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def origin(package: Package, path: Path) -> dict[str, str]:
-  """What a manifest says of a downloaded package."""
+  """The entry of a downloaded package in a manifest."""
   return {
     "name": package.name,
     # Debian's file names say it: NAME_VERSION_ARCHITECTURE.deb
@@ -122,33 +120,24 @@ def run(command: tuple[str, ...], folder: Path, fix: str) -> bytes:
 
 
 def _download(package: Package, target: Path) -> None:
-  """Downloads aside, then renames: the package is whole or not there."""
+  """Downloads a package into the new folder `target`."""
   fix = (
     f"it needs {package.needs}; or run it on another machine, and put the file "
     f"that it leaves into {target}"
   )
-  aside = target.parent / f".downloading-{uuid.uuid4().hex}"
-  aside.mkdir(parents=True)
-  try:
+  with cache.filled_aside(target) as aside:
     run(package.command, aside, fix)
     _only_file(aside, package)
-    try:
-      aside.rename(target)
-    except OSError:  # another process was first; its copy is as good
-      if not target.exists():
-        raise
-  finally:
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _only_file(folder: Path, package: Package) -> Path:
-  found = sorted(folder.iterdir())
+  files = sorted(folder.iterdir())
   require(
-    len(found) == 1,
-    f"{folder} holds {len(found)} files, not the one of {package.name}: remove "
+    len(files) == 1,
+    f"{folder} holds {len(files)} files, not the one of {package.name}: remove "
     "it and run the same command again",
   )
-  return found[0]
+  return files[0]
 
 
 def _austen(path: Path) -> Files:

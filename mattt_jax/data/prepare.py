@@ -6,12 +6,12 @@
     hotpotqa  HotpotQA (dev, distractor setting): the same
     texts     the text files below a directory of one's own, as UTF-8
 
-`manifest.json`, written last, names where the documents are from and the sha256
-of each. The same call again goes on where it stopped: what is there is not
-fetched or written again, nor ever replaced if it was changed.
+`manifest.json`, written last, names the origin of the documents and the sha256
+of each. The same call again goes on where it stopped: it does not fetch or
+write again what is there, nor replace what was changed.
 
-The command `mattt prepare` then writes texts as a tfds data set too, which is
-what is read (`sources.array_records`).
+The command `mattt prepare` then writes texts as a tfds data set too, the one
+that tasks read (`sources.array_records`).
 """
 
 import codecs
@@ -65,9 +65,9 @@ def prepare(
     require(not texts, f"--from={texts} is for texts, not for {name}")
     if manifest and _whole(directory, manifest["files"]):
       return manifest
-    found = [(p, packages.download(p)) for p in packages.DATA_SETS[name]]
-    documents = (d for p, path in found for d in packages.documents(p, path))
-    origins = [packages.origin(*pair) for pair in found]
+    pairs = [(p, packages.download(p)) for p in packages.DATA_SETS[name]]
+    documents = (d for p, path in pairs for d in packages.documents(p, path))
+    origins = [packages.origin(*pair) for pair in pairs]
   files = {file: _write(directory / file, text) for file, text in documents}
   for file in manifest.get("files", {}):
     require(

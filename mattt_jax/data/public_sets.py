@@ -8,14 +8,13 @@
                       eval, writes it (without --remove_newline_tab)
     stories           six tales of our own, a few lines long: nothing to fetch
 
-PATH is a file or a directory, which is searched. Nothing is ever downloaded; an
-error about files that are not there has the command that gets them.
+PATH is a file or a directory to search. Nothing is ever downloaded; an error
+about missing files names the command that gets them.
 
 PG-19 (1911.05507) is text without questions, a source of language_modeling:
-source="tfds:pg19", text_key="book_text" is read in its own splits, once it is
-prepared (which needs tensorflow, reading does not). "directory:PATH" reads what
-`gcloud storage cp -r 'gs://deepmind-gutenberg/*' PATH` leaves, and splits it by
-the hash of the names.
+source="tfds:pg19", text_key="book_text" has its own splits (preparing it needs
+tensorflow, reading does not). "directory:PATH" reads what `gcloud storage cp -r
+'gs://deepmind-gutenberg/*' PATH` leaves, and splits it by a hash of the names.
 """
 
 import dataclasses
@@ -35,7 +34,8 @@ STORIES = "stories"
 _OWN_SPLITS = {"train": "train", "validation": "tune", "dev": "tune",
                "test": "test"}  # fmt: skip
 _PARQUET_ROWS = 64  # read at a time: one holds a whole book
-# Examples come before the question, and what is between them before it.
+# Sets whose context is solved examples: what stands between them, and before
+# the question.
 _FEW_SHOT = {"trec": "\n", "lsht": "\n", "triviaqa": "\n\n", "samsum": "\n\n"}
 
 
@@ -43,8 +43,8 @@ _FEW_SHOT = {"trec": "\n", "lsht": "\n", "triviaqa": "\n\n", "samsum": "\n\n"}
 class Record:
   """A question about a text.
 
-  The prompt is `context + ask`. Answer i follows after `leads[i]`; if there are
-  fewer leads than answers, the others are other ways to say the same.
+  The prompt is `context + ask`. Answer i follows after `leads[i]`; answers
+  without a lead are other ways to say the same.
   """
 
   id: str
@@ -52,10 +52,10 @@ class Record:
   question: str
   answers: tuple[str, ...]
   metric: str  # the set's own, by name
-  document: str = ""  # what questions share; "": nothing, it is the id
+  document: str = ""  # the text that questions share; "": the record's id
   split: str = ""  # its own: "train", "validation", "dev", "test", or none
   choices: tuple[str, ...] = ()  # one of them is answers[0]; (): none
-  # Of "babilong" and LongBench's classifications: every answer of the task.
+  # Every answer of the task, for "babilong" and LongBench's classifications.
   labels: tuple[str, ...] = ()
   ask: str = ""  # "": the question, in a plain form
   leads: tuple[str, ...] = (" ",)
@@ -82,7 +82,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Set:
-  """How a set's files are called and read, and what gets them."""
+  """A set's files, how to read them, and the command that gets them."""
 
   files: tuple[str, ...]  # patterns of their names
   read: Callable[[str, Row], Iterable[Record]]  # of a row: its place, and it
@@ -90,7 +90,7 @@ class Set:
 
 
 def check(source: str) -> None:
-  """Raises the `ValueError` that `load` would of an unknown set or no files."""
+  """Raises the `ValueError` of `load` for an unknown set or missing files."""
   if source != STORIES:
     _files(source)
 
@@ -98,9 +98,9 @@ def check(source: str) -> None:
 def load(source: str) -> dict[str, tuple[Record, ...]]:
   """The records of each split, in the order of the files.
 
-  They are the set's own splits if it has a train and a held-out part (of one
-  held-out part, tune and test get half of the documents each). Otherwise
-  documents are dealt by a hash of their names, as data/sources.py does.
+  A set with a train and a held-out part keeps them (a single held-out part
+  gives half of its documents to tune, half to test). Otherwise documents are
+  dealt by a hash of their names, as in data/sources.py.
 
   Raises:
     ValueError: an unknown set, no files, a row that is not of the set's schema,
@@ -135,12 +135,12 @@ def load(source: str) -> dict[str, tuple[Record, ...]]:
 def ruler_record(name: str, prompt: str, answers: Iterable[str]) -> Record:
   """A sample of RULER; its last line is the question."""
   answers = tuple(answers)
-  context, newline, asked = prompt.rpartition("\n")
+  context, newline, question = prompt.rpartition("\n")
   leads = ruler_text.leads(prompt, len(answers))
   return Record(
-    name, context, asked, answers,
+    name, context, question, answers,
     "string_match_all" if leads else "string_match_part",
-    ask=newline + asked, leads=leads or (" ",),
+    ask=newline + question, leads=leads or (" ",),
   )  # fmt: skip
 
 
@@ -166,15 +166,15 @@ def _quality(place: str, row: Row) -> Iterator[Record]:
 
 
 def _longbench(place: str, row: Row) -> Iterator[Record]:
-  name, asked = row["dataset"].removesuffix("_e"), row["input"]
+  name, question = row["dataset"].removesuffix("_e"), row["input"]
   answers, classes = tuple(row["answers"]), tuple(row["all_classes"] or ())
   code = name in ("lcc", "repobench-p")  # goes on where the context ends
-  ask = (asked or "\n") if code else ""
+  ask = (question or "\n") if code else ""
   if name in _FEW_SHOT:  # the question is in the form of the examples
-    ask = _FEW_SHOT[name] + asked
+    ask = _FEW_SHOT[name] + question
   yield Record(
     # The file too: LongBench-E is drawn from the same rows.
-    f"{place.partition(':')[0]}:{row['_id']}", row["context"], asked,
+    f"{place.partition(':')[0]}:{row['_id']}", row["context"], question,
     answers, f"longbench:{name}", row["_id"],
     choices=classes if answers[:1] and answers[0] in classes else (),
     labels=classes, ask=ask, leads=("",) if code else (" ",),
@@ -235,8 +235,8 @@ def _files(source: str) -> tuple[Set, list[tuple[str, Path]]]:
   require(root.exists(), f"task.source={source!r}: no {root}: {fix}")
   if root.is_file():
     return chosen, [(root.name, root)]
-  found = {p for files in chosen.files for p in root.rglob(files)}
-  listed = sorted((p.relative_to(root).as_posix(), p) for p in found)
+  paths = {p for files in chosen.files for p in root.rglob(files)}
+  listed = sorted((p.relative_to(root).as_posix(), p) for p in paths)
   # A download keeps its own files in a hidden folder, .cache.
   listed = [x for x in listed if not x[0].startswith(".") and x[1].is_file()]
   require(

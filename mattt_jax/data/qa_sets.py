@@ -1,9 +1,9 @@
 """Question sets, from their publishers' JSON, as two lists of rows.
 
 paragraphs: {title, text}; a paragraph's number is its place in the list.
-questions: {id, question, answers, paragraphs, evidence}; `paragraphs` are the
-numbers of those that the set gives with the question, `evidence` of those that
-it is answered from.
+questions: {id, question, answers, paragraphs, evidence}; `paragraphs` numbers
+those that the set gives with the question, `evidence` those that hold the
+answer.
 
 `mattt prepare` writes them as paragraphs.jsonl and questions.jsonl. A set is
 named by a string: "town" (data/town.py), or "directory:PATH" with these files.
@@ -85,7 +85,7 @@ def _paragraph_problem(row: Any) -> str:
 
 
 def _problem(row: Any, paragraphs: int) -> str:
-  """What is wrong with a question; "" if nothing is."""
+  """The mistake in a question's row; "" if there is none."""
   if not isinstance(row, dict):
     return "is no object"
   for field in ("id", "question"):
@@ -116,10 +116,10 @@ def split(
 
   Questions that share a paragraph of evidence, themselves or through others,
   are one group; a hash of its first id (sorted) decides its split, about a
-  fifth for each of tune and test. A paragraph is in the split of the questions
-  that it is evidence of. Of the others, those that a test question was
-  published with are in test, then those of tune questions in tune, and the rest
-  in train. So nothing that a held-out question needs is read in training.
+  fifth for each of tune and test. Paragraphs of evidence follow their
+  questions. The others go with the test questions that they were published
+  with, then with those of tune; the rest is in train. So training reads nothing
+  that a held-out question needs.
 
   Args:
     questions: with different ids.
@@ -172,7 +172,7 @@ def split(
 
 
 class _Paragraphs:
-  """Numbers each different paragraph once, in the order of their coming."""
+  """Numbers each different paragraph once, in order of appearance."""
 
   def __init__(self):
     self._numbers: dict[tuple[str, str], int] = {}

@@ -1,9 +1,9 @@
 """Documents of a tfds data set (array_record), each read when it is asked for.
 
-For a corpus that is larger than memory. What is held of it is an index, 24
-bytes a document: which record it is, its size, and its checksum. The index is
-made in one pass, which holds one text at a time (and all names), and kept in
-the cache until a file of the data set has another size or time.
+For a corpus that is larger than memory. Only an index is held, 24 bytes a
+document: its record, size and checksum. One pass, which holds one text at a
+time (and all names), makes the index; the cache keeps it until a file of the
+data set has another size or time.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mattt_jax.config import require
-from mattt_jax.data import sources
+from mattt_jax.data import cache, sources
 from mattt_jax.data.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Records(Sequence[sources.Document]):
     return sources.Document(name, text)
 
   def checksum(self) -> str:
-    """Of all documents, from the index alone."""
+    """A checksum of all documents, from the index alone."""
     return hashlib.sha256(self.digest_N.tobytes()).hexdigest()[:16]
 
 
@@ -115,7 +115,7 @@ def load(
 def _index(
   rows: "Rows", source: str, own: Mapping[str, str], shortest: int
 ) -> dict[str, np.ndarray]:
-  """Reads every record once."""
+  """Reads every record once: the arrays of each split, `SPLIT_NAME`."""
   names, records, sizes, digests = [], [], [], []
   numbers = tqdm(range(len(rows)), "index", unit=" documents", disable=None)
   for record in numbers:
@@ -141,7 +141,7 @@ def _index(
 
 
 def _deal(rows, source, own, names, record_N) -> dict[str, list[int]]:
-  """Which documents each split has: its own, or by a hash of their names."""
+  """The documents of each split: its own, or by a hash of their names."""
   dealt: dict[str, list[int]] = {
     split: np.flatnonzero(
       (rows.parts[part].start <= record_N) & (record_N < rows.parts[part].stop)
@@ -172,7 +172,7 @@ def _index_path(rows: "Rows", source: str, shortest: int) -> Path:
     files.append((str(file), stat.length, stat.mtime))
   key = json.dumps([_INDEX, files, rows.text_key, shortest])
   digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-  return sources.cache_home() / f"index-{digest}.npz"
+  return cache.home() / f"index-{digest}.npz"
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -183,10 +183,7 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     np.savez(aside, **arrays)  # type: ignore[arg-type]
     os.replace(aside, path)
   except OSError as error:
-    raise ValueError(
-      f"cannot write to the cache {path.parent}: {error.strerror}: set "
-      "MATTT_CACHE to a directory that can be written"
-    ) from error
+    raise cache.not_writable(path.parent, error) from error
   finally:
     aside.unlink(missing_ok=True)
 

@@ -11,10 +11,10 @@ templates are those of its code (NVIDIA, Apache-2.0), so that scores compare:
     vt              a chain of four variables that refer to the one before
     cwe, fwe        the common words of a numbered list, of a coded text
 
-`generate` draws the items, the other functions put them into text. The items
-differ from RULER's in where they are from: adjectives and nouns of
-data/_ruler_items.py, and any real text for its copyrighted essays. No key that
-is asked for has a second needle, which RULER leaves to chance.
+`generate` draws the items, the other functions put them into text. In contrast
+to RULER, words are those of data/_ruler_items.py, any real text stands for its
+copyrighted essays, and no key that is asked for has a second needle, which
+RULER leaves to chance.
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ _REPEATS = {True: (6, 1), False: (30, 3)}
 
 @dataclasses.dataclass(frozen=True)
 class Needles:
-  """What a needle task hides, and where."""
+  """The needles of a task, and their haystack."""
 
   haystack: str  # "noise", "text" or "needles"
   keys: int = 1
@@ -149,7 +149,7 @@ def generate(
 
 
 def frequencies(number: int, words: int) -> list[int]:
-  """How often each of `words` words appears among about `number`: ~ k^-2."""
+  """Counts ~ k^-2 of each of `words` words among about `number` words."""
   return [int(6 * number / (math.pi * k) ** 2) for k in range(1, words + 1)]
 
 
@@ -232,7 +232,7 @@ def frequent_words(words: Sequence[str]) -> str:
 
 
 def leads(prompt: str, number: int) -> tuple[str, ...]:
-  """What stands before each of the `number` answers that complete a prompt, in
+  """The text before each of the `number` answers that complete a prompt, in
   the form of its solved example if it has one; () if any one answer will do."""
   if prompt.startswith(_QUESTIONS):
     return ()
@@ -265,8 +265,9 @@ def _generate_needles(rng, task: Needles, size, sentences):
       text = [needle(task.value_kind, *other) for other in others]
     places = rng.choice(size, len(wanted), replace=False)
     context = hide(text, wanted, np.sort(places)[::-1].tolist())
-  asked = [keys[i] for i in rng.permutation(task.keys)[: task.queries]]
-  return needles(task, context, asked), [v for key in asked for v in value[key]]
+  queries = [keys[i] for i in rng.permutation(task.keys)[: task.queries]]
+  answers = [v for key in queries for v in value[key]]
+  return needles(task, context, queries), answers
 
 
 def _other(rng, task: Needles, keys) -> tuple[str, str]:
@@ -292,8 +293,8 @@ def _generate_chain(rng, size):
 
 def _generate_list(rng, size, short):
   def one(number, common_times, times):
-    found = rng.choice(_ruler_items.WORDS, number, replace=False).tolist()
-    common, others = found[:_COMMON_WORDS], found[_COMMON_WORDS:]
+    drawn = rng.choice(_ruler_items.WORDS, number, replace=False).tolist()
+    common, others = drawn[:_COMMON_WORDS], drawn[_COMMON_WORDS:]
     words = common * common_times + others * times
     order = rng.permutation(len(words))
     return common_words([words[i] for i in order]), common

@@ -8,23 +8,21 @@ A source is named by a string:
     tfds:NAME        a prepared tfds data set with a text feature
 
 Files are written once, as a tfds data set of array_record files, to a cache
-(MATTT_CACHE, default ~/.cache/mattt_jax) named after a hash of their names,
-sizes and times, and read from there afterwards. `load` holds all texts in
-memory; data/records.py reads them one by one.
+(MATTT_CACHE, default ~/.cache/mattt_jax), under a hash of their names, sizes
+and times, and then read from there. `load` holds all texts in memory;
+data/records.py reads them one by one.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import sysconfig
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mattt_jax.config import require
-from mattt_jax.data import dialogue
+from mattt_jax.data import cache, dialogue
 from mattt_jax.data.splits import SPLITS
 
 SUFFIXES = (".txt", ".text", ".md", ".rst", ".tex", ".org", ".html", ".py")
@@ -55,16 +53,10 @@ class File:
   time: int  # of modification, nanoseconds
 
 
-def cache_home() -> Path:
-  """Where prepared data and compiled programs are kept between runs."""
-  home = os.environ.get("MATTT_CACHE") or "~/.cache/mattt_jax"
-  return Path(home).expanduser()
-
-
 def check(source: str, *, min_bytes: int, least: int) -> None:
-  """Raises the `ValueError` that `load` would of names and sizes of files.
+  """Raises the `ValueError` that `load` would, as to names and sizes of files.
 
-  No text is read, so that text is UTF-8, and all of "tfds:", is left to `load`.
+  It reads no text: whether that is UTF-8, and all of "tfds:", `load` checks.
   """
   kind, _ = parse(source)
   if kind in ("stdlib", "directory"):
@@ -88,20 +80,20 @@ def load(
   """
   kind, name = parse(source)
   if kind == "tfds":
-    found = _published(source, name, text_key, max(min_bytes, least))
+    parts = _published(source, name, text_key, max(min_bytes, least))
   elif kind == "dialogue":
-    found = _dialogue(source)
+    parts = _dialogue(source)
   else:
-    found = _prepared(_files(source, min_bytes=min_bytes, least=least), source)
+    parts = _prepared(_files(source, min_bytes=min_bytes, least=least), source)
   return {
-    split: tuple(sorted(found[split], key=lambda d: d.name)) for split in SPLITS
+    split: tuple(sorted(parts[split], key=lambda d: d.name)) for split in SPLITS
   }
 
 
 def array_records(source: str, *, min_bytes: int = 1, least: int = 1) -> Path:
-  """The folder of the tfds data set (array_record) of a "stdlib" or
-  "directory:" source, for `tfds.builder_from_directory`; it is made if it is
-  not there, with one text at a time in memory. Arguments are as of `load`.
+  """The folder of a "stdlib" or "directory:" source as a tfds data set, for
+  `tfds.builder_from_directory`; makes it with one text at a time in memory if
+  it is not there. Arguments are as of `load`.
 
   Raises:
     ValueError: as `load`.
@@ -126,9 +118,9 @@ def split_by_name(
 ) -> dict[str, list[str]]:
   """Deals documents to the splits by a hash of their names.
 
-  About `share` goes to tune, as much to test, and where a document goes does
-  not depend on the others, so adding some moves none. Only where there are so
-  few that a split would stay empty do the nearest hashes fill it.
+  About `share` goes to tune, and as much to test. Where a document goes does
+  not depend on the others, except that the nearest hashes fill a split that
+  would stay empty.
 
   Raises:
     ValueError: fewer than three documents.
@@ -158,7 +150,7 @@ def uniform(name: str) -> float:
 
 
 def parse(source: str) -> tuple[str, str]:
-  """Kind and name of a source; `ValueError` of one that is not known."""
+  """Kind and name of a source; `ValueError` if it is not known."""
   kind, _, name = source.partition(":")
   require(
     source in ("stdlib", "dialogue")
@@ -222,7 +214,7 @@ def _walk(
   source: str,
   without: frozenset[str] = frozenset(),
 ) -> Iterator[File]:
-  """All files of these suffixes below `root`; hidden ones are left out."""
+  """Finds all files with these suffixes below `root`, but no hidden ones."""
 
   def fail(error: OSError):
     raise ValueError(
@@ -258,17 +250,17 @@ def _prepared(files: list[File], source: str) -> dict[str, list[Document]]:
 
 
 def _data_set(files: list[File], source: str) -> Path:
-  """Where `files` are in the cache, after writing them there if need be."""
+  """The folder of `files` in the cache; writes them there if need be."""
   listing = [(f.name, str(f.path.resolve()), f.size, f.time) for f in files]
   digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
-  target = cache_home() / f"text-{digest}"
+  target = cache.home() / f"text-{digest}"
   if not target.exists():
     _prepare(files, source, target)
   return target
 
 
 def _prepare(files: list[File], source: str, target: Path) -> None:
-  """Writes the data set aside, then renames it: it is whole or not there."""
+  """Writes the data set of `files`."""
   for file in files:
     try:
       require_utf8(file.path.read_bytes(), str(file.path), source)
@@ -282,26 +274,10 @@ def _prepare(files: list[File], source: str, target: Path) -> None:
     split: [(name, paths[name]) for name in names]
     for split, names in split_by_name(list(paths), source).items()
   }
-  try:
-    aside = target.parent / f".preparing-{uuid.uuid4().hex}"
-    aside.mkdir(parents=True)
-  except OSError as error:
-    raise ValueError(
-      f"cannot write to the cache {target.parent}: {error.strerror}: set "
-      "MATTT_CACHE to a directory that can be written"
-    ) from error
   from mattt_jax.data import text_builder
 
-  try:
+  with cache.filled_aside(target) as aside:
     text_builder.write(splits, aside)
-    try:
-      aside.rename(target)
-    except OSError:
-      # Another process was first with the same files; its copy is as good.
-      if not target.exists():
-        raise
-  finally:
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def require_utf8(text: bytes, name: str, source: str) -> None:

@@ -59,15 +59,15 @@ def write(
 
 
 def folder(data_dir: Path) -> Path:
-  """Where below `data_dir` the files of the data set are."""
+  """The folder below `data_dir` with the files of the data set."""
   return data_dir / TextBuilder.name / str(TextBuilder.VERSION)
 
 
 class Rows(Sequence[tuple[str, bytes]]):
-  """(name, text) of every record of a prepared data set: random access, each
-  read from disk when it is asked for.
+  """(name, text) of every record of a prepared data set, read from disk when
+  asked for, in any order.
 
-  A record without a feature "name" is named by its part and its place in it.
+  A record without a feature "name" has its part and its place in it as name.
   """
 
   def __init__(self, builder: Any, text_key: str, name_key: str = ""):
@@ -94,7 +94,7 @@ class Rows(Sequence[tuple[str, bytes]]):
 
 
 def prepared(folder: Path) -> Rows:
-  """What `write` wrote, by the `folder` of its data set."""
+  """The rows that `write` wrote, by the `folder` of its data set."""
   return Rows(tfds.builder_from_directory(folder), "text", "name")
 
 
@@ -109,8 +109,8 @@ def read_published(name: str, text_key: str) -> dict[str, list[bytes]]:
   Raises:
     ValueError: as `published`.
   """
-  found = _all(published(name, text_key))
-  return {split: [text for _, text in rows] for split, rows in found.items()}
+  parts = _all(published(name, text_key))
+  return {split: [text for _, text in rows] for split, rows in parts.items()}
 
 
 def published(name: str, text_key: str) -> Rows:

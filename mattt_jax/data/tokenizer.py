@@ -4,8 +4,8 @@
     a path  a `tokenizers` file (tokenizer.json) or a SentencePiece model
 
 A file's own templates, special tokens, padding and truncation are left out: a
-document is the tokens of its text. Bytes keep any text as it is; a file may
-not (SentencePiece models often change spaces and line ends).
+document is the tokens of its text. Bytes keep any text as it is; SentencePiece
+models often change spaces and line ends.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _MIN_DOCUMENT_BYTES = 32_768  # of "stdlib" and "tfds:", to train on
 
 
 class Tokenizer(Protocol):
-  """What all of them do."""
+  """A text as token ids, and back."""
 
   vocab_size: int
   content: bytes  # of the file; b"" if there is none
@@ -86,8 +86,8 @@ class HuggingFace:
 
   def encode(self, text: str | bytes) -> np.ndarray:
     """The tokens of `text`: [length]."""
-    found = self._model.encode(_text(text), add_special_tokens=False)
-    return np.array(found.ids, np.min_scalar_type(self.vocab_size - 1))
+    encoding = self._model.encode(_text(text), add_special_tokens=False)
+    return np.array(encoding.ids, np.min_scalar_type(self.vocab_size - 1))
 
   def decode(self, tokens: Any) -> str:
     """The text of `tokens` [length]."""
@@ -96,8 +96,8 @@ class HuggingFace:
 
   def starts(self, text: str) -> np.ndarray:
     """The character at which each token of `text` starts: [length]."""
-    found = self._model.encode(text, add_special_tokens=False)
-    return np.array([start for start, _ in found.offsets], np.int64)
+    encoding = self._model.encode(text, add_special_tokens=False)
+    return np.array([start for start, _ in encoding.offsets], np.int64)
 
 
 class SentencePiece:
@@ -122,8 +122,8 @@ class SentencePiece:
 
   def starts(self, text: str) -> np.ndarray:
     """The character at which each token of `text` starts: [length]."""
-    found = self._model.EncodeAsOffsetMapping(text)["offsets"]
-    return np.array([start for start, _ in found], np.int64)
+    offsets = self._model.EncodeAsOffsetMapping(text)["offsets"]
+    return np.array([start for start, _ in offsets], np.int64)
 
 
 def load(name: str) -> Tokenizer:
@@ -151,15 +151,15 @@ def load(name: str) -> Tokenizer:
 
 
 def token_at(starts: np.ndarray, character: np.ndarray | int) -> np.ndarray:
-  """The first token that each character is in: it starts there, or before (a
-  word's token often starts at the space before the word).
+  """The first token that each character is in; it may start before (a word's
+  token often starts at the space before the word).
 
   Args:
     starts: [length], of the tokens of a text (`Tokenizer.starts`).
     character: of the text, any shape.
   """
-  found = np.searchsorted(starts, character)
-  return found - (starts[np.minimum(found, len(starts) - 1)] != character)
+  token = np.searchsorted(starts, character)
+  return token - (starts[np.minimum(token, len(starts) - 1)] != character)
 
 
 def sha256(name: str) -> str:
@@ -206,8 +206,7 @@ def train(texts: Iterable[str], vocab_size: int) -> HuggingFace:
 def train_file(source: str, vocab_size: int, out: Path) -> HuggingFace:
   """Trains on the training documents of `source`; writes a tokenizer.json.
 
-  Held-out documents are not read, so a model that is evaluated on them has not
-  seen their words.
+  It does not read held-out documents, whose words are thus new to a model.
 
   Raises:
     ValueError: `out` is there already, or as `train` and `sources.load`.

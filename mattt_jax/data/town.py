@@ -1,6 +1,6 @@
 """A small set of questions about Harnwick, a town that there is not.
 
-What documents_qa asks when no data set is named: a few seconds, no download.
+documents_qa asks them when no data set is named: no download is needed.
 """
 
 from typing import Any
@@ -80,8 +80,8 @@ def rows() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
   number = {title: k for k, (title, _) in enumerate(pairs)}
   questions = []
   for k, line in enumerate(_QUESTIONS.strip().splitlines()):
-    titles, asked = line.split(": ", 1)
-    question, _, answer = asked.partition("? ")
+    titles, text = line.split(": ", 1)
+    question, _, answer = text.partition("? ")
     evidence = [number[title] for title in titles.split(", ")]
     questions.append(
       {

@@ -1,4 +1,4 @@
-"""How much memory is held, on a device or by this process."""
+"""Memory in use, on a device or by this process."""
 
 import contextlib
 import pathlib
@@ -9,8 +9,8 @@ import jax
 
 
 def peak_bytes() -> int:
-  """The most memory held so far (on Linux: since `restart_peak`): of the first
-  device, or, where the backend does not count it (CPU), of this process."""
+  """The most memory held so far (on Linux: since `restart_peak`), in bytes: by
+  the first device or, where the backend does not count (CPU), this process."""
   stats = jax.local_devices()[0].memory_stats()
   if stats and "peak_bytes_in_use" in stats:
     return stats["peak_bytes_in_use"]
@@ -19,8 +19,7 @@ def peak_bytes() -> int:
 
 
 def restart_peak() -> None:
-  """`peak_bytes` of this process is from now on, where the system can do it
-  (Linux), with what the process keeps of memory that it freed; a device's own
-  count cannot be restarted."""
+  """Lets `peak_bytes` of this process count from now on (on Linux), with the
+  freed memory that the process keeps; a device's count cannot be restarted."""
   with contextlib.suppress(OSError):
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # see man 5 proc

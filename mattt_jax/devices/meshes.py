@@ -1,6 +1,6 @@
-"""The mesh: which devices there are, and how they stand beside one another.
+"""The mesh: the devices, and their arrangement on axes.
 
-`sharding.py` says what lies where on it.
+`sharding.py` says which arrays are split over which axis.
 """
 
 import math
@@ -24,14 +24,14 @@ def make_mesh(
   *,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """Makes the mesh of that many devices on each axis; `data` -1: all others.
+  """Makes a mesh with that many devices on each axis; `data` -1: all others.
 
   Args:
     data: sequences.
     fsdp: sequences, parameters and optimiser state.
     tensor: heads, hidden units, vocabulary.
     context: tokens of a chunk, slots of a memory.
-    devices: to choose them from; default: those there are, of all processes.
+    devices: candidates; default: the devices of all processes.
 
   Raises:
     ValueError: there are not so many devices.
@@ -55,8 +55,8 @@ def make_mesh(
       shape, devices, allow_split_physical_axes=True
     )
     return Mesh(ordered, AXES, axis_types=(AxisType.Auto,) * 4)
-  # Between slices the network is slow: only sequences are split over them, and
-  # what is left over parameters.
+  # The network between slices is slow: only sequences are split over them, and
+  # parameters over the slices that are left.
   outer = math.gcd(data, slices)
   require(
     fsdp % (slices // outer) == 0,
@@ -80,7 +80,7 @@ def mesh_of(
 
 
 def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
-  """The mesh that `mesh_of` makes of so many devices, without having them."""
+  """The mesh that `mesh_of` makes of so many devices, without the devices."""
   c = config
   shape = _shape(devices, c.data, c.fsdp, c.tensor, c.context)
   return AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * 4)
@@ -89,20 +89,20 @@ def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
 def _shape(
   here: int, data: int, fsdp: int, tensor: int, context: int
 ) -> tuple[int, int, int, int]:
-  """Of a mesh on `here` devices, `data` -1 resolved."""
+  """The shape of a mesh on `here` devices, `data` -1 resolved."""
   others = fsdp * tensor * context
-  asked = f"mesh of fsdp={fsdp} x tensor={tensor} x context={context}"
+  shape = f"mesh of fsdp={fsdp} x tensor={tensor} x context={context}"
   if data == -1:
     require(
       here % others == 0,
-      f"{asked} = {others} devices must divide the {here} devices that are "
+      f"{shape} = {others} devices must divide the {here} devices that are "
       "here: change one of them, or say mesh.data=NUMBER to use fewer",
     )
     data = here // others
   count = data * others
   require(
     1 <= count <= here,
-    f"{asked} x data={data} devices is {count}, but {here} are here: "
+    f"{shape} x data={data} devices is {count}, but {here} are here: "
     f"use 1 .. {here}",
   )
   return data, fsdp, tensor, context

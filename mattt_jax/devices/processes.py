@@ -1,4 +1,4 @@
-"""The processes of a run: one on each host, of which the first one writes."""
+"""The processes of a run: one on each host; the first one writes."""
 
 import contextlib
 import os
@@ -18,23 +18,23 @@ _NUMBER, _INDEX = "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 def join() -> None:
   """Joins the other processes of this job; before JAX has any devices.
 
-  Cloud TPU, GKE, Slurm and Open MPI say who they are; elsewhere the variables
+  Cloud TPU, GKE, Slurm and Open MPI name them; elsewhere the variables
   JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and
   JAX_PROCESS_ID do.
 
   Raises:
     ValueError: neither does.
   """
-  found = {name: os.environ.get(name, "") for name in (_NUMBER, _INDEX)}
-  for name, text in found.items():
+  variables = {name: os.environ.get(name, "") for name in (_NUMBER, _INDEX)}
+  for name, text in variables.items():
     require(
       not text or text.isdecimal(),
       f"{name}={text} must be a whole number",
     )
   try:
     jax.distributed.initialize(
-      num_processes=int(found[_NUMBER]) if found[_NUMBER] else None,
-      process_id=int(found[_INDEX]) if found[_INDEX] else None,
+      num_processes=int(variables[_NUMBER]) if variables[_NUMBER] else None,
+      process_id=int(variables[_INDEX]) if variables[_INDEX] else None,
     )
   except ValueError as error:
     raise ValueError(
@@ -61,11 +61,11 @@ class OtherProcessError(RuntimeError):
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """What fails in here in one process fails in all, rather than let the others
-  wait for it; every process goes through it.
+  """A block that fails in all processes if it fails in one, so that none waits
+  for it; every process must enter it.
 
   Raises:
-    OtherProcessError: in the others; it says which one failed, and why.
+    OtherProcessError: in the other processes, with the number and the reason.
   """
   try:
     yield
@@ -79,8 +79,8 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def first_goes_first() -> Iterator[None]:
-  """The others do what is in here once the first process has done it; if one
-  fails, all do, as in `together`."""
+  """A block that the first process runs before the others; if one fails, all
+  do, as in `together`."""
   for mine in (is_first(), not is_first()):
     with together():
       if mine:
@@ -88,7 +88,7 @@ def first_goes_first() -> Iterator[None]:
 
 
 def _failures(why: str) -> list[str]:
-  """What each process says here, "" where all is well."""
+  """The error of each process, "" where there is none."""
   if jax.process_count() == 1:
     return [why]
   said = np.zeros(_LONGEST, np.uint8)

@@ -1,19 +1,25 @@
-"""Where arrays live: one mesh, and path rules that say how each is split.
+"""Where arrays live: one mesh, and how each array is split over it.
 
-Modules know nothing of devices. A rule is (regular expression, the mesh axis of
-each of an array's last axes); the first one found in an array's path decides.
+Parameters are placed by their paths. A rule is (regular expression, the mesh
+axis of each of an array's last axes); the first one found in a path decides.
 Optimiser moments carry their parameter's path inside their own, so that one
-rule places all three. The rest follows from where parameters and batches lie,
-and from what `constrain` says where a sequence is read: how its tokens, its
-chunks, and the state carried from chunk to chunk are split.
+rule places all three, and fast weights have rules, too.
+
+What else is carried from chunk to chunk says itself how it is split: the class
+of a state has `AXES`, for each field the mesh axis of each of its last axes.
+Stacks of blocks have one axis more in front.
+
+The rest follows from where parameters and batches lie, and from what
+`constrain` says where a sequence is read: how its tokens and chunks are split.
 
 README has the table of what each mesh axis splits.
 """
 
 import contextlib
+import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +27,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mattt_jax.config import Experiment, require
+from mattt_jax.devices import meshes
 from mattt_jax.devices.meshes import (
   CONTEXT,
   DATA,
@@ -32,7 +39,7 @@ from mattt_jax.devices.meshes import (
 BATCH = (DATA, FSDP)  # the sequences of a batch are split over both
 
 Axes = tuple[str | None, ...]
-Rules = Sequence[tuple[str, Axes | dict[int, Axes]]]  # dict: by number of axes
+Rules = Sequence[tuple[str, Axes]]
 
 # Matrices that read the residual stream, and those that write to it; stacks of
 # blocks have one axis more in front.
@@ -55,38 +62,11 @@ GATHERED: Rules = (
 
 # Of one sequence, inside a program: its devices on "fsdp" are its own, so that
 # its fast weights lie whole on each.
-STATE: Rules = (
+FAST: Rules = (
   (r"^(fast|inner_opt)/.*w[qkvg13]/value$", (None, TENSOR)),
   (r"^(fast|inner_opt)/.*w[o2]/value$", (TENSOR, None)),
   (r"^(fast|inner_opt)/.*head/value$", (None, TENSOR)),
-  (
-    r"^memory/pointer/(address|value|valid_M|score_M|born_M)$",
-    {1: (CONTEXT,), 2: (CONTEXT, None), 3: (TENSOR, CONTEXT, None)},
-  ),
-  (
-    r"^memory/blocks/(address|value|valid_M|score_M)$",
-    {2: (CONTEXT,), 3: (CONTEXT, None), 4: (TENSOR, CONTEXT, None)},
-  ),
-  # An index: of each cell its places, of each slot its place. A head has its
-  # own where each reads apart.
-  (r"^memory/pointer/index/(slot_NxS|place_M)$", (CONTEXT,)),
-  (
-    r"^memory/blocks/index/(slot_NxS|place_M)$",
-    {3: (TENSOR, CONTEXT), 4: (TENSOR, None, CONTEXT)},
-  ),
-  (
-    r"^memory/blocks/index/",
-    {2: (TENSOR,), 3: (TENSOR, None), 5: (TENSOR, None, None, None)},
-  ),
-  (r"^memory/.*matrix_HxFxE$", (TENSOR, None, None)),
-  (r"^memory/.*normalizer_HxF$", (TENSOR, None)),
-  (r"^memory/.*(change|momentum)/\d+$", (TENSOR, None, None)),
-  (r"^memory/.*_NxTxHxK$", (TENSOR, None)),
-  (r"^cache/.*_HxPxK$", (TENSOR, None, None)),
-  (r"^cache/.*matrix_HxKxK$", (TENSOR, None, None)),
-  (r"^cache/.*recent_3xPxD$", (TENSOR,)),
-  (r"^replay/x_NxCxD$", (CONTEXT, None)),
-  (r"^replay/(target|weight)_NxC$", (CONTEXT,)),
+  (r"^(fast|inner_opt)/", ()),
 )
 
 
@@ -119,23 +99,81 @@ def shardings(mesh: AnyMesh, tree: Any, rules: Rules = PARAMETERS) -> Any:
 def _axes(
   name: str, shape: tuple[int, ...], rules: Rules, sizes: Mapping[str, int]
 ) -> Axes | None:
-  """The mesh axes of an array, of which one of size 1 counts as none; None
-  without a rule."""
-  for pattern, by in rules:
-    if not re.search(pattern, name):
-      continue
-    last = by.get(len(shape), ()) if isinstance(by, dict) else by
-    last = last[max(0, len(last) - len(shape)) :]
-    axes = (None,) * (len(shape) - len(last)) + last
-    for size, axis in zip(shape, axes, strict=True):
-      require(
-        axis is None or size % sizes[axis] == 0,
-        f"{name} of shape {shape}: the {axis and sizes[axis]} devices of the "
-        f"mesh axis {axis!r} must divide {size} (rule {pattern!r}: "
-        f"{', '.join(map(str, last))}): change mesh.{axis} or that size",
-      )
-    return tuple(a if a is not None and sizes[a] > 1 else None for a in axes)
+  """The mesh axes of an array by its rule; None without one."""
+  for pattern, last in rules:
+    if re.search(pattern, name):
+      return _fitted(name, shape, last, sizes, f"rule {pattern!r}")
   return None
+
+
+def _fitted(
+  name: str,
+  shape: tuple[int, ...],
+  last: Axes,
+  sizes: Mapping[str, int],
+  source: str,
+) -> Axes:
+  """The mesh axes of an array whose last ones are given. An axis of one device,
+  and one of one entry, counts as none."""
+  last = last[max(0, len(last) - len(shape)) :]
+  axes: list[str | None] = [None] * len(shape)
+  for i, axis in enumerate(last, start=len(shape) - len(last)):
+    if axis is None or shape[i] == 1:
+      continue
+    require(
+      shape[i] % sizes[axis] == 0,
+      f"{name} of shape {shape}: the {sizes[axis]} devices of the mesh axis "
+      f"{axis!r} must divide {shape[i]} ({source}: "
+      f"{', '.join(map(str, last))}): change mesh.{axis} or that size",
+    )
+    if sizes[axis] > 1:
+      axes[i] = axis
+  return tuple(axes)
+
+
+def _is_struct(x: Any) -> bool:
+  return dataclasses.is_dataclass(x) and not isinstance(x, type)
+
+
+def _split_state(
+  split: Callable[[str, Any, Axes, str], Any], state: Any, above: str = ""
+) -> Any:
+  """Tree like `state` of split(name, array, its last axes, who says so).
+
+  Raises:
+    ValueError: the class of a state does not say how it is split.
+  """
+  declared = getattr(state, "AXES", {})
+  kind = f"{type(state).__module__}.{type(state).__name__}"
+  unknown = declared.keys() - {f.name for f in dataclasses.fields(state)}
+  require(not unknown, f"{kind}.AXES names no field of it: {sorted(unknown)}")
+
+  def visit(path, x):
+    # Inside a memory, `value` may be a name: not `path_name`.
+    name = above + jax.tree_util.keystr(path, simple=True, separator="/")
+    if _is_struct(x):
+      return _split_state(split, x, f"{name}/")
+    for pattern, last in FAST:
+      if re.search(pattern, name):
+        return split(name, x, last, f"rule {pattern!r}")
+    field = path[0].name
+    require(
+      field in declared,
+      f"{name}: {kind} does not say how {field!r} is split over the mesh: add "
+      f"AXES: ClassVar = {{{field!r}: (...)}} to that class, with a mesh axis "
+      f"({TENSOR!r}, {CONTEXT!r}) or None for each axis of the array, or () to "
+      "have it whole on every device",
+    )
+    last, source = declared[field], f"{kind}.AXES[{field!r}]"
+    require(
+      set(last) <= {None, *meshes.AXES},
+      f"{source}={last}: the axes of a mesh are {', '.join(meshes.AXES)}",
+    )
+    return split(name, x, last, source)
+
+  return jax.tree_util.tree_map_with_path(
+    visit, state, is_leaf=lambda x: x is not state and _is_struct(x)
+  )
 
 
 def _longest(shape: tuple[int, ...], devices: int) -> Axes:
@@ -207,25 +245,21 @@ def rows_here(mesh: Mesh, size: int) -> range | list[int]:
   return sorted({i for rows in found for i in range(size)[rows]})
 
 
-def put_whole_batch(
-  batch: Mapping[str, np.ndarray], mesh: Mesh
-) -> dict[str, jax.Array]:
+def put_whole_batch(batch: Any, mesh: Mesh) -> Any:
   """`put_batch` of a batch that every process has all of."""
-  size = len(next(iter(batch.values())))
+  size = len(jax.tree.leaves(batch)[0])
   rows = rows_here(mesh, size)
   if len(rows) < size:
-    batch = {name: array[rows] for name, array in batch.items()}
+    batch = jax.tree.map(lambda array: array[rows], batch)
   return put_batch(batch, mesh)
 
 
-def put_batch(
-  batch: Mapping[str, np.ndarray], mesh: Mesh
-) -> dict[str, jax.Array]:
-  """Places arrays [B, ...] with B split over "data" and "fsdp".
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+  """Places a tree of arrays [B, ...] with B split over "data" and "fsdp".
 
   Each process passes the sequences that its own devices hold (`rows_here`).
   """
-  arrays = {name: np.asarray(array) for name, array in batch.items()}
+  arrays = jax.tree.map(np.asarray, batch)
   # All of them in one call: a call for each costs three times as much.
   return jax.make_array_from_process_local_data(split_batch(mesh), arrays)
 
@@ -277,24 +311,22 @@ def constrain_state(state: Any) -> Any:
   if sizes is None:
     return state
 
-  def place(path, x):
-    # Of a memory, `value` is a field of its own.
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    axes = _axes(name, x.shape, STATE, sizes)
-    return constrain(x, *(axes or (None,) * x.ndim))
+  def split(name, x, last, source):
+    return constrain(x, *_fitted(name, x.shape, last, sizes, source))
 
-  return jax.tree_util.tree_map_with_path(place, state)
+  return _split_state(split, state)
 
 
 def split_states(mesh: AnyMesh, states: Any) -> Any:
   """The placement of the states of B sequences, each array [B, ...]."""
 
-  def place(path, x):
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
-    axes = _axes(name, tuple(x.shape[1:]), STATE, mesh.shape)
-    return NamedSharding(mesh, PartitionSpec(BATCH, *(axes or ())))
+  def split(name, x, last, source):
+    axes = _fitted(name, tuple(x.shape[1:]), last, mesh.shape, source)
+    if not any(axes):
+      axes = ()
+    return NamedSharding(mesh, PartitionSpec(BATCH, *axes))
 
-  return jax.tree_util.tree_map_with_path(place, states)
+  return _split_state(split, states)
 
 
 def _sizes() -> Mapping[str, int] | None:

@@ -13,27 +13,22 @@ those of a text that says so, whichever ends of chunks the answer crosses.
 """
 
 import collections
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from mattt_jax import config as config_lib
 from mattt_jax import registry
 from mattt_jax.config import Experiment, require
-from mattt_jax.data.tokenizer import Tokenizer
-from mattt_jax.evaluation import bootstrap, own_rules, reader, text_match
-from mattt_jax.inference.generate import generate
-from mattt_jax.inference.session import Session
+from mattt_jax.evaluation import bootstrap, own_rules, text_match
+from mattt_jax.evaluation.reader import Reader, state_of
 from mattt_jax.tasks import batches as batches_lib
 from mattt_jax.tasks.base import Question, QuestionTask, Task
-from mattt_jax.ttt.context_state import ContextState
-from mattt_jax.ttt.coordination import rate_scale
-from mattt_jax.ttt.inner_loop import Learner, read_sequence
+from mattt_jax.ttt.learner import Learner
+from mattt_jax.ttt.tokens import tokens_of
 
 KINDS = ("forced", "choice", "written")
 
@@ -118,31 +113,22 @@ def collect(
 
 
 def measure(
-  experiment: Experiment,
-  learner: Learner,
+  reader: Reader,
   task: QuestionTask,
   split: str,
   length: int,
   asked: Sequence[Sequence[Question]],
   kinds: Sequence[str],
-  *,
-  inner: bool,
-  memory: bool,
-  step: int | None = None,
 ) -> dict[str, Any]:
   """Reads sequences and answers their questions.
 
   Args:
-    experiment: gives `chunk` and `eval.batch_size`.
-    learner: is not changed.
+    reader: gives also `chunk` and `eval.batch_size`.
     task: gives the sequences.
     split: as of the questions.
     length: as of the questions.
     asked: as `collect` gives them.
     kinds: "choice", "written" or both.
-    inner: whether the fast weights learn while reading.
-    memory: whether the memory is read and written.
-    step: as in `evaluate`.
 
   Returns:
     `sequences`; of the questions with two or more choices `choice_questions`,
@@ -152,53 +138,60 @@ def measure(
     its own (`own_rules.own_rule`) `written_<rule>`; and `intervals` of these
     shares, of 95 %, by bootstrap of sequences.
   """
-  graphdef, params = nnx.split(learner)
-  scale = 1.0 if step is None else rate_scale(experiment.inner, step)
-  parts = {"inner": inner, "memory": memory}
-  chunk, size = experiment.chunk, experiment.eval.batch_size
+  chunk = reader.experiment.chunk
+  size = reader.experiment.eval.batch_size
   shape = _shape(asked, chunk)
   room = max(question.room for row in asked for question in row) + 1
   context = length + max(shape[1], math.ceil(room / chunk) * chunk)
   shares = _Shares(len(asked))
   batches = batches_lib.eval_batches(task, split, length, len(asked), size)
   for first, batch in zip(range(0, len(asked), size), batches, strict=True):
-    here = collections.defaultdict(list)  # the questions of each chunk
-    for row, questions in enumerate(asked[first : first + size]):
-      for question in questions:
-        here[question.at // chunk].append((row, question))
-    states = reader.states(graphdef, params, batch, context, scale, **parts)
+    tokens = tokens_of(batch)
+    here = _by_chunk(asked[first : first + size], chunk)
     wanted = range(max(here, default=-1) + 1)
+    states = reader.states(tokens, context)
     for number, state in zip(wanted, states, strict=False):
       for row, question in here[number]:
-        own = _row(state, row)
-        example = {key: batch[key][row] for key in reader.READ}
+        own = state_of(state, row)
+        tokens_L = jax.tree.map(lambda x, row=row: x[row], tokens)
         if "choice" in kinds and len(question.choices) > 1:
-          loss_K = choice_losses(
-            graphdef, params, own, example, question, shape, scale, **parts
-          )
-          right = bool(np.all(loss_K[0] < loss_K[1:]))
-          shares.add(first + row, "choice", {
-            "accuracy": right,
-            "chance": 1 / len(question.choices),
-            **question.guesses,
-          })  # fmt: skip
+          loss_K = reader.choice_losses(own, tokens_L, question, shape)
+          shares.add(first + row, "choice", _choice_scores(question, loss_K))
         if "written" in kinds:
-          text = write(
-            learner, own, example["tokens"], question, task.tokenizer, context,
-            scale, **parts,
-          )  # fmt: skip
-          references = question.references
-          shares.add(first + row, "written", {
-            "exact_match": text_match.exact_match(text, references),
-            "f1": text_match.f1(text, references),
-            "string_match": text_match.string_match(
-              text, references, any_of=True
-            ),
-            **own_rules.own_rule(
-              question.metric, text, references, question.asked, question.labels
-            ),
-          })  # fmt: skip
+          text = reader.write(own, tokens_L, question, task.tokenizer, context)
+          shares.add(first + row, "written", _written_scores(question, text))
   return {"sequences": len(asked), **shares.summary()}
+
+
+def _by_chunk(
+  asked: Sequence[Sequence[Question]], chunk: int
+) -> dict[int, list[tuple[int, Question]]]:
+  """The questions that lie in each chunk, and in which row."""
+  here = collections.defaultdict(list)
+  for row, questions in enumerate(asked):
+    for question in questions:
+      here[question.at // chunk].append((row, question))
+  return here
+
+
+def _choice_scores(question: Question, loss_K: np.ndarray) -> dict[str, float]:
+  return {
+    "accuracy": bool(np.all(loss_K[0] < loss_K[1:])),
+    "chance": 1 / len(question.choices),
+    **question.guesses,
+  }
+
+
+def _written_scores(question: Question, text: str) -> dict[str, float]:
+  references = question.references
+  return {
+    "exact_match": text_match.exact_match(text, references),
+    "f1": text_match.f1(text, references),
+    "string_match": text_match.string_match(text, references, any_of=True),
+    **own_rules.own_rule(
+      question.metric, text, references, question.asked, question.labels
+    ),
+  }
 
 
 class _Shares:
@@ -236,110 +229,3 @@ def _shape(asked, chunk: int) -> tuple[int, int]:
     * chunk
     for q in questions
   )
-
-
-def choice_losses(
-  graphdef: nnx.GraphDef,
-  params: Any,
-  state: ContextState,
-  example: Mapping[str, np.ndarray],
-  question: Question,
-  shape: tuple[int, int],
-  scale: Any = 1.0,
-  *,
-  inner: bool,
-  memory: bool,
-) -> np.ndarray:
-  """The mean loss a token of each choice, in its place: [K] float64.
-
-  Args:
-    graphdef: of the learner.
-    params: of the learner.
-    state: of the sequence before the chunk in which the question lies.
-    example: `reader.READ` of the sequence, arrays [L].
-    question: has choices.
-    shape: (candidates, tokens) to read, at least as many as there are; whole
-      chunks of tokens.
-    scale: multiplies the inner learning rate.
-    inner: whether the fast weights learn while reading.
-    memory: whether the memory is read and written.
-  """
-  chunk = nnx.merge(graphdef, params).chunk
-  start, at = question.at // chunk * chunk, question.at
-  arrays = {key: np.zeros(shape, example[key].dtype) for key in reader.READ}
-  before = at - start  # targets
-  for row, choice in enumerate(question.choices):
-    stop = before + len(choice)
-    for key, array in arrays.items():
-      array[row, :before] = example[key][start:at]
-    arrays["tokens"][row, before] = example["tokens"][at]
-    arrays["tokens"][row, before + 1 : stop] = choice[:-1]
-    arrays["targets"][row, before:stop] = choice
-    arrays["inner_weight"][row, before:stop] = 1
-  loss_KxL = np.asarray(_losses(
-    graphdef, params, state, [arrays[key] for key in reader.READ], scale,
-    inner=inner, memory=memory,
-  ))  # fmt: skip
-  return np.array([
-    np.mean(loss_L[before : before + len(choice)], dtype=np.float64)
-    for loss_L, choice in zip(loss_KxL, question.choices, strict=False)
-  ])  # fmt: skip
-
-
-def write(
-  learner: Learner,
-  state: ContextState,
-  tokens_L: np.ndarray,
-  question: Question,
-  tokenizer: Tokenizer,
-  context_length: int,
-  scale: Any = 1.0,
-  *,
-  inner: bool,
-  memory: bool,
-) -> str:
-  """What the learner answers, greedily: up to the question's `end`, which is
-  left out, or `room` tokens.
-
-  Args:
-    learner: is not changed.
-    state: of the sequence before the chunk in which the question lies.
-    tokens_L: of the whole sequence.
-    question: is answered.
-    tokenizer: knows every token that the learner can write.
-    context_length: that the state was made for.
-    scale: multiplies the inner learning rate.
-    inner: whether the fast weights learn while reading.
-    memory: whether the memory is read and written.
-  """
-  session = Session(
-    learner, context_length, inner=inner, memory=memory, rate_scale=scale,
-    state=state,
-  )  # fmt: skip
-  session.read(tokens_L[session.position : question.at + 1])
-  end, written, text = question.end, list[int](), ""
-  while len(written) < question.room and not (end and end in text):
-    written += generate(session, 1, jax.random.key(0), temperature=0)
-    text = tokenizer.decode(written)
-  return text.partition(end)[0] if end else text
-
-
-@jax.jit
-def _row(state: ContextState, row: int) -> ContextState:
-  return jax.tree.map(lambda x: x[row], state)
-
-
-@functools.partial(
-  jax.jit, static_argnums=0, static_argnames=("inner", "memory")
-)
-def _losses(graphdef, params, state, arrays, scale, *, inner, memory):
-  """The loss of each token of K texts after `state`: [K, L]."""
-
-  def read(*arrays_L):
-    learner = nnx.merge(graphdef, params)
-    _, out = read_sequence(
-      learner, state, *arrays_L, inner=inner, memory=memory, rate_scale=scale
-    )
-    return out.loss_C.reshape(-1)
-
-  return jax.vmap(read)(*arrays)

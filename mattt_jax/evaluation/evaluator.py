@@ -15,12 +15,15 @@ from mattt_jax.config import (
   require_chunked,
 )
 from mattt_jax.data.splits import SPLITS
-from mattt_jax.devices import meshes, sharding
-from mattt_jax.evaluation import bootstrap, reader
+from mattt_jax.devices import sharding
+from mattt_jax.evaluation import bootstrap
+from mattt_jax.evaluation.reader import Reader
 from mattt_jax.tasks import batches
 from mattt_jax.tasks.base import GuessingTask, Task
 from mattt_jax.ttt.coordination import rate_scale
-from mattt_jax.ttt.meta_loss import SequenceOutput
+from mattt_jax.ttt.parts import Parts
+from mattt_jax.ttt.read_batch import SequenceOutput
+from mattt_jax.ttt.tokens import tokens_of
 
 
 def evaluate(
@@ -29,9 +32,8 @@ def evaluate(
   task: Task,
   split: str,
   lengths: Sequence[int] | None = None,
-  inner: bool | None = None,
+  parts: Parts | None = None,
   *,
-  memory: bool | None = None,
   step: int | None = None,
   mesh: Mesh | None = None,
 ) -> dict[str, Any]:
@@ -42,13 +44,34 @@ def evaluate(
     learner: is not changed.
     task: gives the sequences.
     split: one of `SPLITS`.
-    lengths: context lengths in tokens; default `eval.lengths`, or the
-      training length.
-    inner: whether the fast weights learn while reading.
-    memory: whether the memory is read and written.
+    lengths: as of `evaluate_with`.
+    parts: what is on while reading, as far as the system has it.
     step: outer step whose warm-up of the inner learning rate applies; default:
       after the warm-up.
     mesh: splits the sequences of a batch over its devices; default: one device.
+
+  Returns:
+    As `evaluate_with`.
+
+  Raises:
+    ValueError: unknown split, or sizes that do not fit.
+  """
+  scale = rate_scale(experiment.inner, step)
+  reader = Reader(learner, experiment, mesh, parts, scale)
+  return evaluate_with(reader, task, split, lengths)
+
+
+def evaluate_with(
+  reader: Reader, task: Task, split: str, lengths: Sequence[int] | None = None
+) -> dict[str, Any]:
+  """Reads the first sequences of a split, at each length.
+
+  Args:
+    reader: its experiment gives the sizes.
+    task: gives the sequences.
+    split: one of `SPLITS`.
+    lengths: context lengths in tokens; default `eval.lengths`, or the
+      training length.
 
   Returns:
     A JSON value: `split`, `inner`, `memory`, and `lengths`, from the length (a
@@ -57,43 +80,24 @@ def evaluate(
   Raises:
     ValueError: unknown split, or sizes that do not fit.
   """
-  config = experiment.eval
+  experiment, config = reader.experiment, reader.experiment.eval
   lengths = tuple(lengths or config.lengths or (experiment.length,))
-  inner = config.inner if inner is None else inner
-  inner = inner and experiment.inner.enabled
-  memory = config.memory if memory is None else memory
-  memory = memory and experiment.memory.read is not None
   require_choice("split", split, SPLITS)
   for length in lengths:
     require_at_least("lengths", length, 1)
     require_chunked(experiment.chunk, length, "lengths")
-  mesh = meshes.make_mesh(1) if mesh is None else mesh
-  sharding.check_batch("eval.batch_size", config.batch_size, mesh)
-  graphdef, params = (
-    learner if isinstance(learner, tuple) else nnx.split(learner)
-  )
-  scale = 1.0 if step is None else rate_scale(experiment.inner, step)
-
+  sharding.check_batch("eval.batch_size", config.batch_size, reader.mesh)
   results = {}
   for length in lengths:
     totals = Totals(length, config.position_buckets)
     for batch in batches.eval_batches(
       task, split, length, config.sequences, config.batch_size
     ):
-      out = reader.read(
-        experiment, graphdef, params, batch, mesh, scale,
-        inner=inner, memory=memory,
-      )  # fmt: skip
-      totals.add(batch, out)
+      totals.add(batch, reader.read(tokens_of(batch)))
     results[str(length)] = totals.summary() | guessing(
       task, split, length, config.sequences
     )
-  return {
-    "split": split,
-    "inner": inner,
-    "memory": memory,
-    "lengths": results,
-  }
+  return {"split": split, **reader.parts._asdict(), "lengths": results}
 
 
 def guessing(

@@ -13,12 +13,24 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from mattt_jax.config import Experiment, require
-from mattt_jax.evaluation import suite
-from mattt_jax.evaluation.evaluator import evaluate
+from mattt_jax.evaluation.evaluator import evaluate_with
+from mattt_jax.evaluation.reader import Reader
+from mattt_jax.evaluation.task_text import task_experiment
 from mattt_jax.learners.build import make_task
 from mattt_jax.tasks.base import Task
+from mattt_jax.ttt.coordination import rate_scale
+from mattt_jax.ttt.parts import parts_of
 
 Asked = list[tuple[str, Experiment, Task, tuple[int, ...]]]
+
+
+def check(experiment: Experiment, vocab_size: int) -> None:
+  """Refuses before training what `measure` would after it: reads nothing.
+
+  Raises:
+    ValueError: as `more_tasks`.
+  """
+  more_tasks(experiment, vocab_size)
 
 
 def more_tasks(experiment: Experiment, vocab_size: int) -> Asked:
@@ -35,7 +47,7 @@ def more_tasks(experiment: Experiment, vocab_size: int) -> Asked:
       require(not at or length.isdecimal(), f"@{length} must be @TOKENS")
       lengths = (int(length),) if at else experiment.eval.lengths
       lengths = lengths or (experiment.length,)
-      changed = suite.task_experiment(experiment, name, lengths)
+      changed = task_experiment(experiment, name, lengths)
       task = make_task(changed)
       require(
         task.vocab_size <= vocab_size,
@@ -47,28 +59,19 @@ def more_tasks(experiment: Experiment, vocab_size: int) -> Asked:
   return asked
 
 
-def without_each_part(
-  experiment: Experiment,
-  learner: nnx.Module | tuple[nnx.GraphDef, Any],
-  task: Task,
-  *,
-  step: int,
-  mesh: Mesh | None = None,
-) -> dict[str, Any]:
+def without_each_part(reader: Reader, task: Task) -> dict[str, Any]:
   """From "inner" and "memory", where there is one, to the summary at the
-  training length without it; arguments are as of `evaluate`."""
-  there = {
-    "inner": experiment.inner.enabled,
-    "memory": experiment.memory.read is not None,
-  }
+  training length without it."""
+  experiment, off = reader.experiment, {}
   at = experiment.length
-  return {
-    part: evaluate(
-      experiment, learner, task, experiment.eval.split, (at,),
-      step=step, mesh=mesh, **{part: False},
-    )["lengths"][str(at)]
-    for part in there if there[part]
-  }  # fmt: skip
+  for part, there in parts_of(experiment)._asdict().items():
+    if there:
+      parts = reader.parts._replace(**{part: False})
+      found = evaluate_with(
+        reader.of(experiment, parts), task, experiment.eval.split, (at,)
+      )
+      off[part] = found["lengths"][str(at)]
+  return off
 
 
 def measure(
@@ -94,28 +97,20 @@ def measure(
     and "memory", where there is one, to the summary without it), `tasks` (from
     each text and length to its summary).
   """
-  split, lengths = experiment.eval.split, experiment.eval.lengths
-  # Made anew, so that their texts are not held while the run trains.
-  asked = more_tasks(experiment, task.vocab_size)
-
-  def read(changed, other, lengths):
-    return evaluate(
-      changed, learner, other, split, lengths, step=step, mesh=mesh
-    )
-
-  off = {}
-  if experiment.eval.parts_off:
-    off = without_each_part(experiment, learner, task, step=step, mesh=mesh)
-  whole = nnx.merge(*learner)
+  split = experiment.eval.split
+  lengths = experiment.eval.lengths or (experiment.length,)
+  reader = Reader(
+    learner, experiment, mesh, None, rate_scale(experiment.inner, step)
+  )
+  off = without_each_part(reader, task) if experiment.eval.parts_off else {}
   return {
-    **read(experiment, task, lengths or (experiment.length,)),
-    "parameters": sum(x.size for x in jax.tree.leaves(learner[1])),
-    "state_bytes": {
-      str(n): whole.state_bytes(n) for n in lengths or (experiment.length,)
-    },
+    **evaluate_with(reader, task, split, lengths),
+    "parameters": sum(x.size for x in jax.tree.leaves(reader.params)),
+    "state_bytes": {str(n): reader.learner.state_bytes(n) for n in lengths},
     "parts_off": off,
+    # Made anew, so that their texts are not held while the run trains.
     "tasks": {
-      text: read(changed, other, lengths)["lengths"]
-      for text, changed, other, lengths in asked
+      text: evaluate_with(reader.of(changed), other, split, at)["lengths"]
+      for text, changed, other, at in more_tasks(experiment, task.vocab_size)
     },
   }

@@ -1,178 +1,228 @@
-"""Reads sequences of any length, whole or in segments with a state between."""
+"""Reads sequences: whole, in segments, up to a chunk, or with an answer.
+
+Shapes: B sequences, L tokens, K choices.
+"""
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
 from mattt_jax.config import Experiment
+from mattt_jax.data.tokenizer import Tokenizer
 from mattt_jax.devices import meshes, processes, sharding
+from mattt_jax.inference.generate import generate
+from mattt_jax.inference.session import Session
+from mattt_jax.tasks.base import Question
 from mattt_jax.ttt.context_state import ContextState
-from mattt_jax.ttt.meta_loss import SequenceOutput, read_batch, read_on
+from mattt_jax.ttt.inner_loop import read_sequence
+from mattt_jax.ttt.learner import Learner
+from mattt_jax.ttt.parts import Parts, eval_parts
+from mattt_jax.ttt.read_batch import (
+  SequenceOutput,
+  abstract_states,
+  read_batch,
+  read_on,
+  start_states,
+)
+from mattt_jax.ttt.tokens import Tokens
 
-READ = ("tokens", "targets", "inner_weight", "relevant")
 _OF_TOKENS = ("loss_BxL", "correct_BxL", "chunk_loss_Bxn", "read_loss_BxL",
               "has_read_loss_BxL")  # fmt: skip
-_STATIC = ("graphdef", "mesh", "inner", "memory")
+_STATIC = ("graphdef", "mesh", "parts")
 
 
-def read(
-  experiment: Experiment,
-  graphdef: nnx.GraphDef,
-  params: Any,
-  batch: Mapping[str, np.ndarray],
-  mesh: Mesh,
-  scale: Any = 1.0,
-  *,
-  inner: bool,
-  memory: bool,
-) -> SequenceOutput:
-  """Reads B sequences, whole or in segments, and returns NumPy arrays.
+class Reader:
+  """A learner that reads, with what is on, and where."""
 
-  Args:
-    experiment: gives `eval.segment`.
-    graphdef: of the learner.
-    params: of the learner.
-    batch: arrays [B, L] of an example.
-    mesh: its devices share the sequences.
-    scale: multiplies the inner learning rate.
-    inner: whether the fast weights learn while reading.
-    memory: whether the memory is read and written.
-  """
-  found = [*segments(
-    experiment, graphdef, params, batch, mesh, scale,
-    inner=inner, memory=memory,
-  )]  # fmt: skip
-  tokens = [out.loss_BxL.shape[1] for out in found]
-  return SequenceOutput(
-    **{
-      field: _joined([getattr(out, field) for out in found])
-      for field in _OF_TOKENS
-    },
-    aux={
-      k: np.average([out.aux[k] for out in found], weights=tokens)
-      for k in found[0].aux
-    },
-  )
+  def __init__(
+    self,
+    learner: nnx.Module | tuple[nnx.GraphDef, Any],
+    experiment: Experiment,
+    mesh: Mesh | None = None,
+    parts: Parts | None = None,
+    rate_scale: Any = 1.0,
+  ):
+    """Computes nothing yet.
 
-
-def segments(
-  experiment: Experiment,
-  graphdef: nnx.GraphDef,
-  params: Any,
-  batch: Mapping[str, np.ndarray],
-  mesh: Mesh,
-  scale: Any = 1.0,
-  *,
-  inner: bool,
-  memory: bool,
-) -> Iterator[SequenceOutput]:
-  """`read`, a segment at a time, as soon as it is read."""
-  size, length = batch["tokens"].shape
-  arrays = {k: batch[k] for k in READ if k in batch}
-  parts = {"inner": inner, "memory": memory}
-  segment = _segment(experiment, graphdef, params, length)
-  if segment == length:
-    placed = sharding.put_whole_batch(arrays, mesh)
-    yield processes.fetch(_read(graphdef, params, placed, scale, mesh, **parts))
-    return
-  state = _start(graphdef, params, size, length, mesh)
-  for start in range(0, length, segment):
-    placed = sharding.put_whole_batch(
-      {k: x[:, start : start + segment] for k, x in arrays.items()}, mesh
+    Args:
+      learner: or its (graphdef, parameters); it is not changed. For `lower` the
+        parameters may be shapes that say where they lie.
+      experiment: gives `chunk` and the section `eval`.
+      mesh: its devices share the sequences; default: one device.
+      parts: what is on, as far as the system has it; default: as `eval` says.
+      rate_scale: multiplies the inner learning rate.
+    """
+    self.graphdef: nnx.GraphDef
+    self.params: Any
+    self.graphdef, self.params = (
+      learner if isinstance(learner, tuple) else nnx.split(learner)
     )
-    state, out = _read_on(graphdef, params, state, placed, scale, mesh, **parts)
-    yield processes.fetch(out)
+    self.experiment = experiment
+    self.mesh = meshes.make_mesh(1) if mesh is None else mesh
+    self.parts = eval_parts(experiment, parts)
+    self.rate_scale = rate_scale
 
+  def of(self, experiment: Experiment, parts: Parts | None = None) -> "Reader":
+    """The same learner with the settings of another task; `parts` None: as
+    here."""
+    return Reader(
+      (self.graphdef, self.params), experiment, self.mesh, parts or self.parts,
+      self.rate_scale,
+    )  # fmt: skip
 
-def states(
-  graphdef: nnx.GraphDef,
-  params: Any,
-  batch: Mapping[str, np.ndarray],
-  context_length: int,
-  scale: Any = 1.0,
-  *,
-  inner: bool,
-  memory: bool,
-) -> Iterator[ContextState]:
-  """The states [B, ...] of B sequences before each chunk, while they are read.
+  @functools.cached_property
+  def learner(self) -> Learner:
+    """Graphdef and parameters in one."""
+    return nnx.merge(self.graphdef, self.params)
 
-  A state is gone once the next one is asked for. The arguments are those of
-  `read`; `context_length` may be more than is read here.
-  """
-  chunk, (size, length) = (
-    nnx.merge(graphdef, params).chunk, batch["tokens"].shape
-  )  # fmt: skip
-  mesh = meshes.make_mesh(1)
-  state = _start(graphdef, params, size, context_length, mesh)
-  for start in range(0, length, chunk):
-    yield state
-    placed = sharding.put_whole_batch(
-      {k: batch[k][:, start : start + chunk] for k in READ}, mesh
-    )
-    state, _ = _read_on(
-      graphdef, params, state, placed, scale, mesh, inner=inner, memory=memory
+  def read(self, tokens: Tokens) -> SequenceOutput:
+    """Reads B sequences, whole or in segments, and returns NumPy arrays."""
+    found = [*self.segments(tokens)]
+    sizes = [out.loss_BxL.shape[1] for out in found]
+    return SequenceOutput(
+      **{
+        field: _joined([getattr(out, field) for out in found])
+        for field in _OF_TOKENS
+      },
+      aux={
+        k: np.average([out.aux[k] for out in found], weights=sizes)
+        for k in found[0].aux
+      },
     )
 
+  def segments(self, tokens: Tokens) -> Iterator[SequenceOutput]:
+    """`read`, a segment (`eval.segment`) at a time, as soon as it is read."""
+    size, length = tokens.tokens.shape
+    segment = self._segment(length)
+    if segment == length:
+      yield processes.fetch(_read(
+        self.graphdef, self.params,
+        sharding.put_whole_batch(tokens, self.mesh), self.rate_scale,
+        self.mesh, self.parts,
+      ))  # fmt: skip
+      return
+    state = self._start(size, length)
+    for part in _split(tokens, segment):
+      state, out = self._read_on(state, part)
+      yield processes.fetch(out)
 
-def lower(
-  experiment: Experiment,
-  graphdef: nnx.GraphDef,
-  params: Any,
-  batch: Mapping[str, jax.ShapeDtypeStruct],
-  mesh: Mesh,
-  *,
-  inner: bool,
-  memory: bool,
-) -> jax.stages.Lowered:
-  """The program that `segments` runs (for all but a shorter last segment),
-  lowered for the shapes `params`, which say where they lie, and `batch`."""
-  size, length = batch["tokens"].shape
-  segment = _segment(experiment, graphdef, params, length)
-  split = sharding.split_batch(mesh)
-  arrays = {
-    k: jax.ShapeDtypeStruct((size, segment), batch[k].dtype, sharding=split)
-    for k in READ
-  }
-  parts = {"inner": inner, "memory": memory}
-  if segment == length:
-    return _read.lower(graphdef, params, arrays, 1.0, mesh, **parts)
-  state = abstract_states(graphdef, params, size, length, mesh)
-  return _read_on.lower(graphdef, params, state, arrays, 1.0, mesh, **parts)
+  def states(
+    self, tokens: Tokens, context_length: int
+  ) -> Iterator[ContextState]:
+    """The states [B, ...] of B sequences before each chunk, as it is read.
 
+    A state is gone once the next one is asked for; `context_length` may be more
+    than is read here.
+    """
+    state = self._start(len(tokens.tokens), context_length)
+    for part in _split(tokens, self.experiment.chunk):
+      yield state
+      state, _ = self._read_on(state, part)
 
-def abstract_states(
-  graphdef: nnx.GraphDef,
-  params: Any,
-  size: int,
-  length: int,
-  mesh: sharding.AnyMesh,
-) -> ContextState:
-  """The shapes of the state of `size` sequences of `length` tokens that is
-  carried from segment to segment, and where they lie.
+  def choice_losses(
+    self,
+    state: ContextState,
+    tokens_L: Tokens,
+    question: Question,
+    shape: tuple[int, int],
+  ) -> np.ndarray:
+    """The mean loss a token of each choice, in its place: [K] float64.
 
-  Raises:
-    ValueError: the devices of a mesh axis do not divide what they are to split.
-  """
-  states = jax.eval_shape(_starter(graphdef, size, length), params)
-  return sharding.abstract(states, sharding.split_states(mesh, states))
+    Args:
+      state: of the sequence before the chunk in which the question lies.
+      tokens_L: of the sequence, on the host.
+      question: has choices.
+      shape: (candidates, tokens) to read, at least as many as there are; whole
+        chunks of tokens.
+    """
+    number, size = shape
+    start = question.at // self.experiment.chunk * self.experiment.chunk
+    texts = [
+      _answered(tokens_L, start, question.at, choice, size)
+      for choice in question.choices
+    ]
+    texts += [jax.tree.map(np.zeros_like, texts[0])] * (number - len(texts))
+    loss_KxL = np.asarray(_losses(
+      self.graphdef, self.params, state,
+      jax.tree.map(lambda *x: np.stack(x), *texts), self.rate_scale,
+      self.parts,
+    ))  # fmt: skip
+    before = question.at - start  # targets
+    return np.array([
+      np.mean(loss_L[before : before + len(choice)], dtype=np.float64)
+      for loss_L, choice in zip(loss_KxL, question.choices, strict=False)
+    ])  # fmt: skip
 
+  def write(
+    self,
+    state: ContextState,
+    tokens_L: Tokens,
+    question: Question,
+    tokenizer: Tokenizer,
+    context_length: int,
+  ) -> str:
+    """What the learner answers, greedily: up to the question's `end`, which is
+    left out, or `room` tokens.
 
-def _segment(experiment, graphdef, params, length: int) -> int:
-  """Tokens of a segment of `length` tokens."""
-  if not nnx.merge(graphdef, params).streams:
-    return length
-  return segment_size(length, experiment.chunk, experiment.eval.segment)
+    Args:
+      state: of the sequence before the chunk in which the question lies.
+      tokens_L: of the sequence, on the host.
+      question: is answered.
+      tokenizer: knows every token that the learner can write.
+      context_length: that the state was made for.
+    """
+    session = Session(
+      self.learner, context_length, self.parts, rate_scale=self.rate_scale,
+      state=state,
+    )  # fmt: skip
+    said = np.asarray(tokens_L.tokens)
+    session.read(said[session.position : question.at + 1])
+    end, written, text = question.end, list[int](), ""
+    while len(written) < question.room and not (end and end in text):
+      written += generate(session, 1, jax.random.key(0), temperature=0)
+      text = tokenizer.decode(written)
+    return text.partition(end)[0] if end else text
 
+  def lower(self, tokens: Tokens) -> jax.stages.Lowered:
+    """The program that `segments` runs (for all but a shorter last segment),
+    lowered for the shapes of the parameters and `tokens`."""
+    size, length = tokens.tokens.shape
+    segment = self._segment(length)
+    split = sharding.split_batch(self.mesh)
+    part = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((size, segment), x.dtype, sharding=split),
+      tokens,
+    )
+    rest = part, self.rate_scale, self.mesh, self.parts
+    if segment == length:
+      return _read.lower(self.graphdef, self.params, *rest)
+    state = abstract_states(self.graphdef, self.params, size, length, self.mesh)
+    return _read_on.lower(self.graphdef, self.params, state, *rest)
 
-def _joined(parts: list):
-  return None if parts[0] is None else np.concatenate(parts, axis=1)
+  def _segment(self, length: int) -> int:
+    """Tokens of a segment of `length` tokens."""
+    if not self.learner.streams:
+      return length
+    experiment = self.experiment
+    return segment_size(length, experiment.chunk, experiment.eval.segment)
+
+  def _start(self, size: int, context_length: int) -> ContextState:
+    return start_states(
+      self.graphdef, self.params, size, context_length, self.mesh
+    )
+
+  def _read_on(self, state: ContextState, tokens: Tokens):
+    return _read_on(
+      self.graphdef, self.params, state,
+      sharding.put_whole_batch(tokens, self.mesh), self.rate_scale, self.mesh,
+      self.parts,
+    )  # fmt: skip
 
 
 def segment_size(length: int, chunk: int, most: int) -> int:
@@ -184,37 +234,63 @@ def segment_size(length: int, chunk: int, most: int) -> int:
   return math.ceil(chunks / math.ceil(chunks / most)) * chunk
 
 
+def _joined(parts: list):
+  return None if parts[0] is None else np.concatenate(parts, axis=1)
+
+
+def _split(tokens: Tokens, size: int) -> Iterator[Tokens]:
+  """`size` tokens of all sequences at a time."""
+  for start in range(0, tokens.tokens.shape[1], size):
+    here = slice(start, start + size)
+    yield jax.tree.map(lambda x_BxL, here=here: x_BxL[:, here], tokens)
+
+
+def _answered(
+  tokens_L: Tokens, start: int, at: int, answer: np.ndarray, size: int
+) -> Tokens:
+  """`size` tokens from `start` on, of which target `at` is the first of the
+  `answer`; padded after it."""
+
+  def text(x_L, answer):
+    out, before = np.zeros(size, x_L.dtype), at - start
+    out[:before] = x_L[start:at]
+    out[before : before + len(answer)] = answer
+    return out
+
+  return Tokens(
+    tokens=text(tokens_L.tokens, [tokens_L.tokens[at], *answer[:-1]]),
+    targets=text(tokens_L.targets, answer),
+    weight=text(tokens_L.weight, np.ones(len(answer))),
+    relevant=text(tokens_L.relevant, np.zeros(len(answer))),
+  )
+
+
 # Compiled once for each size; the graphdef is the same object every time.
 @functools.partial(jax.jit, static_argnames=_STATIC)
-def _read(graphdef, params, batch, scale, mesh, *, inner, memory):
+def _read(graphdef, params, tokens, scale, mesh, parts):
   with sharding.on(mesh):
-    return read_batch(
-      nnx.merge(graphdef, params), batch,
-      inner=inner, memory=memory, rate_scale=scale,
-    )  # fmt: skip
+    return read_batch(nnx.merge(graphdef, params), tokens, parts, scale)
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC, donate_argnames=("state",))
-def _read_on(graphdef, params, state, batch, scale, mesh, *, inner, memory):
+def _read_on(graphdef, params, state, tokens, scale, mesh, parts):
   with sharding.on(mesh):
-    return read_on(
-      nnx.merge(graphdef, params), state, batch,
-      inner=inner, memory=memory, rate_scale=scale,
-    )  # fmt: skip
+    return read_on(nnx.merge(graphdef, params), state, tokens, parts, scale)
 
 
-def _start(graphdef, params, size: int, length: int, mesh: Mesh):
-  """The state of `size` sequences of `length` tokens before their first."""
-  start = _starter(graphdef, size, length)
-  placed = sharding.split_states(mesh, jax.eval_shape(start, params))
-  return jax.jit(start, out_shardings=placed)(params)
+@functools.partial(jax.jit, static_argnames=("graphdef", "parts"))
+def _losses(graphdef, params, state, texts, scale, parts):
+  """The loss of each token of K texts after `state`: [K, L]."""
+
+  def read(tokens):
+    learner = nnx.merge(graphdef, params)
+    _, out = read_sequence(learner, state, tokens, parts, scale)
+    return out.loss_C.reshape(-1)
+
+  return jax.vmap(read)(texts)
 
 
-def _starter(graphdef, size: int, length: int):
-  def start(params):
-    state = nnx.merge(graphdef, params).init_state(length)
-    return jax.tree.map(
-      lambda x: jnp.broadcast_to(x, (size, *jnp.shape(x))), state
-    )
-
-  return start
+@jax.jit
+def state_of(states: ContextState, row: int) -> ContextState:
+  """The state of one of B sequences."""
+  return jax.tree.map(lambda x: x[row], states)

@@ -19,11 +19,11 @@ from jax import Array
 from mattt_jax.config import require, require_at_least
 from mattt_jax.model import fast_weights
 from mattt_jax.ttt.context_state import ContextState
-from mattt_jax.ttt.inner_loop import (
-  Learner,
-  read_sequence,
-  reading_weights,
-)
+from mattt_jax.ttt.inner_loop import read_sequence
+from mattt_jax.ttt.inner_step import reading_weights
+from mattt_jax.ttt.learner import Learner
+from mattt_jax.ttt.parts import ALL, Parts
+from mattt_jax.ttt.tokens import Tokens, make_tokens
 
 
 class Session:
@@ -33,9 +33,8 @@ class Session:
     self,
     learner: Learner,
     context_length: int,
+    parts: Parts = ALL,
     *,
-    inner: bool = True,
-    memory: bool = True,
     rate_scale: float = 1.0,
     state: ContextState | None = None,
   ):
@@ -45,8 +44,7 @@ class Session:
       learner: model and inner optimiser; not changed.
       context_length: tokens that will be read at most, for memories and
         caches that grow with the context.
-      inner: whether the fast weights learn.
-      memory: whether the memory is read and written.
+      parts: what is on.
       rate_scale: multiplies the inner learning rate.
       state: after whole chunks, made for `context_length` tokens with
         `streaming=True`; default: before the first token.
@@ -56,14 +54,14 @@ class Session:
     self.context_length = context_length
     self.probs_V: Array | None = None
     self._graphdef, self._params = nnx.split(learner)
-    self._parts = {"inner": inner, "memory": memory}
+    self._parts = parts
     self._scale = rate_scale
     self._vocab_size = learner.model.vocab_size
     # After the last whole chunk that was learned, and the tokens since.
     self.state: ContextState = state or learner.init_state(context_length)
     # what the pending tokens are read with
     self._fast = self.state.fast
-    if inner and state is not None:
+    if parts.inner and state is not None:
       self._fast = _reading(self._graphdef, self._params, state, rate_scale)
     self._pending: list[int] = []
     self._cache = self.state.cache  # with the pending tokens
@@ -119,14 +117,17 @@ class Session:
   def _step(self, token: int) -> None:
     self.probs_V, self._cache = _read_token(
       self._graphdef, self._params, self.state, self._fast, self._cache, token,
-      len(self._pending), memory=self._parts["memory"],
+      len(self._pending), self._parts,
     )  # fmt: skip
     self._pending.append(token)
 
   def _learn(self, tokens: list[int], targets: list[int]) -> None:
+    learned = make_tokens(
+      np.asarray(tokens, np.int32), np.asarray(targets, np.int32)
+    )
     self.state, self._fast = _read_chunks(
-      self._graphdef, self._params, self.state, np.asarray(tokens, np.int32),
-      np.asarray(targets, np.int32), self._scale, **self._parts,
+      self._graphdef, self._params, self.state, learned, self._scale,
+      self._parts,
     )  # fmt: skip
     self._pending, self._cache = [], self.state.cache
 
@@ -137,9 +138,9 @@ def _reading(graphdef, params, state: ContextState, scale):
   return reading_weights(nnx.merge(graphdef, params), state, scale)[0]
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="memory")
+@functools.partial(jax.jit, static_argnames=("graphdef", "parts"))
 def _read_token(
-  graphdef, params, state: ContextState, fast, cache, token, pending, *, memory
+  graphdef, params, state: ContextState, fast, cache, token, pending, parts
 ):
   """p(next token) [V] after `token`, the `pending`-th of the current chunk."""
   learner = nnx.merge(graphdef, params)
@@ -147,24 +148,17 @@ def _read_token(
   model = nnx.merge(model_def, fast, slow)
   position = state.position + pending
   x_1xD, cache = model.read_prefix(jnp.asarray([token]), cache, position)
-  kept = state.memory if memory else None
-  forward = model.forward(x_1xD, cache, kept, position)
+  memory = state.memory if parts.memory else None
+  forward = model.forward(x_1xD, cache, memory, position)
   cache = dataclasses.replace(cache, suffix=forward.cache)
   return model.next_token_probs(forward)[0], cache
 
 
-@functools.partial(
-  jax.jit, static_argnums=0, static_argnames=("inner", "memory")
-)
-def _read_chunks(
-  graphdef, params, state, tokens_L, targets_L, scale, *, inner, memory
-):
+@functools.partial(jax.jit, static_argnames=("graphdef", "parts"))
+def _read_chunks(graphdef, params, state, tokens: Tokens, scale, parts: Parts):
   """The state after whole chunks, and what the next tokens are read with."""
   learner = nnx.merge(graphdef, params)
-  weight_L = jnp.ones(tokens_L.shape, jnp.float32)
-  state, _ = read_sequence(
-    learner, state, tokens_L, targets_L, weight_L,
-    inner=inner, memory=memory, rate_scale=scale,
-  )  # fmt: skip
-  fast = reading_weights(learner, state, scale)[0] if inner else state.fast
-  return state, fast
+  state, _ = read_sequence(learner, state, tokens, parts, scale)
+  if not parts.inner:
+    return state, state.fast
+  return state, reading_weights(learner, state, scale)[0]

@@ -25,14 +25,16 @@ from mattt_jax.model.transformer import Transformer
 from mattt_jax.ttt import coordination
 from mattt_jax.ttt.inner_loop import make_learner, read_sequence
 from mattt_jax.ttt.meta_loss import sequence_loss
+from mattt_jax.ttt.parts import Parts
+from mattt_jax.ttt.tokens import make_tokens
 
 _ROOT = "language_model.model."
 _BLOCKS = _ROOT + "h.blocks."
 _PRIME = _ROOT + "h.prime_storage."
 _FAST = _ROOT + "h.suffix_blocks.feed_forward_prime."
 
-# Our parameter in a block -> the published one, for all blocks and for those
-# of the suffix only.
+# Our parameter in a block -> the published one: of all blocks, and of the
+# suffix only.
 _IN_BLOCK = {
   "attention/wq": "seq_modeling_block.wq",
   "attention/wk": "seq_modeling_block.wk",
@@ -129,7 +131,7 @@ def load(config: Mapping[str, Any], weights: Mapping[str, Any]) -> TTTE2E:
 def token_losses(
   model: TTTE2E, tokens, targets, loss_masks, mode: str = "meta"
 ) -> dict[str, Any]:
-  """Losses of B sequences of T tokens, n chunks.
+  """The losses of B sequences of T tokens in n chunks.
 
   Args:
     model: from `load`.
@@ -225,8 +227,8 @@ def _run(model: TTTE2E, params, tokens, targets, loss_masks, mode):
     def read(tokens_L, targets_L, mask_L):
       state = learner.init_state(length, streaming=False)
       state, out = read_sequence(
-        learner, state, tokens_L, targets_L, mask_L,
-        inner=mode == "meta", rate_scale=model.rate_scale,
+        learner, state, make_tokens(tokens_L, targets_L, mask_L),
+        Parts(inner=mode == "meta"), model.rate_scale,
       )  # fmt: skip
       loss_L = out.loss_C.reshape(-1)
       return {

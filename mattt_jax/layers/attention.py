@@ -5,6 +5,7 @@ K head dim, W window, n blocks of b queries.
 """
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +15,8 @@ from jax import Array
 from mattt_jax.recompute import recomputed
 
 _MASKED = -1e30  # finite: -inf would give nan in second derivatives
-# Queries of a block, for short and for long windows: on a CPU, 64 of them keep
-# the scores in its cache (benchmarks/meta_step.py shows it).
+# Queries of a block, for short and for long windows: 64 of them keep the scores
+# in the cache of a CPU (benchmarks/meta_step.py shows it).
 _BLOCKS = (64, 512)
 
 
@@ -25,6 +26,11 @@ class KVCache:
 
   k_HxPxK: Array
   v_HxPxK: Array
+
+  AXES: ClassVar = {
+    "k_HxPxK": ("tensor", None, None),
+    "v_HxPxK": ("tensor", None, None),
+  }
 
 
 def init_cache(
@@ -67,10 +73,9 @@ def attend(
   `position` is the absolute position of the first query; keys before position
   0 are empty cache slots.
 
-  One block of queries after another meets the keys in its reach: with a window
-  that is O(L (W + b)) time. Scores, in float32, exist for one block only; a
-  backward pass computes them again. All of it can be differentiated any number
-  of times.
+  Each block of queries, in turn, meets the keys in its reach: O(L (W + b)) time
+  with a window. Scores, in float32, exist for one block only; a backward pass
+  recomputes them. The function can be differentiated any number of times.
   """
   length = q_HxLxK.shape[1]
   past = k_HxSxK.shape[1] - length
@@ -109,11 +114,10 @@ def attend(
 
 def block_size(window: int | None) -> int:
   """Queries of a block: few, to see few keys outside of the window."""
-  return (
-    _BLOCKS[-1]
-    if window is None
-    else min(window, max(_BLOCKS[0], min(window // 16, _BLOCKS[-1])))
-  )
+  short, long = _BLOCKS[0], _BLOCKS[-1]
+  if window is None:
+    return long
+  return min(window, max(short, min(window // 16, long)))
 
 
 def _padded(x_HxLxK: Array, by: tuple[int, int]) -> Array:

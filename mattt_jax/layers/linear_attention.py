@@ -5,8 +5,8 @@ All of them are one recurrence, for each head
     S_t = a_t S_{t-1} + k_t^T u_t,    u_t = v_t - e_t (a_t S_{t-1})
     o_t = q_t S_t
 
-with a key k, a value v, a decay a and an erase key e that says what is taken
-out before v is put in. With write strength b:
+with a key k, a value v, a decay a and an erase key e, which takes something out
+before v is put in. With write strength b:
 
     linear attention (2006.16236)     a = 1    e = 0       v
     delta rule (2102.11174)           a = 1    e = b k     b v
@@ -19,7 +19,7 @@ Shapes: T tokens, K key dim, E value dim, H heads, C tokens of a chunk, D model.
 """
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -142,15 +142,20 @@ CONVOLUTION = 4  # tokens that the short convolution sees, the last its own
 
 @struct.dataclass
 class DeltaCache:
-  """What is carried: the matrix of each head after the tokens read so far, and
-  what the short convolutions of q, k and v still see of them."""
+  """The state after the tokens read so far: the matrix of each head, and the
+  tokens that the short convolutions of q, k and v still see."""
 
   matrix_HxKxK: Array
   recent_3xPxD: Array  # P = CONVOLUTION - 1
 
+  AXES: ClassVar = {
+    "matrix_HxKxK": ("tensor", None, None),
+    "recent_3xPxD": (None, None, "tensor"),
+  }
+
 
 def init_cache(heads: int, head_dim: int, dtype=jnp.float32) -> DeltaCache:
-  """Zeros, whatever the length; float32 at least, as matrices are sums."""
+  """Zeros, of a size without the length; float32 or wider, for sums."""
   dtype = jnp.promote_types(dtype, jnp.float32)
   return DeltaCache(
     jnp.zeros((heads, head_dim, head_dim), dtype),
@@ -161,9 +166,9 @@ def init_cache(heads: int, head_dim: int, dtype=jnp.float32) -> DeltaCache:
 class GatedDeltaNet(nnx.Module):
   """Token mixer: the gated delta rule in place of attention (2412.06464).
 
-  A token reads what it and all before it wrote; unlike attention, the state
-  does not grow and has no window. As published, q, k and v pass a short causal
-  convolution, a channel at a time, before their nonlinearity.
+  A token reads what it and all before it wrote; the state neither grows nor has
+  a window. As published, q, k and v pass a short causal convolution, a channel
+  at a time, before their nonlinearity.
   """
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):

@@ -1,4 +1,4 @@
-"""Multi-head attention: projections and cache around what attends.
+"""Multi-head attention: projections and cache around `attention.attend`.
 
 Shapes: C tokens read at once, P cached ones, S = P + C, D model, H heads,
 K head dim.
@@ -21,7 +21,7 @@ class Attention(nnx.Module):
   def __init__(
     self, config: ModelConfig, rngs: nnx.Rngs, *, prefix: bool = False
   ):
-    """`prefix`: it is differentiated once, so that a kernel may do it."""
+    """`prefix`: differentiated only once, so that a kernel may compute it."""
     dim, std = config.dim, config.init_std
     self.how = config.prefix_attention if prefix else "banded"
     self.heads = config.num_heads

@@ -28,7 +28,7 @@ class RMSNorm(nnx.Module):
 
 
 class Identity(nnx.Module):
-  """Stands where a norm is switched off."""
+  """What replaces a norm that is switched off."""
 
   def __call__(self, x: Array) -> Array:
     return x

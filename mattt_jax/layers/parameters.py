@@ -1,4 +1,4 @@
-"""How parameters are drawn, stacked over blocks, and scanned."""
+"""Parameters: drawing them, stacking them over blocks, scanning the stack."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,7 +18,7 @@ def normal_param(rngs: nnx.Rngs, shape: tuple[int, ...], std: float):
 
 
 def stack(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
-  """One module that holds `count` of them, each array stacked on axis 0."""
+  """One module that holds `count` modules, their arrays stacked on axis 0."""
   keys = jax.random.split(rngs.params(), count)
   graphdef = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
   states = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(key))))(keys)
@@ -26,7 +26,7 @@ def stack(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
 
 
 def repeat(tree, count: int):
-  """Each array `count` times, stacked on axis 0: one state a layer."""
+  """Stacks each array `count` times on axis 0: one state a layer."""
   return jax.tree.map(lambda x: jnp.stack([x] * count), tree)
 
 

@@ -1,10 +1,10 @@
 """Windowed attention of the prefix by a Pallas kernel of JAX, on TPUs.
 
-Splash attention goes through the blocks of a causal window and keeps scores in
-the chip's own memory: neither they nor blocks of them are stored. Its backward
-pass is a kernel, too, which cannot be differentiated again. That serves the
-prefix, which is read once and not inside the inner loop; the suffix, whose
-gradient is differentiated, has `attention.attend`.
+Splash attention goes through the blocks of a causal window and never stores
+scores outside the chip's own memory. Its backward pass is a kernel, too, which
+cannot be differentiated again. That serves the prefix, which the inner loop
+does not read; the suffix, whose gradient is differentiated, has
+`attention.attend`.
 
 Shapes: as in `attention`.
 """
@@ -28,7 +28,7 @@ from mattt_jax.devices import sharding
 from mattt_jax.layers import attention
 
 _LANES = 128  # a block is a multiple of it
-BLOCK = 512  # queries, and keys, of a block at most
+BLOCK = 512  # the most queries, and keys, of a block
 
 
 def fits(length: int, past: int) -> bool:
@@ -49,7 +49,7 @@ def attend(
   """`attention.attend`, to be differentiated once.
 
   On a mesh each device has its heads ("tensor") and its queries ("context");
-  the sequences of a batch are split by `vmap` (its `spmd_axis_name`).
+  `vmap` splits the sequences of a batch (its `spmd_axis_name`).
 
   Args:
     q_HxLxK: queries.
@@ -72,7 +72,7 @@ def attend(
   tensor, context = sharding.TENSOR, sharding.CONTEXT
   shards = sharding.devices_on(tensor), sharding.devices_on(context)
   kernel = _kernel(len(q_HxLxK), length, past, window, shards, interpret)
-  # Empty slots are of another segment than everything that asks.
+  # Empty slots are of another segment than all queries.
   empty_S = (position - past + jnp.arange(past + length)) < 0
   segment_S = empty_S.astype(jnp.int32)
   segment_L = jnp.zeros((length,), jnp.int32)

@@ -1,9 +1,9 @@
 """BM25 of token n-grams at static shapes; the formula is in data/bm25.py.
 
-A chunk is a row of counts, those of an n-gram in the column that it hashes to:
-two n-grams of one column are one word. Single tokens never share a column of a
-table as large as the vocabulary. How rare a word is and how long chunks are
-comes from the chunks that are there, so that nothing looks ahead.
+A chunk is a row of counts: each n-gram counts in the column that it hashes to,
+so that n-grams of one column are one word. Single tokens share no column of a
+table as large as the vocabulary. The rarity of words and the length of chunks
+are those of the chunks stored so far, so that nothing looks ahead.
 
 Shapes: N chunks, T tokens, E columns, G = T - ngram + 1 n-grams.
 """
@@ -19,7 +19,7 @@ _FACTOR = 2654435761  # of Knuth's multiplicative hash, odd, near 2^32 / phi
 def columns(
   token_T: Array, valid_T: Array, ngram: int, table_size: int
 ) -> tuple[Array, Array]:
-  """Where n-grams are counted, [G] uint32, and whether all their tokens are
+  """The column of each n-gram, [G] uint32, and whether all tokens of it are
   valid, [G] bool."""
   number = len(token_T) - ngram + 1
   column_G = jnp.zeros((number,), jnp.uint32)
@@ -34,7 +34,7 @@ def columns(
 def counts(
   token_T: Array, valid_T: Array, ngram: int, table_size: int
 ) -> Array:
-  """How often each column's n-grams occur, [E] float32."""
+  """Counts of each column's n-grams, [E] float32."""
   column_G, valid_G = columns(token_T, valid_T, ngram, table_size)
   return jnp.zeros((table_size,), jnp.float32).at[column_G].add(valid_G)
 
@@ -42,8 +42,8 @@ def counts(
 def scores(
   count_NxE: Array, stored_N: Array, column_G: Array, valid_G: Array
 ) -> Array:
-  """The score of each chunk for a query's n-grams, [N]; one that is asked
-  twice counts twice. `stored_N` says which of the rows are chunks."""
+  """The score of each chunk for a query's n-grams, [N]; repeated ones count
+  again. `stored_N` says which of the rows are chunks."""
   number = jnp.sum(stored_N)
   size_N = jnp.sum(count_NxE, axis=1)
   mean = jnp.sum(size_N) / jnp.maximum(number, 1)

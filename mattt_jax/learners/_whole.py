@@ -1,8 +1,8 @@
-"""What learners share that read whole sequences and nothing in parts."""
+"""What learners share that read only whole sequences."""
 
 from typing import NoReturn
 
-from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.learner import Learner
 
 
 class WholeReader(Learner):

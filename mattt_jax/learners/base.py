@@ -1,8 +1,8 @@
 """Learners: one file for each way of learning while reading.
 
-A learner's `Config.make` gives a `Learner`; training and evaluation ask for
-nothing else. `recurrence` is this project's own. The others have a
-`read_whole` and `state_bytes` of their own.
+A learner's `Config.make` gives a `Learner`, all that training and evaluation
+ask for. `recurrence` is this project's own; the others bring their own
+`read_whole` and `state_bytes`.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
-  from mattt_jax.ttt.inner_loop import Learner
+  from mattt_jax.ttt.learner import Learner
 
 
 @dataclasses.dataclass(frozen=True)

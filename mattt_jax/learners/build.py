@@ -10,7 +10,7 @@ from mattt_jax import config as config_lib
 from mattt_jax import registry
 from mattt_jax.config import Experiment
 from mattt_jax.tasks import batches
-from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.learner import Learner
 
 
 def make_task(experiment: Experiment):

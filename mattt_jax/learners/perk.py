@@ -9,13 +9,11 @@ a segment is read alone, its positions start at 0.
     L     = sum_t w_t NLL_t / sum_t w_t           t: all tokens of all segments
     W_m   = W_m + (alpha / r) A_m B_m             in every matrix m chosen
 
-Then the last chunks are read together, and alone, with phi_K. What is fast is
-phi; the outer loop trains phi_0, eta, the weighting w and the model, which the
-inner loop leaves as it is.
+Then phi_K reads the last chunks together, and alone. Only phi is fast; the
+outer loop trains phi_0, eta, the weighting w and the model.
 
-Truncated unrolling: the meta-gradient passes through the last T steps; what the
-earlier ones added to phi_0 is a constant to it (so the rates of those steps
-stay where they started).
+Truncated unrolling: the meta-gradient passes through the last T steps; what
+earlier ones added to phi_0 is a constant to it (so their rates never move).
 
 Shapes: C tokens of a chunk, n chunks, g of them context, q of them questions,
 D model, T adapter tensors (two a matrix), K steps.
@@ -46,15 +44,21 @@ from mattt_jax.model import fast_weights
 from mattt_jax.model.fast_weights import FastWeight
 from mattt_jax.model.transformer import Transformer
 from mattt_jax.recompute import recomputed
-from mattt_jax.ttt.inner_loop import ChunkOutput, in_chunks, weighted_mean
 from mattt_jax.ttt.inner_optimizer import InnerOptimizer, transform
+from mattt_jax.ttt.parts import ALL
+from mattt_jax.ttt.tokens import (
+  ChunkOutput,
+  Tokens,
+  in_chunks,
+  weighted_mean,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(BaseConfig):
   """Settings. `experiment.inner` gives the optimiser (published: AdamW with
-  b1=0.9, b2=0.95) and eta; with `inner.learn_rate`, one eta is learned for each
-  step and adapter tensor. `model.fast` is not used."""
+  b1=0.9, b2=0.95) and eta; `inner.learn_rate` learns an eta for each step and
+  adapter tensor. `model.fast` is not used."""
 
   rank: int = 8
   alpha: float = 16.0
@@ -83,7 +87,7 @@ class Config(BaseConfig):
     """
     rngs = nnx.Rngs(experiment.seed)
     model = Transformer(
-      # Its inner loop goes through the prefix, too: no kernel there.
+      # The inner loop goes through the prefix, too: no kernel there.
       dataclasses.replace(experiment.model, fast=(), prefix_attention="banded"),
       vocab_size,
       experiment.memory,
@@ -141,7 +145,7 @@ class Config(BaseConfig):
 
 
 class LowRank(nnx.Module):
-  """A B, for each layer of a stack (2106.09685); 0 at first."""
+  """The product A B of each layer of a stack (2106.09685); 0 at first."""
 
   def __init__(self, shape: tuple[int, ...], rank: int, rngs: nnx.Rngs):
     *layers, rows, columns = shape
@@ -154,7 +158,7 @@ class LowRank(nnx.Module):
 
 
 class Perk(WholeReader):
-  """A model, its adapter, and how a context is learned by it."""
+  """A model, its adapter, and the steps that learn a context."""
 
   name = "perk"
 
@@ -186,22 +190,23 @@ class Perk(WholeReader):
 
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(add, state))
 
-  def context_loss(self, tokens_gxC, targets_gxC, weight_gxC) -> Array:
-    """L: what an inner step descends. The hidden states that w looks at are
+  def context_loss(self, context: Tokens) -> Array:
+    """L, which an inner step descends. The hidden states that w looks at are
     constants to every gradient; w's own parameters get the meta-gradient."""
     read = functools.partial(_read, self.adapted())
-    loss_gxC, _, forward = jax.vmap(read)(tokens_gxC, targets_gxC)
+    loss_gxC, _, forward = jax.vmap(read)(context.tokens, context.targets)
+    weight_gxC = context.weight
     if self.config.weigh_tokens:
       hidden_gxCxD = jax.lax.stop_gradient(forward.final_CxD)
       score_gxCx1 = self.token_weight(hidden_gxCxD)
       weight_gxC = weight_gxC * jax.nn.softplus(score_gxCx1[..., 0])
     return weighted_mean(loss_gxC, weight_gxC)
 
-  def learn(self, context, rate_scale: Array | float = 1.0):
-    """K steps on a context's segments, (tokens_gxC, targets_gxC, weight_gxC).
+  def learn(self, context: Tokens, rate_scale: Array | float = 1.0):
+    """Takes K steps on a context's segments, [g, C].
 
     Returns:
-      phi_K, and of each step (the loss and the norm of its gradient) before it.
+      phi_K; and the loss and the norm of its gradient before each step.
     """
     graphdef, fast_0, slow = fast_weights.split(self)
     steps, early = self.config.steps, self.config.steps - self.config.unroll
@@ -212,7 +217,7 @@ class Perk(WholeReader):
 
     def run(slow, carry, rate_KxT):
       def loss_fn(fast):
-        return nnx.merge(graphdef, fast, slow).context_loss(*context)
+        return nnx.merge(graphdef, fast, slow).context_loss(context)
 
       def step(carry, rate_T):
         fast, opt_state = carry
@@ -246,58 +251,49 @@ class Perk(WholeReader):
       lambda a, b: jnp.concatenate([a, b]), seen, seen_last
     )
 
-  def read_whole(
-    self,
-    tokens_L,
-    targets_L,
-    weight_L,
-    relevant_L,
-    *,
-    inner=True,
-    memory=True,
-    rate_scale=1.0,
-  ) -> ChunkOutput:
+  def read_whole(self, tokens, parts=ALL, rate_scale=1.0) -> ChunkOutput:
     """Learns the context, then reads the questions, [n, ...].
 
-    The losses of the context's tokens are those of phi_0 on their segment,
-    before anything was learned. `inner_loss` is a chunk's own loss; the
-    diagnostics `first_loss` and `last_loss` are L before steps 1 and K.
+    The context's tokens have the losses of phi_0 on their segments, before any
+    learning. `inner_loss` is a chunk's own loss; the diagnostics `first_loss`
+    and `last_loss` are L before steps 1 and K.
 
     Raises:
       ValueError: the chunk does not divide L, or no context is left.
     """
-    length, c = len(tokens_L), self.chunk
+    length, c = len(tokens.tokens), self.chunk
     require_chunked(c, length)
     self.config.require_context("length", length, c)
     at = length - self.config.question_chunks * c
-    chunks = in_chunks((tokens_L, targets_L, weight_L), c)
+    chunks = in_chunks(tokens, c)
     context = jax.tree.map(lambda x: x[: at // c], chunks)
     read_all = jax.vmap(functools.partial(_read, self.adapted()))
-    context_read = read_all(*context[:2])
-    learner, norm, found = self, jnp.zeros(()), {}
-    if inner:
+    context_read = read_all(context.tokens, context.targets)
+    learner, norm, diagnostics = self, jnp.zeros(()), {}
+    if parts.inner:
       graphdef, _, slow = fast_weights.split(self)
       fast, (loss_K, norm_K) = self.learn(context, rate_scale)
       learner, norm = nnx.merge(graphdef, fast, slow), jnp.mean(norm_K)
-      found = {"first_loss": loss_K[0], "last_loss": loss_K[-1]}
-    question_read = _read(learner.adapted(), tokens_L[at:], targets_L[at:])
+      diagnostics = {"first_loss": loss_K[0], "last_loss": loss_K[-1]}
+    question_read = _read(
+      learner.adapted(), tokens.tokens[at:], tokens.targets[at:]
+    )
 
     loss_nxC, correct_nxC = (
       jnp.concatenate([jnp.ravel(a), b]).reshape(-1, c)
       for a, b in zip(context_read[:2], question_read[:2], strict=True)
     )
-    _, _, weight_nxC = chunks
     return ChunkOutput(
       loss_C=loss_nxC,
       correct_C=correct_nxC,
-      inner_loss=jax.vmap(weighted_mean)(loss_nxC, weight_nxC),
+      inner_loss=jax.vmap(weighted_mean)(loss_nxC, chunks.weight),
       inner_grad_norm=jnp.broadcast_to(norm, len(loss_nxC)),
-      diagnostics=self.model.diagnostics(question_read[2]) | found,
+      diagnostics=self.model.diagnostics(question_read[2]) | diagnostics,
     )
 
   def state_bytes(self, context_length: int) -> dict[str, int]:
-    """Bytes of each part: "replay" is the tokens, kept for K readings, and the
-    cache is that of the questions."""
+    """Bytes of each part: "replay" has the tokens, kept for K readings, "cache"
+    the questions'."""
 
     def parts():
       _, fast, _ = fast_weights.split(self)
@@ -316,8 +312,7 @@ class Perk(WholeReader):
 
 
 def _read(model, tokens_C: Array, targets_C: Array):
-  """(loss_C, correct_C, forward) of tokens read from position 0, without a
-  past."""
+  """(loss_C, correct_C, forward) of tokens read from position 0, no past."""
   cache = model.init_cache(len(tokens_C), False)
   cache = dataclasses.replace(cache, suffix=None)
   x_CxD, cache = model.read_prefix(tokens_C, cache, 0)
@@ -340,12 +335,12 @@ def _matrices(model, globs: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
   matrices = [name for name in shapes if is_matrix(name)]
   chosen: dict[str, tuple[int, ...]] = {}
   for glob in globs:
-    found = fnmatch.filter(shapes, glob)
+    names = fnmatch.filter(shapes, glob)
     require(
-      bool(found) and set(found) <= set(matrices),
-      f"learner.layers={globs}: {glob!r} matches {', '.join(found) or None}, "
+      bool(names) and set(names) <= set(matrices),
+      f"learner.layers={globs}: {glob!r} matches {', '.join(names) or None}, "
       f"but must match only matrices: {', '.join(matrices)}",
     )
-    chosen |= {name: shapes[name] for name in found}
+    chosen |= {name: shapes[name] for name in names}
   require(bool(chosen), "learner.layers=() adapts nothing: name a matrix")
   return chosen

@@ -4,15 +4,15 @@ Every chunk is read by the whole transformer in one causal pass over
 
     | R retrieved chunks, the best one last | local window | chunk |
 
-with full attention inside of it and nothing carried over but tokens: retrieval
-in context (2302.00083, its stride being the chunk) inside one context, trained
-so, end to end. Candidates are the chunks that have left the local window. They
-are sought with the last tokens read BEFORE the chunk: a query made of the chunk
-would betray its later tokens to its earlier ones. So a question that is asked
-and answered within one chunk is not looked up.
+with full attention inside of it; only tokens are carried over. This is
+retrieval in context (2302.00083, its stride the chunk) inside one context,
+trained end to end. Candidates are the chunks that have left the local window.
+The last tokens read BEFORE the chunk are the query: one made of the chunk would
+betray its later tokens to its earlier ones. So a question asked and answered
+within one chunk is not looked up.
 
-The search has no parameters and no gradient: the mean of token vectors, or BM25
-of the words that both have (data/bm25.py).
+The search has no parameters and no gradient: it compares means of token
+vectors, or shared words by BM25 (data/bm25.py).
 
 Shapes: L tokens, C chunk, W local window, R = top_k, D model, S = R C + W + C,
 N far chunks, E = D numbers of an embedding, or columns of a table of words.
@@ -40,13 +40,10 @@ from mattt_jax.memory import chunk_store
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model.transformer import Cache, Transformer
 from mattt_jax.recompute import recomputed
-from mattt_jax.ttt.inner_loop import (
-  ChunkOutput,
-  Learner,
-  in_chunks,
-  make_learner,
-  weighted_mean,
-)
+from mattt_jax.ttt.inner_loop import make_learner
+from mattt_jax.ttt.learner import Learner
+from mattt_jax.ttt.parts import ALL
+from mattt_jax.ttt.tokens import ChunkOutput, Tokens, in_chunks, weighted_mean
 
 _RETRIEVERS = ("embedding", "bm25")
 _EMBEDDINGS = ("token", "random")
@@ -62,9 +59,9 @@ class Config(BaseConfig):
   top_k: int = 2  # chunks retrieved; 0: none, the local window alone
   query_tokens: int = 8  # the last tokens before a chunk, which ask for it
   retriever: str = "embedding"  # or "bm25"
-  # Of chunks and queries, the mean over their tokens of: the transformer's
-  # "token" embeddings, which move in training, or "random" vectors, which
-  # never do (what is compared then is which tokens occur).
+  # A chunk or a query is the mean of its tokens' vectors: "token", the
+  # transformer's embeddings, which move in training, or "random" ones, which
+  # never do and only tell which tokens occur.
   embedding: str = "token"
   ngram: int = 1  # tokens of a word of BM25; where tokens are bytes, more
   # Counts that BM25 keeps of a chunk: words are hashed into so many columns.
@@ -122,7 +119,7 @@ class Config(BaseConfig):
       f"model.attention={experiment.model.attention!r} leaves learner rag "
       "nothing to retrieve: use 'window'",
     )
-    # A recurrence would read the places of chunks that were not found.
+    # A recurrence would read the places of missing chunks.
     require(
       experiment.model.suffix_mixer == "attention",
       f"model.suffix_mixer={experiment.model.suffix_mixer!r} does not go with "
@@ -151,7 +148,7 @@ def _local(experiment) -> int:
 
 @struct.dataclass
 class Past:
-  """All that is carried from chunk to chunk: tokens, in one of two places."""
+  """The tokens that are carried from chunk to chunk, in one of two places."""
 
   far: chunk_store.Chunks | None  # chunks that left the window
   token_W: Array  # int32, the window, its last token last
@@ -189,41 +186,31 @@ class RAG(WholeReader):
       read=jnp.zeros((), jnp.int32),
     )
 
-  def read_whole(
-    self,
-    tokens_L,
-    targets_L,
-    weight_L,
-    relevant_L,
-    *,
-    inner=True,
-    memory=True,
-    rate_scale=1.0,
-  ) -> ChunkOutput:
+  def read_whole(self, tokens, parts=ALL, rate_scale=1.0) -> ChunkOutput:
     """Reads a sequence, [n, ...]; `inner_loss` is the chunk's own loss.
 
-    There is no inner loop and no memory to switch: `relevant_L` and the
-    keywords change nothing.
+    There is no inner loop and no memory to switch: `parts`, `rate_scale` and
+    `tokens.relevant` change nothing.
 
     Raises:
       ValueError: the chunk does not divide L.
     """
-    del relevant_L, inner, memory, rate_scale
-    require_chunked(self.chunk, len(tokens_L))
-    chunks = in_chunks((tokens_L, targets_L, weight_L), self.chunk)
+    del parts, rate_scale
+    length = len(tokens.tokens)
+    require_chunked(self.chunk, length)
 
     def body(past, chunk):
-      token_C, target_C, weight_C = chunk
-      output = self._read(past, token_C, target_C, weight_C)
-      return self.keep(past, token_C, weight_C > 0), output
+      output = self._read(past, chunk)
+      return self.keep(past, chunk.tokens, chunk.weight > 0), output
 
     if self.inner.config.remat_levels:
       body = recomputed(body)
-    return jax.lax.scan(body, self.init_past(len(tokens_L)), chunks)[1]
+    chunks = in_chunks(tokens, self.chunk)
+    return jax.lax.scan(body, self.init_past(length), chunks)[1]
 
   def embed(self, token_T: Array, valid_T: Array) -> Array:
-    """What tokens are found by, [E]: counts of their words, or the unit mean of
-    the valid ones' vectors; no gradient."""
+    """The key of a text, [E]: counts of its words, or the unit mean of the
+    vectors of its valid tokens; no gradient."""
     c = self.config
     if c.retriever == "bm25":
       return _bm25.counts(token_T, valid_T, c.ngram, c.table_size)
@@ -240,16 +227,16 @@ class RAG(WholeReader):
   def scores(
     self, far: chunk_store.Chunks, token_T: Array, valid_T: Array
   ) -> Array:
-    """How much each far chunk resembles the tokens that ask, [N]."""
+    """The resemblance of each far chunk to the query's tokens, [N]."""
     c = self.config
     if c.retriever == "bm25":
-      asked = _bm25.columns(token_T, valid_T, c.ngram, c.table_size)
-      return _bm25.scores(far.embedding_NxE, chunk_store.stored(far), *asked)
+      query = _bm25.columns(token_T, valid_T, c.ngram, c.table_size)
+      return _bm25.scores(far.embedding_NxE, chunk_store.stored(far), *query)
     return far.embedding_NxE @ self.embed(token_T, valid_T)
 
   def in_front(self, past: Past) -> tuple[Array, Array]:
-    """What a chunk is read behind: tokens [R C + W], and how many of the first
-    of them stand for nothing."""
+    """The tokens in front of a chunk, [R C + W], and how many of the first of
+    them stand for nothing."""
     # Nothing leaves a window before it is full: what is missing comes first.
     missing = jnp.maximum(self.local - past.read, 0)
     if past.far is None:
@@ -265,7 +252,7 @@ class RAG(WholeReader):
     return jnp.concatenate([token_RxC[::-1].ravel(), past.token_W]), missing
 
   def keep(self, past: Past, token_C: Array, valid_C: Array) -> Past:
-    """The chunk enters the window, whose oldest chunk becomes far past."""
+    """The past after a chunk has entered the window and its oldest has left."""
     c, far = self.chunk, past.far
     if far is not None:
       leaving = past.token_W[:c], past.valid_W[:c]
@@ -277,27 +264,27 @@ class RAG(WholeReader):
       read=past.read + c,
     )
 
-  def _read(self, past: Past, token_C, target_C, weight_C) -> ChunkOutput:
+  def _read(self, past: Past, chunk: Tokens) -> ChunkOutput:
     front, missing = self.in_front(past)
-    token_S = jnp.concatenate([front, token_C])
+    token_S = jnp.concatenate([front, chunk.tokens])
     # Attention sees no key before position 0.
     x_SxD, cache = self.model.read_prefix(token_S, Cache(None, None), -missing)
     forward = self.model.forward(x_SxD, cache, None, -missing)
     forward = dataclasses.replace(
       forward, final_CxD=forward.final_CxD[len(front) :]
     )
-    loss_C, correct_C = self.model.score(forward, target_C)
+    loss_C, correct_C = self.model.score(forward, chunk.targets)
     return ChunkOutput(
       loss_C=loss_C,
       correct_C=correct_C,
-      inner_loss=weighted_mean(loss_C, weight_C),
+      inner_loss=weighted_mean(loss_C, chunk.weight),
       inner_grad_norm=jnp.zeros(()),
       diagnostics=self.model.diagnostics(forward),
     )
 
   def state_bytes(self, context_length: int) -> dict[str, int]:
-    """Bytes of each part: of the far past (ids and what they are found by), and
-    of the window's tokens, the cache. No keys and values are stored."""
+    """Bytes of each part: "memory" is the far past (tokens and their keys),
+    "cache" the window's tokens. No attention keys and values are stored."""
     past = jax.eval_shape(lambda: self.init_past(context_length))
     far = tree_bytes(past.far)
     return {

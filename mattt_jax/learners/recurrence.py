@@ -9,7 +9,8 @@ from mattt_jax.config import Experiment
 from mattt_jax.learners.base import BaseConfig
 from mattt_jax.model import fast_weights
 from mattt_jax.model.transformer import Transformer
-from mattt_jax.ttt.inner_loop import Learner, make_learner
+from mattt_jax.ttt.inner_loop import make_learner
+from mattt_jax.ttt.learner import Learner
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""TTT-NN: before each chunk, learn anew from the past chunks like the last.
+"""TTT-NN: before each chunk, learn anew from past chunks like the last one.
 
 Test-time training on nearest neighbours (2305.18466), inside one context:
 
@@ -6,10 +6,9 @@ Test-time training on nearest neighbours (2305.18466), inside one context:
     W  <- inner step on neighbour r's loss      r = 1 .. R, nearest first
     read the chunk with W
 
-Neighbours are sought among the chunks already read, by the chunk read last
-(the chunk about to be read would betray its later tokens to its earlier ones).
-That chunk is itself no candidate: it is its own nearest neighbour, so it would
-always win the first place, and attention still sees it.
+Neighbours are past chunks like the chunk read last (the next chunk as a query
+would betray its later tokens to its earlier ones). The last chunk itself is no
+candidate: it would always win the first place, and attention still sees it.
 
 Shapes: C tokens of a chunk, n chunks, R neighbours.
 """
@@ -34,11 +33,12 @@ from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
 from mattt_jax.recompute import recomputed
 from mattt_jax.ttt import replay
-from mattt_jax.ttt.inner_loop import (
+from mattt_jax.ttt.inner_step import replay_chunks
+from mattt_jax.ttt.parts import ALL
+from mattt_jax.ttt.tokens import (
   Chunk,
   ChunkOutput,
   in_chunks,
-  replay_chunks,
   weighted_mean,
 )
 
@@ -48,8 +48,8 @@ class Config(BaseConfig):
   """Settings; `experiment.inner` gives the steps, `model.fast` the weights."""
 
   neighbours: int = 4
-  # The inner optimiser's state: kept from one neighbour to the next, or new
-  # for each. (No state outlives the chunk that it was made for.)
+  # Whether the inner optimiser starts anew for each neighbour of a chunk. (Its
+  # state never outlives the chunk.)
   reset_optimizer: bool = False
   capacity: int = 0  # past chunks kept, the newest, the last included; 0: all
 
@@ -99,57 +99,46 @@ class TTTNN(WholeReader):
     )  # fmt: skip
     self.reset_optimizer = config.reset_optimizer
 
-  def read_whole(
-    self,
-    tokens_L,
-    targets_L,
-    weight_L,
-    relevant_L,
-    *,
-    inner=True,
-    memory=True,
-    rate_scale=1.0,
-  ) -> ChunkOutput:
+  def read_whole(self, tokens, parts=ALL, rate_scale=1.0) -> ChunkOutput:
     """Reads a sequence from an empty store, [n, ...].
 
-    The attention window holds the past as W_0 read it, so that a chunk's loss
-    depends on its window and its neighbours and on nothing else. `inner_loss`
-    is the chunk's own loss, on which no step is taken (the norm of its gradient
-    is 0); the diagnostic `drift` is |W - W_0|.
+    The attention window holds the past as W_0 read it: a chunk's loss depends
+    on its window and its neighbours alone. `inner_loss` is the chunk's own
+    loss, which takes no step (the norm of its gradient is 0); the diagnostic
+    `drift` is |W - W_0|.
 
     Raises:
       ValueError: the chunk does not divide L.
     """
-    length = len(tokens_L)
+    length = len(tokens.tokens)
     require_chunked(self.chunk, length)
     graphdef, fast_0, slow = fast_weights.split(self.model)
     cache = self.model.init_cache(length, False)
-    x_LxD, cache = self.model.read_prefix(tokens_L, cache, 0)
-    chunks = in_chunks(
-      Chunk(x_LxD, targets_L, weight_L, relevant_L), self.chunk
-    )
+    x_LxD, cache = self.model.read_prefix(tokens.tokens, cache, 0)
+    chunks = in_chunks(Chunk(x_LxD, tokens), self.chunk)
 
     def body(carry, chunk):
       cache, stored, position = carry
-      fast = self._learn(stored, rate_scale) if inner else fast_0
+      target_C, weight_C = chunk.tokens.targets, chunk.tokens.weight
+      fast = self._learn(stored, rate_scale) if parts.inner else fast_0
       model = nnx.merge(graphdef, fast, slow)
       forward = model.forward(chunk.x_CxD, cache, None, position)
-      loss_C, correct_C = model.score(forward, chunk.target_C)
+      loss_C, correct_C = model.score(forward, target_C)
       drift = optax.tree.norm(
         jax.lax.stop_gradient(jax.tree.map(jnp.subtract, fast, fast_0))
       )
       output = ChunkOutput(
         loss_C=loss_C,
         correct_C=correct_C,
-        inner_loss=weighted_mean(loss_C, chunk.weight_C),
+        inner_loss=weighted_mean(loss_C, weight_C),
         inner_grad_norm=jnp.zeros(()),
         diagnostics={**model.diagnostics(forward), "drift": drift},
       )
       past = forward
-      if inner:  # with W_0; only its keys and values are computed
+      if parts.inner:  # with W_0; only its keys and values are computed
         past = self.model.forward(chunk.x_CxD, cache, None, position)
       cache = dataclasses.replace(cache, suffix=past.cache)
-      stored = replay.store(stored, chunk.x_CxD, chunk.target_C, chunk.weight_C)
+      stored = replay.store(stored, chunk.x_CxD, target_C, weight_C)
       return (cache, stored, position + self.chunk), output
 
     if self.inner.config.remat_levels:

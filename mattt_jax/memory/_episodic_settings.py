@@ -1,4 +1,4 @@
-"""Settings of the episodic memory, and what does not go together.
+"""Settings of the episodic memory, and which of them exclude each other.
 
 Shapes: M slots, C chunk, W pairs written of a chunk, J = top_k candidates.
 """
@@ -23,13 +23,13 @@ _CHOICES = {
   "score_dtype": ("float32", "bfloat16"),
   "pointer_gate": _search.GATES,
 }
-# What decides nothing where all slots are read.
+# Settings without effect where all slots are read.
 _PLAIN = {"search": "exact", "block": 0, "score_dtype": "float32", "shards": 1}
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings(BaseConfig):
-  """All but `make`, which needs the memory itself."""
+  """All of the Config but `make`, which needs the memory itself."""
 
   read: str = "pointer"
   # What is kept.
@@ -42,15 +42,15 @@ class Settings(BaseConfig):
   # How it is found.
   top_k: int = 32  # slots that a read attends to; 0: all
   # "exact", "approx" (faster on TPUs, the same elsewhere), or "landmarks": only
-  # what an index of the keys says is near, so that the cost of a read grows
-  # with the square root of the slots.
+  # slots that an index of the keys holds near, so that a read costs the square
+  # root of the slots.
   search: str = "exact"
   recall_target: float = 0.95  # approx: share of the best that is to be found
   probes: int = 16  # landmarks: cells of the index that a token looks in
   cell: int = 32  # landmarks: places of a cell
   block: int = 0  # slots that are scored at once, a block after another; 0: all
-  # Of products that are compared ("bfloat16": summed in float32); what is found
-  # is then scored in float32.
+  # Type of the products in a search ("bfloat16": summed in float32); the slots
+  # found are then scored in float32.
   score_dtype: str = "float32"
   shards: int = 1  # blocks searched apart, for slots split over devices
   num_heads: int = 4
@@ -60,19 +60,34 @@ class Settings(BaseConfig):
   # "null": one softmax over null and slots; "sigmoid": the slots' own softmax,
   # times a gate that sees the query alone, sigmoid(-null score).
   pointer_gate: str = "null"
-  # Of pairs that match about as well, the newest takes most of the share
+  # The newest of pairs that match about as well takes most of the share
   # (pointer read): the last binding of a key counts.
   latest_wins: bool = False
-  # Keeps what keys are made of, and makes them with the weights of the reader:
-  # right where fast weights change what the key of a context is.
+  # Stores what keys are made of, and makes the keys with the reader's weights:
+  # right where fast weights change the key of a context.
   rekey: bool = False
-  # No gradient into the past network through what was stored, as published
+  # Stored items pass no gradient to the network of the past, as published
   # (2203.08913); the memory's own projections learn all the same.
   stop_gradient_keys: bool = False
   # The suffix blocks see the recalled tokens' mean embedding (pointer read).
   feed: bool = False
 
   reads: ClassVar[tuple[str, ...]] = ("pointer", "residual")
+  SPLIT: ClassVar = {"num_heads": "tensor"}
+
+  @property
+  def wants_gradient(self) -> bool:
+    """A score of pairs may be the gradient's norm."""
+    return self.score == "gradient"
+
+  def scores_per_token(self, context_length: int, chunk: int) -> int:
+    """Slots that a token is compared with at once, for all heads that do so
+    apart."""
+    slots = self.slots(context_length, chunk)
+    if self.search == "landmarks":
+      slots = min(slots, self.probes * self.cell)
+    slots = min(slots, self.block or slots)
+    return slots * (self.num_heads if self.read == "residual" else 1)
 
   def slots(self, context_length: int, chunk: int) -> int:
     """Number of slots; `ValueError` if `shards` does not divide it."""
@@ -126,7 +141,7 @@ class Settings(BaseConfig):
       self.slots(length, chunk)
 
   def _check_search(self) -> None:
-    """What does not go together."""
+    """Settings of a search that exclude each other."""
     if self.search == "landmarks":
       for field, plain, why in (
         ("shards", 1, "an index is searched whole"),
@@ -139,11 +154,11 @@ class Settings(BaseConfig):
           f"memory.{field}={value} does not go with memory.search='landmarks': "
           f"{why}; use {plain}",
         )
-      found = self.probes * self.cell
+      seen = self.probes * self.cell
       require(
-        self.top_k <= found,
+        self.top_k <= seen,
         f"memory.top_k={self.top_k} must be <= memory.probes={self.probes} x "
-        f"memory.cell={self.cell} = {found}, the slots that a token looks at",
+        f"memory.cell={self.cell} = {seen}, the slots that a token looks at",
       )
       require(
         self.head_dim % 2 == 0,

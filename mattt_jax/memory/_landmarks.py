@@ -8,7 +8,7 @@ Lempitsky 2012; product keys, 1907.05242). A cell has S places that name slots.
 With n^2 S a multiple of the number of slots M, a search costs 2 n + P S scores:
 it grows like sqrt(M).
 
-Contents, not time, make a block here: the mean of 32 successive keys that have
+Cells group keys by content, not by time: the mean of 32 successive keys with
 nothing in common says too little about each (`benchmarks/memory_reads.py`).
 
 Nothing here has a gradient. Shapes: M slots, E key (both halves), n landmarks
@@ -17,6 +17,7 @@ of a half, N = n^2 cells of S places, C tokens that ask, W keys to be written.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,7 @@ TRIED = 4
 
 @struct.dataclass
 class Index:
-  """Where the slots are; of several searches, stacked."""
+  """The places of the slots; the indices of several searches are stacked."""
 
   sum_2xnxE: Array  # of the half keys of each landmark
   keys: Array  # int32: written since the start; the first n are landmarks
@@ -43,6 +44,16 @@ class Index:
   # int32: place of each slot; -1: none. A place whose slot has another place
   # by now is free.
   place_M: Array
+
+  # Of several searches: one of each head, or one of all heads together, whose
+  # axis of length 1 is not split.
+  AXES: ClassVar = {
+    "sum_2xnxE": ("tensor", None, None, None),
+    "keys": ("tensor",),
+    "load_N": ("tensor", None),
+    "slot_NxS": ("tensor", None, "context"),
+    "place_M": ("tensor", "context"),
+  }
 
 
 def landmarks(slots: int, cell: int) -> int:
@@ -63,10 +74,10 @@ def empty(slots: int, cell: int, dim: int) -> Index:
 
 
 def add(index: Index, key_WxE: Array, slot_W: Array, keep_W: Array) -> Index:
-  """The index once the keys that are kept were put into their slots.
+  """The index after the kept keys were put into their slots.
 
-  A key takes the oldest place of its cell. Of equal cells, and if all that are
-  tried are full, the best one.
+  A key takes the oldest place of its best cell with a free place, or of its
+  best cell if all cells that are tried are full.
   """
   n, cell = index.sum_2xnxE.shape[1], index.slot_NxS.shape[1]
   key_WxE = jax.lax.stop_gradient(key_WxE).astype(jnp.float32)
@@ -113,7 +124,7 @@ def add(index: Index, key_WxE: Array, slot_W: Array, keep_W: Array) -> Index:
 def candidates(
   index: Index, query_CxE: Array, probes: int
 ) -> tuple[Array, Array]:
-  """What the `probes` best cells hold: slots [C, P S], and whether there is
+  """The slots in the `probes` best cells, [C, P S], and whether each place has
   one (no slot twice); P = min(probes, N)."""
   n, cell = index.sum_2xnxE.shape[1], index.slot_NxS.shape[1]
   query_CxE = jax.lax.stop_gradient(query_CxE).astype(jnp.float32)
@@ -138,8 +149,8 @@ def _best_cells(index: Index, half_2xCxE: Array, count: int) -> Array:
     score_Cxn = jnp.where(there_n, half_CxE @ unit(sum_nxE).T, EMPTY)
     return jax.lax.top_k(score_Cxn, min(count, n))
 
-  # A cell among the best has halves among the best. (One search a half: XLA
-  # does not know a top-k of which slices are taken, and sorts.)
+  # A cell among the best has halves among the best. (Each half has its own
+  # search: XLA would sort for a top-k whose result is sliced.)
   (score_Cxp, at_Cxp), (score_Cxq, at_Cxq) = (
     best(half_2xCxE[i], index.sum_2xnxE[i]) for i in range(2)
   )

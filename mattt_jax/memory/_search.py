@@ -18,12 +18,12 @@ EMPTY = -1e30  # score of an empty slot; finite, so that gradients are
 
 @struct.dataclass
 class Slots:
-  """What is compared with queries."""
+  """Slots to compare with queries."""
 
   key_HxMxK: Array
   # Its log sigmoid is added to a slot's score; None: nothing is.
   bias_M: Any
-  valid_M: Any  # None: those that are asked for are
+  valid_M: Any  # None: the slots in question are
 
 
 def score(
@@ -36,7 +36,7 @@ def score(
 ) -> Array:
   """Scores [C, M], or [H, C, M]; `EMPTY` where a slot is.
 
-  dtype: in which numbers are multiplied; they are summed in float32 or wider.
+  `dtype` is that of the products; they are summed in float32 or wider.
   """
   product = _product(
     "hck,hmk->hcm" if each_head else "hck,hmk->cm",
@@ -54,7 +54,7 @@ def score_at(
   each_head: bool,
   dtype: Any = None,
 ) -> Array:
-  """`score`, of the slots [C, J] (or [H, C, J]) alone."""
+  """`score` for the slots [C, J] (or [H, C, J]) alone."""
   if each_head:
     key_HxCxJxK = jax.vmap(lambda key_MxK, at: key_MxK[at])(
       slots.key_HxMxK, slot
@@ -101,8 +101,8 @@ def best_in_blocks(
 ) -> Array:
   """Slots of the `top_k` best, best first, without a gradient.
 
-  Scores of `block` slots exist at a time, and the best so far. Where scores
-  tie, slots come in order, as in `best`.
+  Only the scores of `block` slots and the best so far exist at a time. Slots
+  with equal scores come in order, as in `best`.
 
   Args:
     query_HxCxK: unit vectors, like the keys.
@@ -131,15 +131,15 @@ def best_in_blocks(
       else jax.lax.dynamic_slice_in_dim(slots.bias_M, at, block),
       jax.lax.dynamic_slice_in_dim(slots.valid_M, at, block),
     )
-    found = score(
+    scores = score(
       query_HxCxK, part, temperature, each_head=each_head, dtype=dtype
     )
-    found = jnp.where(at + jnp.arange(block) >= start, found, -jnp.inf)
-    found, slot = best(found, top_k, **how)
-    found = jnp.concatenate([so_far[0], found], axis=-1)
+    scores = jnp.where(at + jnp.arange(block) >= start, scores, -jnp.inf)
+    scores, slot = best(scores, top_k, **how)
+    scores = jnp.concatenate([so_far[0], scores], axis=-1)
     slot = jnp.concatenate([so_far[1], at + slot], axis=-1)
-    found, at = jax.lax.top_k(found, top_k)
-    return (found, jnp.take_along_axis(slot, at, axis=-1)), None
+    scores, at = jax.lax.top_k(scores, top_k)
+    return (scores, jnp.take_along_axis(slot, at, axis=-1)), None
 
   shape = query_HxCxK.shape[not each_head : 2] + (top_k,)
   nothing = (
@@ -162,17 +162,17 @@ def best(
 ) -> tuple[Array, Array]:
   """The `top_k` largest scores of the last axis and their slots, best first.
 
-  With `shards` S the M slots are split in S blocks; each names its best, and
-  the best of those S k candidates are the best of all. If the slots lie on S
-  devices, only candidates travel between them.
+  With `shards` S, each of S blocks of slots names its best, and the best of
+  these S k candidates are the best of all. If the slots lie on S devices, only
+  candidates travel between them.
 
   Args:
     score: [..., M].
     top_k: how many; 0, or M and more: all slots, in order.
     shards: number of blocks; divides M.
-    approx: `jax.lax.approx_max_k` (2206.14286), which on other devices than
-      TPUs is exact.
-    recall: share of the best that it is to find.
+    approx: `jax.lax.approx_max_k` (2206.14286), exact on devices that are no
+      TPUs.
+    recall: share of the best that it should find.
 
   Returns:
     (scores, int32 slots), both [..., min(top_k, M)].
@@ -182,35 +182,35 @@ def best(
     return score, jnp.broadcast_to(jnp.arange(slots), score.shape)
   if shards == 1:
     if approx:
-      found, slot = jax.lax.approx_max_k(score, top_k, recall_target=recall)
+      kept, slot = jax.lax.approx_max_k(score, top_k, recall_target=recall)
     else:
-      found, slot = jax.lax.top_k(score, top_k)
-    return found, slot
+      kept, slot = jax.lax.top_k(score, top_k)
+    return kept, slot
   size = slots // shards
   count = min(top_k, size)
   score = score.reshape(*score.shape[:-1], shards, size)
   if approx:
-    found, slot = jax.lax.approx_max_k(score, count, recall_target=recall)
+    kept, slot = jax.lax.approx_max_k(score, count, recall_target=recall)
   else:
-    # Not top_k: XLA does not split it over the devices, not even between rows,
-    # and would bring all scores together.
+    # Not top_k: XLA does not split it over devices, not even between rows, and
+    # would bring all scores together.
     slot = jnp.broadcast_to(jnp.arange(size), score.shape)
-    found, slot = jax.lax.sort_key_val(-score, slot)
-    found, slot = -found[..., :count], slot[..., :count]
+    kept, slot = jax.lax.sort_key_val(-score, slot)
+    kept, slot = -kept[..., :count], slot[..., :count]
   slot = slot + size * jnp.arange(shards, dtype=slot.dtype)[:, None]
-  # Blocks and, in them, candidates are in the order of their slots where
-  # scores tie, so that ties fall as without blocks.
+  # Equal scores keep the order of their slots, between and within blocks, so
+  # that ties fall as without blocks.
   flat = (*score.shape[:-2], shards * count)
-  found, at = jax.lax.top_k(found.reshape(flat), top_k)
-  return found, jnp.take_along_axis(slot.reshape(flat), at, axis=-1)
+  kept, at = jax.lax.top_k(kept.reshape(flat), top_k)
+  return kept, jnp.take_along_axis(slot.reshape(flat), at, axis=-1)
 
 
 def shares(null_C: Array, score_CxJ: Array, gate: str) -> tuple[Array, Array]:
   """(log share of "none of them" [C], log shares of the candidates [C, J]).
 
-  Together 1, all of it null where every candidate is empty. `gate` "null": one
-  softmax over null and candidates; "sigmoid": null is sigmoid(null_C), whatever
-  the candidates' scores, and the rest goes by a softmax of their own.
+  Shares sum to 1; null has all where every candidate is empty. `gate` "null":
+  one softmax over null and candidates; "sigmoid": null has sigmoid(null_C),
+  whatever the candidates' scores, and these divide the rest by a softmax.
   """
   if gate == "null":
     log_share = jax.nn.log_softmax(
@@ -235,11 +235,11 @@ def latest(
 ) -> Array:
   """Log shares with the same sum, of which the newest match takes most.
 
-  A candidate is a match by m = sigmoid(margin - sharpness (max score - score)),
-  and keeps of its share what newer ones leave of it, the product of their
-  1 - m (stick-breaking attention, 2410.17980, among candidates that match as
-  well as the best). So the last binding of a key wins, however far back it
-  lies, and what does not match takes nothing from it.
+  A candidate matches by m = sigmoid(margin - sharpness (max score - score)),
+  and its share is multiplied by 1 - m of all newer ones: stick-breaking
+  attention (2410.17980) among candidates that match as well as the best. So the
+  last binding of a key wins, however far back it lies, and what does not match
+  takes nothing from it.
 
   Args:
     score_CxJ: of the candidates; `EMPTY` where there is none.

@@ -1,4 +1,4 @@
-"""Which pairs a memory of limited size keeps: scores, and who replaces whom.
+"""Which pairs a memory of limited size keeps: scores and replacement.
 
 Shapes: C tokens of a chunk, W of them written, M slots.
 """
@@ -15,7 +15,7 @@ SCORES = ("recency", "surprise", "gradient", "random", "oracle", "learned")
 
 
 def fixed_score(kind: str, pairs: Pairs, position: Array) -> Array:
-  """How much each pair is worth keeping, [C]; every kind but "learned".
+  """The worth of keeping each pair, [C], for every kind but "learned".
 
   recency   its position: the newest are kept.
   surprise  its loss: what the model would not have predicted.
@@ -37,19 +37,19 @@ def fixed_score(kind: str, pairs: Pairs, position: Array) -> Array:
 
 
 def best_valid(score_C: Array, valid_C: Array, count: int) -> Array:
-  """Indices of the `count` best valid pairs, best first; of equal ones the
-  earlier. Where too few are valid, invalid ones come last."""
+  """Indices of the `count` best valid pairs, best first; equal ones keep their
+  order. If too few are valid, invalid ones come last."""
   return jax.lax.top_k(_or_empty(score_C, valid_C), count)[1]
 
 
 def replace_lowest(
   score_M: Array, valid_M: Array, score_W: Array, valid_W: Array
 ) -> tuple[Array, Array]:
-  """Where W new pairs, best first, go, and which of them are kept.
+  """The slots of W new pairs, best first, and which pairs are kept.
 
   The i-th best goes to the i-th lowest slot (empty ones first) if it has the
-  higher score. That keeps the same pairs as offering each new one in turn to
-  the lowest slot: the best of all, and of equal ones those stored.
+  higher score. The result is that of offering each new pair in turn to the
+  lowest slot: the best pairs stay, and stored ones before equal new ones.
 
   Returns:
     (slots, kept), both [W]; no slot twice.

@@ -22,6 +22,7 @@ Shapes: H heads, K key dim, F features of a key, E value dim.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,8 @@ class Config(BaseConfig):
   # after the other: the same result.
   chunkwise: bool = True
 
+  SPLIT: ClassVar = {"num_heads": "tensor"}
+
   def make(self, dim: int, chunk: int, rngs: nnx.Rngs) -> "Associative":
     """The module of one suffix block."""
     return Associative(self, dim, chunk, rngs)
@@ -98,6 +101,11 @@ class State:
 
   matrix_HxFxE: Array
   normalizer_HxF: Array | None  # z, of the rules that divide by it
+
+  AXES: ClassVar = {
+    "matrix_HxFxE": ("tensor", None, None),
+    "normalizer_HxF": ("tensor", None),
+  }
 
 
 class Associative(Memory):

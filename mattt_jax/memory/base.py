@@ -51,6 +51,19 @@ class BaseConfig:
   normalize_read: bool = False  # unit RMS in front of the gate
 
   reads: ClassVar[tuple[str, ...]] = ("residual",)  # what this memory offers
+  # Settings that a mesh axis must divide: {"num_heads": "tensor"}.
+  SPLIT: ClassVar[dict[str, str]] = {}
+
+  @property
+  def wants_gradient(self) -> bool:
+    """Whether `write` needs `Pairs.gradient_C`."""
+    return False
+
+  def scores_per_token(self, context_length: int, chunk: int) -> int:
+    """Scores that a read holds of each token at once, over all heads that have
+    their own: what the planner counts beside the state."""
+    del context_length, chunk
+    return 0
 
   def make(self, dim: int, chunk: int, rngs: nnx.Rngs) -> "Memory":
     """The memory module for a model of width `dim`, written by chunks."""
@@ -134,7 +147,16 @@ class Gate(nnx.Module):
 
 class Memory(nnx.Module):
   """Base class of the memories: override `init_state`, `read`, `write` and
-  `flops_per_token`."""
+  `flops_per_token`.
+
+  A state is a flax struct that says how its arrays are split over the mesh:
+
+      AXES: ClassVar = {"matrix_HxFxE": ("tensor", None, None)}
+
+  has a mesh axis (or None) for each axis of an array, () if every device holds
+  it whole. A field of several arrays stands for each of them; a field that is a
+  struct has its own AXES.
+  """
 
   config: Any  # the memory file's Config, a BaseConfig
 

@@ -19,6 +19,7 @@ H heads, K head dim.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,8 @@ class Config(BaseConfig):
   temperature: float = 3.0  # of a head's unit keys and queries, at init
   null_bias: float = 0.0  # score of "none of them", at init
 
+  SPLIT: ClassVar = {"num_heads": "tensor"}
+
   def make(self, dim: int, chunk: int, rngs: nnx.Rngs) -> "ChunkStore":
     """The module of one suffix block."""
     return ChunkStore(self, dim, chunk, rngs)
@@ -79,6 +82,10 @@ class Chunks:
   token_NxT: Array  # int32 ids
   valid_NxT: Array  # bool: False for padding, and in empty places
   written: Array  # int32: chunks stored since the start
+
+  AXES: ClassVar = {
+    "embedding_NxE": (), "token_NxT": (), "valid_NxT": (), "written": ()
+  }  # fmt: skip
 
 
 def empty(capacity: int, chunk: int, dim: int) -> Chunks:
@@ -156,6 +163,11 @@ class State:
   chunks: Chunks
   key_NxTxHxK: Array
   value_NxTxHxK: Array
+
+  AXES: ClassVar = {
+    "key_NxTxHxK": (None, None, "tensor", None),
+    "value_NxTxHxK": (None, None, "tensor", None),
+  }
 
 
 class ChunkStore(Memory):

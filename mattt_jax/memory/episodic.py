@@ -16,7 +16,7 @@ chunk.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -47,18 +47,28 @@ class Config(Settings):
 
 @struct.dataclass
 class State:
-  """The slots. An address is a key, or (`rekey`) what it is made of; a value is
-  a token id (pointer) or a vector a head."""
+  """The slots: None is what the settings have no use for."""
 
-  address: Array  # [H, M, K], or [M, D]
-  value: Array  # [M] int32, or [H, M, K]
+  key_HxMxK: Any
+  feature_MxD: Any  # with `rekey`: what keys are made of
+  token_M: Any  # pointer read: int32 ids
+  value_HxMxK: Any  # residual read
   valid_M: Array
-  score_M: Any  # None where the settings do not need it
-  # int32: tokens read before it; None without `latest_wins`.
-  born_M: Any
+  score_M: Any
+  born_M: Any  # with `latest_wins`: int32, tokens read before it
   written: Array  # int32: tokens since the start, padding included
-  # `_landmarks.Index`, [1, ...] (pointer) or [H, ...]; None without one.
-  index: Any = None
+  index: Any = None  # `_landmarks.Index`, [1, ...] (pointer) or [H, ...]
+
+  AXES: ClassVar = {
+    "key_HxMxK": ("tensor", "context", None),
+    "feature_MxD": ("context", None),
+    "token_M": ("context",),
+    "value_HxMxK": ("tensor", "context", None),
+    "valid_M": ("context",),
+    "score_M": ("context",),
+    "born_M": ("context",),
+    "written": (),
+  }
 
 
 class Episodic(Memory):
@@ -111,10 +121,12 @@ class Episodic(Memory):
     pointer = c.read == "pointer"
     scored = c.policy == "score" or c.score == "learned"
     return State(
-      address=jnp.zeros((slots, self.dim), jnp.float32)
-      if c.rekey
-      else per_head,
-      value=jnp.zeros((slots,), jnp.int32) if pointer else per_head,
+      key_HxMxK=None if c.rekey else per_head,
+      feature_MxD=(
+        jnp.zeros((slots, self.dim), jnp.float32) if c.rekey else None
+      ),
+      token_M=jnp.zeros((slots,), jnp.int32) if pointer else None,
+      value_HxMxK=None if pointer else per_head,
       valid_M=jnp.zeros((slots,), bool),
       score_M=jnp.zeros((slots,), jnp.float32) if scored else None,
       born_M=jnp.zeros((slots,), jnp.int32) if c.latest_wins else None,
@@ -156,7 +168,7 @@ class Episodic(Memory):
           self.margin[...],
         )
       return PointerRead(
-        token_CxJ=state.value[slot_CxJ],
+        token_CxJ=state.token_M[slot_CxJ],
         log_prob_CxJ=log_prob_CxJ,
         log_null_C=log_null_C,
       )
@@ -168,7 +180,7 @@ class Episodic(Memory):
     null_C = jnp.mean(weight_HxCxJ[..., 0], axis=0)
     weight_HxCxJ = weight_HxCxJ[..., 1:]
     value_HxCxJxK = jax.vmap(lambda v_MxK, i_CxJ: v_MxK[i_CxJ])(
-      state.value, slot_HxCxJ
+      state.value_HxMxK, slot_HxCxJ
     )
     out_HxCxK = jnp.einsum("hcj,hcjk->hck", weight_HxCxJ, value_HxCxJxK)
     out_CxHK = out_HxCxK.swapaxes(0, 1).reshape(len(hidden_CxD), -1)
@@ -206,28 +218,33 @@ class Episodic(Memory):
       new = jnp.where(keep, new, slots[at])
       return slots.at[at].set(new, unique_indices=True)
 
-    index = state.index
+    index, key_HxMxK, feature_MxD = (
+      state.index, state.key_HxMxK, state.feature_MxD
+    )  # fmt: skip
     if c.rekey:
-      address = put(state.address, feature_WxD)
+      feature_MxD = put(feature_MxD, feature_WxD)
     else:
       key_HxWxK = unit(self._heads(feature_WxD, self.wk))
-      address = put(state.address, key_HxWxK, 1)
+      key_HxMxK = put(key_HxMxK, key_HxWxK, 1)
       if index is not None:
         index = jax.vmap(_landmarks.add, in_axes=(0, 0, None, None))(
           index, self._indexed_by(key_HxWxK), slot_W, keep_W
         )
+    token_M, value_HxMxK = state.token_M, state.value_HxMxK
     if c.read == "pointer":
-      value = put(state.value, pairs.next_token_C)
+      token_M = put(token_M, pairs.next_token_C)
     else:
-      value = put(state.value, self._heads(pairs.value_CxD, self.wv), 1)
+      value_HxMxK = put(value_HxMxK, self._heads(pairs.value_CxD, self.wv), 1)
     score_M, born_M = state.score_M, state.born_M
     if score_M is not None:
       score_M = put(score_M, score_W)
     if born_M is not None:
       born_M = put(born_M, born_W)
     return State(
-      address=address,
-      value=value,
+      key_HxMxK=key_HxMxK,
+      feature_MxD=feature_MxD,
+      token_M=token_M,
+      value_HxMxK=value_HxMxK,
       valid_M=put(state.valid_M, keep_W),
       score_M=score_M,
       born_M=born_M,
@@ -267,9 +284,9 @@ class Episodic(Memory):
     """The top-k scores and their slots, [C, J] or (residual) [H, C, J]."""
     c = self.config
     slots = _search.Slots(
-      key_HxMxK=unit(self._heads(state.address, self.wk))
+      key_HxMxK=unit(self._heads(state.feature_MxD, self.wk))
       if c.rekey
-      else state.address,
+      else state.key_HxMxK,
       bias_M=state.score_M if c.score == "learned" else None,
       # What an index names was valid; to look again, devices that share the
       # slots would tell each other of all of them.

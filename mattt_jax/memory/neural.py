@@ -28,6 +28,7 @@ layer, B tokens of a write chunk, n write chunks.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +71,8 @@ class Config(BaseConfig):
   # Without it (0, as published) large rates make deep memories diverge.
   clip_norm: float = 2.0
 
+  SPLIT: ClassVar = {"num_heads": "tensor"}
+
   def make(self, dim: int, chunk: int, rngs: nnx.Rngs) -> "Neural":
     """The module of one suffix block."""
     del chunk
@@ -107,6 +110,11 @@ class State:
 
   change: Layers  # M - M_0
   momentum: Layers  # S
+
+  AXES: ClassVar = {
+    "change": ("tensor", None, None),
+    "momentum": ("tensor", None, None),
+  }
 
 
 class Neural(Memory):

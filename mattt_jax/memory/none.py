@@ -9,6 +9,12 @@ class Config:
   """Nothing to set."""
 
   read: ClassVar[None] = None  # nothing is read
+  SPLIT: ClassVar[dict[str, str]] = {}
+
+  def scores_per_token(self, context_length: int, chunk: int) -> int:
+    """None, as nothing is read."""
+    del context_length, chunk
+    return 0
 
   def check(self, experiment) -> None:
     """Fits everything."""

@@ -29,6 +29,7 @@ Shapes: M slots, W width of each part, P = 2 W, H read heads.
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -62,6 +63,8 @@ class Config(BaseConfig):
   null_bias: float = 3.0  # n at init; likewise
   retention: float = 0.999  # r, of usage, for a token fully written; learned
 
+  SPLIT: ClassVar = {"num_heads": "tensor"}
+
   def make(self, dim: int, chunk: int, rngs: nnx.Rngs) -> "Slots":
     """The module of one suffix block."""
     del chunk
@@ -88,6 +91,8 @@ class State:
 
   slot_MxP: Array
   usage_M: Array  # in [0, 1]; 0: empty
+
+  AXES: ClassVar = {"slot_MxP": (), "usage_M": ()}
 
 
 class Control(nnx.Module):

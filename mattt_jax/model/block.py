@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from flax import nnx
+from flax import nnx, struct
 from jax import Array
 
 from mattt_jax.config import ModelConfig
@@ -25,6 +25,15 @@ _MIXERS: dict[str, Callable[..., Any]] = {
   "prefix_attention": functools.partial(Attention, prefix=True),
   "gated_delta": linear_attention.GatedDeltaNet,
 }
+
+
+@struct.dataclass
+class BlockRead:
+  """What the memory of a block was asked and answered."""
+
+  asked_CxD: Array  # hidden state; what was read here is also written
+  answer: ResidualRead
+  share_C: Array  # of the answer in the residual stream: |read| / |x + read|
 
 
 class Block(nnx.Module):
@@ -55,31 +64,29 @@ class Block(nnx.Module):
       self.fast_mlp_norm = norm(c.pre_norm)
       self.fast_mlp = SwiGLU(c.dim, c.fast_mlp_dim, c.init_std, rngs)
       self.fast_mlp_post_norm = norm(c.post_norm)
-    self.has_memory = memory is not None
     if memory is not None:
       self.memory = memory
 
-  def __call__(self, x_CxD, cache, position, memory_state=None, address=None):
-    """Reads a chunk; memory_state None: without the memory.
+  def __call__(
+    self, x_CxD, cache, position, memory_state=None, address_CxD=None
+  ):
+    """Reads a chunk; memory_state None: without a memory.
 
     Returns:
-      x_CxD, the cache, and (hidden_CxD that the memory is asked with, what it
-      answered, that answer's share of the residual stream), None without one.
+      x_CxD, the cache, and the `BlockRead`, None without a memory.
     """
-    asked: tuple[Array, ResidualRead | None, Array | None] | None = None
+    read = None
 
     def recall(x_CxD, place):
-      nonlocal asked
-      if not self.has_memory or self.memory.config.place != place:
+      nonlocal read
+      if memory_state is None or self.memory.config.place != place:
         return x_CxD
-      hidden_CxD = x_CxD if self.memory.config.address == "hidden" else address
-      if memory_state is None:
-        asked = hidden_CxD, None, None
-        return x_CxD
-      read = self.memory.read(memory_state, hidden_CxD)
-      out_CxD = x_CxD + read.output_CxD.astype(x_CxD.dtype)
-      share_C = vector_norm(read.output_CxD) / (vector_norm(out_CxD) + 1e-6)
-      asked = hidden_CxD, read, jax.lax.stop_gradient(share_C)
+      here = self.memory.config.address == "hidden"
+      asked_CxD = x_CxD if here else address_CxD
+      answer = self.memory.read(memory_state, asked_CxD)
+      out_CxD = x_CxD + answer.output_CxD.astype(x_CxD.dtype)
+      share_C = vector_norm(answer.output_CxD) / (vector_norm(out_CxD) + 1e-6)
+      read = BlockRead(asked_CxD, answer, jax.lax.stop_gradient(share_C))
       return out_CxD
 
     x_CxD = recall(x_CxD, "before_attention")
@@ -90,4 +97,4 @@ class Block(nnx.Module):
       x_CxD = x_CxD + self.fast_mlp_post_norm(out)
     out = self.mlp(self.mlp_norm(x_CxD))
     x_CxD = recall(x_CxD + self.mlp_post_norm(out), "after_mlp")
-    return x_CxD, cache, asked
+    return x_CxD, cache, read

@@ -21,7 +21,9 @@ from mattt_jax.learners import build
 from mattt_jax.training import metrics
 from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import abstract_state, train_step
-from mattt_jax.ttt.meta_loss import read_batch
+from mattt_jax.ttt.parts import ALL, Parts
+from mattt_jax.ttt.read_batch import read_batch
+from mattt_jax.ttt.tokens import tokens_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +64,10 @@ class StepCost:
 def step_cost(
   experiment: Experiment,
   vocab_size: int,
+  parts: Parts = ALL,
   *,
   sequences: int | None = None,
   length: int | None = None,
-  inner: bool = True,
-  memory: bool = True,
 ) -> StepCost:
   """The cost of one outer step of `experiment`; nothing is computed.
 
@@ -74,33 +75,21 @@ def step_cost(
     experiment: its model, chunk and memory; `dataclasses.replace` gives other
       windows and chunks.
     vocab_size: of the task.
+    parts: what is on in this step.
     sequences: of a batch; default: `experiment.batch_size`.
     length: tokens of a sequence; default: `experiment.length`.
-    inner: False for a step without the inner loop.
-    memory: False for a step without the memory.
   """
   sequences = sequences or experiment.batch_size
   length = length or experiment.length
-  inner = inner and experiment.inner.enabled
-  parts = {"inner": inner, "memory": memory}
-  # A kernel's jaxpr does not say how many blocks it goes through: it is counted
-  # as attention in blocks. (In training it has .8 times these products for the
-  # first 8192 tokens, 1.6 times later: benchmarks/prefix_attention.py.)
-  experiment = dataclasses.replace(
-    experiment,
-    model=dataclasses.replace(experiment.model, prefix_attention="banded"),
-  )
+  parts = parts._replace(inner=parts.inner and experiment.inner.enabled)
+  experiment = _countable(experiment)
   graphdef, params = build.abstract_learner(experiment, vocab_size)
   batch = build.abstract_batch(sequences, length)
-
-  def read(params, batch):
-    return read_batch(nnx.merge(graphdef, params), batch, **parts).loss_BxL
-
   runs = _train_products(experiment, vocab_size, batch, parts)
   # The model's own: reverse mode over everything that a first pass computes.
   with recompute.nothing():
     once = _train_products(_in_reverse(experiment), vocab_size, batch, parts)
-    read_flops = matmul_flops(read, params, batch)
+    read_flops = _read_flops(graphdef, params, batch, parts)
   return StepCost(
     tokens=sequences * length,
     parameters=metrics.parameter_counts(params),
@@ -110,6 +99,31 @@ def step_cost(
     hardware_flops=runs.flops,
     product_bytes=runs.bytes,
   )
+
+
+def flops_per_token(experiment: Experiment, vocab_size: int) -> float:
+  """Matrix-product FLOPs of reading a token of a training sequence, inner steps
+  and memory included (nothing of the outer backward pass)."""
+  experiment = _countable(experiment)
+  learner = build.abstract_learner(experiment, vocab_size)
+  batch = build.abstract_batch(1, experiment.length)
+  parts = Parts(inner=experiment.inner.enabled)
+  return _read_flops(*learner, batch, parts) / experiment.length
+
+
+def _read_flops(graphdef, params, batch, parts: Parts) -> float:
+  def read(params, tokens):
+    return read_batch(nnx.merge(graphdef, params), tokens, parts).loss_BxL
+
+  return matmul_flops(read, params, tokens_of(batch))
+
+
+def _countable(experiment: Experiment) -> Experiment:
+  """With attention in blocks: a kernel's jaxpr does not say through how many it
+  goes. (In training a kernel has .8 times these products for the first 8192
+  tokens, 1.6 times later: benchmarks/prefix_attention.py.)"""
+  model = dataclasses.replace(experiment.model, prefix_attention="banded")
+  return dataclasses.replace(experiment, model=model)
 
 
 def state_bytes(graphdef, params: Any, length: int) -> dict[str, int]:
@@ -124,7 +138,7 @@ def state_bytes(graphdef, params: Any, length: int) -> dict[str, int]:
 
 
 def _train_products(
-  experiment: Experiment, vocab_size: int, batch, parts: dict[str, bool]
+  experiment: Experiment, vocab_size: int, batch, parts: Parts
 ) -> Products:
   graphdef, params = build.abstract_learner(experiment, vocab_size)
   optimizer = make_optimizer(experiment.outer, experiment.train.steps)
@@ -134,7 +148,7 @@ def _train_products(
   )
 
   def step(state, batch):
-    return train_step(graphdef, optimizer, experiment, state, batch, **parts)
+    return train_step(graphdef, optimizer, experiment, state, batch, parts)
 
   return products(step, state, batch)
 

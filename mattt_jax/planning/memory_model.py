@@ -27,8 +27,9 @@ the suffix, and holds (in bytes):
                    block, 13 arrays of C D and 3 of C F for each MLP
     window         the same for keys, rotated keys and values of the W + C
                    positions: twice, for each block, 3 (W + C) D
-    slots          3 arrays of scores of C tokens on M slots of an episodic
-                   memory (its weights, their derivative, a gradient): 3 x 4 C M
+    slots          3 arrays of the scores of C tokens on the M slots that a
+                   memory says it compares them with (`scores_per_token`; the
+                   weights, their derivative, a gradient): 3 x 4 C M
     working        the larger of what the head needs, for each sequence the
                    gradient of its matrix of one chunk, if that is trainable,
                    and 2 arrays of logits of a block (they and their
@@ -58,7 +59,6 @@ from mattt_jax.devices import meshes, sharding
 from mattt_jax.devices.sharding import AnyMesh
 from mattt_jax.layers import attention
 from mattt_jax.learners import build, recurrence
-from mattt_jax.memory import episodic
 from mattt_jax.model import fast_weights
 from mattt_jax.training import parameters
 from mattt_jax.training.optimizer import make_optimizer
@@ -148,7 +148,7 @@ def train_step_bytes(
     "window": here * 2 * model.num_suffix * 3 * (past + chunk) * model.dim
     * item // tensor,
     "slots": here * 3 * _FLOAT32 * (chunk // context)
-    * _slots(experiment, length),
+    * experiment.memory.scores_per_token(length, chunk),
     "working": max(scoring, attending),
   }  # fmt: skip
   passing = sum(found[k] for k in ("chunk", "window", "slots", "working"))
@@ -230,20 +230,6 @@ def _attention_block(model, chunk: int, length: int) -> tuple[int, int]:
   if window is None:
     return block, length + chunk
   return block, math.ceil((window - 1) / block) * block + block
-
-
-def _slots(experiment: Experiment, length: int) -> int:
-  """Slots that a token is compared with at once, for all heads that do so
-  apart; 0 without an episodic memory."""
-  memory = experiment.memory
-  if not isinstance(memory, episodic.Config):
-    return 0
-  slots = memory.slots(length, experiment.chunk)
-  if memory.search == "landmarks":
-    slots = min(slots, memory.probes * memory.cell)
-  slots = min(slots, memory.block or slots)
-  apart = memory.num_heads if memory.read == "residual" else 1
-  return slots * apart
 
 
 def _chunk_bytes(model, tokens: int, tensor: int) -> int:

@@ -17,7 +17,7 @@ import jax
 
 from mattt_jax.config import Experiment, require
 from mattt_jax.devices import meshes, sharding
-from mattt_jax.evaluation import reader
+from mattt_jax.evaluation.reader import Reader
 from mattt_jax.learners import build
 from mattt_jax.planning import cost_model, memory_model, topology
 from mattt_jax.planning.topology import GIB, Topology
@@ -25,6 +25,8 @@ from mattt_jax.tasks import batches
 from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import abstract_state, jit_train_step
 from mattt_jax.ttt.coordination import parts_on
+from mattt_jax.ttt.parts import Parts, eval_parts
+from mattt_jax.ttt.tokens import tokens_of
 
 SEARCHES = ("batch", "length")
 _MOST = 2**16  # batches of one a device, or chunks, that a search tries
@@ -97,19 +99,18 @@ def plan(
   ):
     sharding.check_batch(field, size, steps.mesh)
   kinds = collections.Counter(
-    (*parts_on(experiment, step),
+    (parts_on(experiment, step),
      batches.train_length(steps.task, experiment, step))
     for step in range(experiment.train.steps)
   )  # fmt: skip
   costs = {
-    (inner, memory, length): cost_model.step_cost(
-      experiment, steps.task.vocab_size, length=length, inner=inner,
-      memory=memory,
+    (parts, length): cost_model.step_cost(
+      experiment, steps.task.vocab_size, parts, length=length
     )
-    for inner, memory, length in kinds
-  }  # fmt: skip
+    for parts, length in kinds
+  }
   dearest = max(costs, key=lambda kind: costs[kind].hardware_flops)
-  inner, memory, length = dearest
+  parts, length = dearest
   size = experiment.batch_size
   found = None
   if search is not None:
@@ -117,7 +118,7 @@ def plan(
     def fits(number: int) -> bool:
       sizes = (number * steps.sharing, length) if search == "batch" else (
         size, number * experiment.chunk)  # fmt: skip
-      program = steps.train(*sizes, inner=inner, memory=memory)
+      program = steps.train(*sizes, parts)
       report(program)
       return bool(program.fits)
 
@@ -126,7 +127,7 @@ def plan(
     found = {"of": search, "largest": unit * largest(fits, start, _MOST)}
   train = None
   if size % steps.sharing == 0:
-    train = steps.train(size, length, inner=inner, memory=memory)
+    train = steps.train(size, length, parts)
   evaluation = steps.evaluation()
   return {
     "topology": machine.name,
@@ -135,7 +136,7 @@ def plan(
     "usable_bytes": steps.usable_bytes,
     "train": train and dataclasses.asdict(train),
     "evaluation": dataclasses.asdict(evaluation),
-    "predicted": steps.predicted(size, length, inner=inner),
+    "predicted": steps.predicted(size, length, parts),
     "cost": dataclasses.asdict(costs[dearest]),
     "step": _bounds(machine, costs[dearest].hardware_flops, train),
     "run": _run(machine, mfu, [(costs[kind], n) for kind, n in kinds.items()]),
@@ -190,16 +191,12 @@ class Steps:
     self.train = functools.cache(self._train)
     self.compiler_options = _QUICK if quick else {}
 
-  def _train(
-    self, sequences: int, length: int, *, inner: bool, memory: bool
-  ) -> Program:
-    lowered = self.lower_train(sequences, length, inner=inner, memory=memory)
-    return self._compile(
-      lowered, sequences=sequences, length=length, inner=inner, memory=memory
-    )
+  def _train(self, sequences: int, length: int, parts: Parts) -> Program:
+    lowered = self.lower_train(sequences, length, parts)
+    return self._compile(lowered, sequences, length, parts)
 
   def lower_train(
-    self, sequences: int, length: int, **parts: bool
+    self, sequences: int, length: int, parts: Parts
   ) -> jax.stages.Lowered:
     """The train step, as the trainer makes it."""
     step = jit_train_step(
@@ -208,14 +205,14 @@ class Steps:
     batch = sharding.abstract(
       build.abstract_batch(sequences, length), sharding.split_batch(self.mesh)
     )
-    return step.lower(self.state, batch, **parts)
+    return step.lower(self.state, batch, parts)
 
   def predicted(
-    self, sequences: int, length: int, *, inner: bool
+    self, sequences: int, length: int, parts: Parts
   ) -> dict[str, int] | None:
     """Bytes of a train step without compiling it; None for steps and machines
     that the memory model does not cover."""
-    covered = inner and memory_model.covers(self.experiment)
+    covered = parts.inner and memory_model.covers(self.experiment)
     if self.on_cpu or not covered or sequences % self.sharing:
       return None
     return memory_model.train_step_bytes(
@@ -227,23 +224,22 @@ class Steps:
     """The step of evaluation, of the longest sequences."""
     experiment, config = self.experiment, self.experiment.eval
     length = max(config.lengths or (experiment.length,))
-    inner = config.inner and experiment.inner.enabled
-    memory = config.memory and experiment.memory.read is not None
-    lowered = self.lower_evaluation(length, inner=inner, memory=memory)
-    return self._compile(
-      lowered, sequences=config.batch_size, length=length, inner=inner,
-      memory=memory,
-    )  # fmt: skip
+    parts = eval_parts(experiment)
+    lowered = self.lower_evaluation(length, parts)
+    return self._compile(lowered, config.batch_size, length, parts)
 
-  def lower_evaluation(self, length: int, **parts: bool) -> jax.stages.Lowered:
+  def lower_evaluation(self, length: int, parts: Parts) -> jax.stages.Lowered:
     """What reads sequences of `length` tokens, or a segment of them."""
+    learner = self.graphdef, self.state.params
     batch = build.abstract_batch(self.experiment.eval.batch_size, length)
-    return reader.lower(
-      self.experiment, self.graphdef, self.state.params, batch, self.mesh,
-      **parts,
-    )  # fmt: skip
+    return Reader(learner, self.experiment, self.mesh, parts).lower(
+      tokens_of(batch)
+    )
 
-  def _compile(self, lowered, **about) -> Program:
+  def _compile(
+    self, lowered, sequences: int, length: int, parts: Parts
+  ) -> Program:
+    about = dict(sequences=sequences, length=length, **parts._asdict())
     start = time.perf_counter()
     try:
       compiled = lowered.compile(compiler_options=self.compiler_options)

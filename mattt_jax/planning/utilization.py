@@ -8,6 +8,7 @@ import jax
 from mattt_jax.config import Experiment
 from mattt_jax.planning import cost_model, topology
 from mattt_jax.planning.topology import Chip
+from mattt_jax.ttt.parts import Parts
 
 # `device_kind` of the devices that JAX finds. Of others no peak is known.
 _KINDS = {
@@ -30,8 +31,8 @@ def chip_of(device_kind: str) -> Chip | None:
 
 def ideal(
   experiment: Experiment, chip: Chip | None = None, num_devices: int = 0
-) -> Callable[[int], Callable[[bool, bool, int], float]] | None:
-  """vocab_size -> (inner, memory, length) -> seconds of an outer step, if its
+) -> Callable[[int], Callable[[Parts, int], float]] | None:
+  """vocab_size -> (parts, length) -> seconds of an outer step, if its
   model FLOPs went at the peak of all devices; None if no peak is known.
 
   `chip` and `num_devices`: default: what JAX finds.
@@ -43,10 +44,8 @@ def ideal(
 
   def of_vocabulary(vocab_size: int):
     @functools.cache
-    def seconds(inner: bool, memory: bool, length: int) -> float:
-      cost = cost_model.step_cost(
-        experiment, vocab_size, length=length, inner=inner, memory=memory
-      )
+    def seconds(parts: Parts, length: int) -> float:
+      cost = cost_model.step_cost(experiment, vocab_size, parts, length=length)
       return cost.model_flops / peak
 
     return seconds

@@ -1,37 +1,28 @@
-"""Several systems on one task, under one budget, in one table.
+"""Finished runs in one table: answers by context length, and what each costs.
 
-Each system is trained in OUT/<system>/<seed> (with `each`: OUT/<system>/
-<name=value>/<seed>; finished runs are not repeated, broken ones go on) and
-evaluated by context length; also with the inner loop off, and with the memory
-off, at the training length.
+`settings` says which runs `mattt compare` makes a sweep of; `table` is of the
+rows of any sweep, and `read` of any finished runs.
 """
 
 import collections
-import itertools
+import functools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flax import nnx
-
 from mattt_jax import config as config_lib
 from mattt_jax import systems
-from mattt_jax.config import Experiment
-from mattt_jax.devices import meshes
-from mattt_jax.evaluation import final
 from mattt_jax.learners import build
 from mattt_jax.planning import cost_model
-from mattt_jax.registry import load_config
 from mattt_jax.report import tables
+from mattt_jax.sweeps import labels
 from mattt_jax.sweeps import rows as rows_lib
-from mattt_jax.sweeps.sweep import config_hash
-from mattt_jax.tasks import batches
-from mattt_jax.training import load, trainer
-from mattt_jax.ttt.inner_loop import Learner
-from mattt_jax.ttt.meta_loss import read_batch
+from mattt_jax.sweeps.sweep import Settings, param, product
 
-ROWS_FILE, TABLE_FILE = "compare.jsonl", "compare.md"
+Row = dict[str, Any]
+# So that the table says what each part is worth.
+PARTS_OFF = {"config.eval.parts_off": True}
 
 
 def expand(names: Sequence[str]) -> list[str]:
@@ -43,139 +34,85 @@ def expand(names: Sequence[str]) -> list[str]:
   found: list[str] = []
   for name in names:
     square, _, memory = name.partition(":")
-    if square == "2x2" and memory:
-      found += ["swa", "ttt", f"swa_{memory}", f"ttt_{memory}"]
-    else:
-      found.append(name)
+    found += systems.square(memory) if square == "2x2" and memory else [name]
   config_lib.require(bool(found), "systems is empty: name at least one")
   for name in found:
     systems.require_known(name)
   return list(dict.fromkeys(found))
 
 
-def compare(
-  task: str,
-  names: Sequence[str],
-  seeds: Sequence[int],
-  out: pathlib.Path,
-  *,
-  arg: str = "",
-  each: str = "",
-  steps: int = 0,
-) -> list[dict[str, Any]]:
-  """Trains and measures; writes compare.jsonl and compare.md in `out`.
+def settings(
+  names: Sequence[str], seeds: Sequence[int], each: str = ""
+) -> list[Settings]:
+  """The runs of a comparison, as `sweep.runs` takes them.
 
   Args:
-    task: an experiment file's name ("recall", "rule").
     names: of systems, or "2x2:MEMORY".
     seeds: each system is trained once with each.
-    out: directory.
-    arg: more arguments of the experiment ("hard").
     each: "NAME:V1,V2": each system is trained once with each of these values of
       one more argument of the experiment.
-    steps: outer steps of each; 0: as the experiment says.
-
-  Returns:
-    A row for each system, value and seed.
 
   Raises:
-    ValueError: an unknown name, or settings that do not fit; all are checked
-      before anything is trained.
+    ValueError: an unknown system, or no values.
   """
-  runs = []
-  for name, variant, seed in itertools.product(
-    expand(names), _variants(each), seeds
-  ):
-    about = {"task": task, "system": name, "variant": variant, "seed": seed}
-    parts = [arg, variant, f"system={name}", f"seed={seed}"]
-    parts += [f"steps={steps}"] * bool(steps)
-    config = load_config(f"{task}:{','.join(filter(None, parts))}")
-    runs.append((about, config_lib.from_config_dict(config)))
-  rows = []
-  for about, experiment in runs:
-    print(f"\n== {_label(about)}, seed {about['seed']}", flush=True)
-    rows.append(_measure(about, experiment, out))
-    # After each run: an interruption loses none.
-    (out / ROWS_FILE).write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (out / TABLE_FILE).write_text(table(rows) + "\n")
-  return rows
-
-
-def _variants(each: str) -> list[str]:
-  """ "how:a,b" as ["how=a", "how=b"], and [""] for nothing."""
-  name, colon, values = each.partition(":")
+  name, _, values = each.partition(":")
   config_lib.require(
     bool(name and values) or not each,
     f"each={each!r} must be NAME:VALUE,VALUE, an argument of the experiment",
   )
-  return [f"{name}={value}" for value in values.split(",")] if colon else [""]
+  return product(
+    param("system", expand(names)),
+    param(name, values.split(",")) if each else [{}],
+    param("seed", seeds),
+    [PARTS_OFF],
+  )
 
 
-def _label(row: Mapping[str, Any]) -> str:
-  return " ".join(filter(None, [row["system"], row["variant"]]))
+def read(paths: Sequence[pathlib.Path]) -> list[Row]:
+  """The rows of finished runs.
+
+  Args:
+    paths: work directories, and JSONL files of rows of runs.
+
+  Raises:
+    ValueError: no finished run, or a line that is no row of one.
+  """
+  found: list[Row] = []
+  for path in paths:
+    if path.is_dir():
+      config_lib.require(
+        rows_lib.is_finished(path),
+        f"{path} holds no finished run ({rows_lib.RESULT_FILE}): name the work "
+        "directory of one, or the results.jsonl of a sweep",
+      )
+      found += rows_lib.rows(path.parent, [path])
+    else:
+      config_lib.require(path.exists(), f"{path} is not there")
+      found += rows_lib.known(path).values()
+  config_lib.require(bool(found), "there are no finished runs to compare")
+  return found
 
 
-def _measure(
-  about: dict[str, Any], experiment: Experiment, out: pathlib.Path
-) -> dict[str, Any]:
-  parts = about["system"], about["variant"], str(about["seed"])
-  workdir = out.joinpath(*filter(None, parts))
-  done = workdir / "compare.json"
-  config = config_lib.to_dict(experiment)
-  digest = config_hash(config)
-  if done.exists():
-    row = json.loads(done.read_text())
-    if row["config_hash"] == digest:
-      return row
-  mesh = meshes.make_mesh(1)
-  result = trainer.train(experiment, workdir, mesh=mesh)
-  learner, step = load.load_learner(experiment, workdir)
-  found = result["evaluation"]
-  row = {
-    **about,
-    "config_hash": digest,
-    "commit": rows_lib.commit(),
-    "step": step,
-    "parameters": found["parameters"],
-    "flops_per_token": flops_per_token(experiment, learner),
-    "train_tokens_per_second": result["train"].get("tokens_per_second"),
-    "state_bytes": found["state_bytes"],
-    "lengths": found["lengths"],
-    "switched_off": final.without_each_part(
-      experiment, learner, build.make_task(experiment), step=step
-    ),
-    "config": config,
-  }
-  text = json.dumps(row)
-  done.write_text(text + "\n")
-  return json.loads(text)  # as it will be read back
+def label(row: Row) -> str:
+  """What a row is called: the settings of its sweep, or its directory."""
+  said = row.get("settings") or {}
+  parts = [said.get("system", ""), labels.variant(said)]
+  return " ".join(filter(None, parts)) or row["run"]
 
 
-def flops_per_token(experiment: Experiment, learner: Learner) -> float:
-  """Matrix-product FLOPs of reading a token of a training sequence, inner steps
-  and memory included (nothing of the outer backward pass)."""
-  task = build.make_task(experiment)
-  batch = next(batches.eval_batches(task, "tune", experiment.length, 1, 1))
-  graphdef, params = nnx.split(learner)
-
-  def read(params, batch):
-    inner = experiment.inner.enabled
-    return read_batch(nnx.merge(graphdef, params), batch, inner=inner).loss_BxL
-
-  return cost_model.matmul_flops(read, params, batch) / experiment.length
-
-
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[Row]) -> str:
   """Markdown: answers right, every token of them, by context length (mean over
   the seeds, with the lowest and highest if there are several), and what each
   system costs."""
   by_system = collections.defaultdict(list)
   for row in rows:
-    by_system[_label(row)].append(row)
-  lengths = sorted({n for row in rows for n in row["lengths"]}, key=int)
+    by_system[label(row)].append(row)
+  lengths = sorted(
+    {n for row in rows for n in row["evaluation"]["lengths"]}, key=int
+  )
   longest = lengths[-1]
   head = [
-    *(f"{n}" for n in lengths),
+    *lengths,
     "inner off",
     "memory off",
     "other loss",
@@ -184,35 +121,71 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     "kFLOP/token",
     "train tokens/s",
   ]
-  cells = {}
-  for name, found in by_system.items():
-
-    def accuracy(pick, found=found):
-      return tables.summary([pick(row)["answer_exact_match"] for row in found])
-
-    first = found[0]
-    cells[name] = [
-      *(accuracy(lambda row, n=n: row["lengths"].get(n)) for n in lengths),
-      *(
-        accuracy(lambda row, part=part: row["switched_off"][part])
-        if part in first["switched_off"]
-        else "-"
-        for part in ("inner", "memory")
-      ),
-      tables.summary([row["lengths"][longest]["other_loss"] for row in found]),
-      f"{first['parameters']:,}",
-      f"{sum(first['state_bytes'][longest].values()) / 1024:,.0f}",
-      f"{first['flops_per_token'] / 1000:,.0f}",
-      tables.summary([row["train_tokens_per_second"] for row in found], 0),
-    ]
+  cells = {name: _cells(found, lengths) for name, found in by_system.items()}
+  tasks = sorted({row["config"]["task"]["name"] for row in rows})
+  steps = sorted({row["step"] for row in rows})
   seeds = sorted({row["seed"] for row in rows})
+  splits = sorted({row["config"]["eval"].get("split", "test") for row in rows})
   return "\n".join(
     [
-      f"{rows[0]['task']}: answers right (every token of them) on the test "
-      f"split by context length (tokens), {rows[0]['step']} outer steps, seeds "
-      f'{", ".join(map(str, seeds))}. "Off" is at the training length; '
-      '"other loss" is of the tokens that are not answers, at the longest.',
+      f"{', '.join(tasks)}: answers right (every token of them) on the "
+      f"{', '.join(splits)} split by context length (tokens), {_listed(steps)} "
+      "outer steps, seeds "
+      f'{_listed(seeds)}. "Off" is at the training length; "other loss" is of '
+      "the tokens that are not answers, at the longest.",
       "",
       *tables.markdown("system", head, cells),
     ]
   )
+
+
+def _listed(numbers: Sequence[int]) -> str:
+  return ", ".join(map(str, numbers))
+
+
+def _cells(found: Sequence[Row], lengths: Sequence[str]) -> list[str]:
+  """The cells of one system; `found`: its row of each seed."""
+  measured = [row["evaluation"] for row in found]
+
+  def over_seeds(summaries: Sequence[Mapping | None], field: str) -> str:
+    return tables.summary([(one or {}).get(field) for one in summaries])
+
+  right, longest = "answer_exact_match", lengths[-1]
+  by_length = [[one["lengths"].get(n) for one in measured] for n in lengths]
+  state = measured[0].get("state_bytes", {}).get(longest)
+  number, flops = measured[0].get("parameters"), flops_per_token(found[0])
+  speed = [row["train"].get("tokens_per_second") for row in found]
+  return [
+    *(over_seeds(summaries, right) for summaries in by_length),
+    *(
+      over_seeds(
+        [one.get("parts_off", {}).get(part) for one in measured], right
+      )
+      for part in ("inner", "memory")
+    ),
+    over_seeds(by_length[-1], "other_loss"),
+    f"{number:,}" if number else "-",
+    f"{sum(state.values()) / 1024:,.0f}" if state else "-",
+    f"{flops / 1000:,.0f}" if flops else "-",
+    tables.summary(speed, 0),
+  ]
+
+
+def flops_per_token(row: Row) -> float | None:
+  """As the row says or, else, its settings; None if they cannot be counted (of
+  a run of another version, or a task whose texts are not here)."""
+  if "flops_per_token" in row:
+    return row["flops_per_token"]
+  return _flops(json.dumps({**row["config"], "seed": 0}))
+
+
+@functools.cache
+def _flops(config: str) -> float | None:
+  experiment = config_lib.restore(json.loads(config))
+  if experiment is None:
+    return None
+  try:
+    vocab_size = build.make_task(experiment).vocab_size
+  except (OSError, ValueError):
+    return None
+  return cost_model.flops_per_token(experiment, vocab_size)

@@ -64,6 +64,69 @@ def lines(
   return _save(figure, path)
 
 
+# Of a metrics.jsonl: what is drawn, a panel each.
+_CURVES = {
+  "loss": "loss (nats a weighted token)",
+  "answer_accuracy": "answer tokens right",
+}
+
+
+def learning_curves(
+  path: str | os.PathLike, runs: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> pathlib.Path:
+  """Draws the loss of each run by outer step, and answers right where there
+  are any; returns the file. Lines are of training, dashed ones of the `tune`
+  split at its shortest length.
+
+  Args:
+    path: the PNG to write.
+    runs: label -> the rows of its metrics.jsonl.
+
+  Raises:
+    ValueError: no run has a row of training.
+  """
+  panels = {}
+  for field in _CURVES:
+    found = {label: _measured(rows, field) for label, rows in runs.items()}
+    if any(trained for trained, _ in found.values()):
+      panels[field] = found
+  require(bool(panels), "there is no row of training yet: train for longer")
+  figure, all_axes = plt.subplots(
+    1, len(panels), figsize=(1 + 5 * len(panels), 3.6), layout="constrained",
+    squeeze=False,
+  )  # fmt: skip
+  for axes, (field, found) in zip(all_axes[0], panels.items(), strict=True):
+    for label, (trained, tuned) in found.items():
+      (line,) = axes.plot(*_columns(trained), label=label)
+      if tuned:
+        axes.plot(*_columns(tuned), "--o", markersize=4, color=line.get_color())
+    axes.set(xlabel="outer steps", ylabel=_CURVES[field])
+    axes.grid(alpha=0.3)
+    if any(tuned for _, tuned in found.values()):
+      axes.plot([], [], "--o", markersize=4, color="0.5", label="tune split")
+  all_axes[0][0].legend(fontsize=8)
+  return _save(figure, path)
+
+
+def _measured(
+  rows: Sequence[Mapping[str, Any]], field: str
+) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+  """The points (step, value) of training, and of the tuning split."""
+  trained, tuned = [], []
+  for row in rows:
+    if row.get("kind") == "train" and row.get(field) is not None:
+      trained.append((row["step"], row[field]))
+    elif row.get("kind") == "evaluation" and row.get("lengths"):
+      value = row["lengths"][min(row["lengths"], key=int)].get(field)
+      if value is not None:
+        tuned.append((row["step"], value))
+  return trained, tuned
+
+
+def _columns(points: Sequence[tuple[float, float]]) -> tuple[list, list]:
+  return [x for x, _ in points], [y for _, y in points]
+
+
 def heat_map(
   path: str | os.PathLike,
   rows: Sequence[Mapping[str, Any]],

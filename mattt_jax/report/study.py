@@ -24,17 +24,16 @@ from typing import Any
 
 import numpy as np
 
+from mattt_jax import systems
 from mattt_jax.config import require
 from mattt_jax.evaluation import bootstrap
 from mattt_jax.report import plots, tables
+from mattt_jax.sweeps import labels
 
 Row = dict[str, Any]
 LABELS = {
-  "swa": "sliding window",
-  "ttt": "TTT alone",
   "ttt_e2e": "TTT alone",
   "swa_episodic": "window + episodic",
-  "ttt_episodic": "TTT + episodic",
   "ttt_memory": "TTT + episodic",
   "ttt_memory_scheduled": "TTT + episodic, scheduled",
   "ttt_e2e_first_order": "TTT alone, first order",
@@ -43,11 +42,7 @@ LABELS = {
   "swa_episodic_small": "window + episodic, small",
   "ttt_memory_small": "TTT + episodic, small",
 }
-# TTT off and on without a memory, then off and on with one, by who has them.
-SQUARES = (
-  ("swa", "ttt", "swa_episodic", "ttt_episodic"),
-  ("sliding_window", "ttt_e2e", "swa_episodic", "ttt_memory"),
-)
+SQUARE = systems.square("episodic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +86,9 @@ def label(system: str) -> str:
 
 
 def read(path: str | os.PathLike) -> list[Row]:
-  """The flat rows of a file of `mattt sweep`, `compare` or `evaluate`, or of
-  mattt_jax.sweeps.rows; none, and a line that says so, if there is none.
+  """The flat rows of a file of `mattt sweep`, `compare` or `evaluate`.
+
+  There are none, and a line says so, if there is no file.
 
   Each row has `system`, `variant` ("how=joint" or ""), `seed`, `length`
   (tokens), `asked` ("": the task it was trained on; or another, as `eval.tasks`
@@ -111,7 +107,7 @@ def read(path: str | os.PathLike) -> list[Row]:
   rows: list[Row] = []
   for number, line in enumerate(path.open(), 1):
     try:
-      rows += _flat(json.loads(line))
+      rows += _flat(labels.today(json.loads(line)))
     except (ValueError, KeyError, TypeError) as error:
       raise ValueError(
         f"{path}, line {number}: no row of a result ({error!r}): remove it"
@@ -123,14 +119,14 @@ def _flat(row: Row) -> list[Row]:
   if "length" in row:  # flat already
     asked = row.get("task", "")
     about = {"variant": "", "off": "", "asked": asked, "settings": {}}
-    return [about | row | {"task": _settings(asked)}]
-  found = row.get("evaluation", row)
-  settings = row.get("settings", {})
-  system = row.get("system") or settings.get("system")
+    sizes = row.get("state_bytes")
+    total = sum(sizes.values()) if sizes else None
+    return [about | row | {"task": _settings(asked), "state_bytes": total}]
+  found, settings = row["evaluation"], row.get("settings", {})
   task, at = row["config"]["task"], row["config"]["length"]
   about = {
-    "system": system or row["run"].partition("/")[0],
-    "variant": row.get("variant", ""),
+    "system": settings.get("system") or row["run"].partition("/")[0],
+    "variant": labels.variant(settings),
     "seed": row["seed"],
     "settings": settings,
     "commit": row["commit"],
@@ -149,7 +145,7 @@ def _flat(row: Row) -> list[Row]:
     }  # fmt: skip
 
   flat = [one(n, summary) for n, summary in found["lengths"].items()]
-  parts = found.get("parts_off", row.get("switched_off", {}))
+  parts = found.get("parts_off", {})
   flat += [one(str(at), summary, off) for off, summary in parts.items()]
   for text, lengths in found.get("tasks", {}).items():
     flat += [one(n, summary, asked=text) for n, summary in lengths.items()]
@@ -275,20 +271,19 @@ def interaction(
   points = sorted({(at, seed) for _, at, seed in cells})
   added: list[Row] = []
   for at, seed in points:
-    for square in SQUARES:
-      there = [cells.get((system, at, seed)) for system in square]
-      if None in there:
-        continue
-      neither, ttt, memory, both = map(float, there)  # type: ignore[arg-type]
-      effects = {
-        "TTT adds": ttt - neither,
-        "memory adds": memory - neither,
-        "interaction": both - ttt - memory + neither,
-      }
-      added += [
-        {"effect": name, "x": at, "seed": seed, "value": value}
-        for name, value in effects.items()
-      ]
+    there = [cells.get((system, at, seed)) for system in SQUARE]
+    if None in there:
+      continue
+    neither, ttt, memory, both = map(float, there)  # type: ignore[arg-type]
+    effects = {
+      "TTT adds": ttt - neither,
+      "memory adds": memory - neither,
+      "interaction": both - ttt - memory + neither,
+    }
+    added += [
+      {"effect": name, "x": at, "seed": seed, "value": value}
+      for name, value in effects.items()
+    ]
   return curves(added, "value", x="x", by="effect")
 
 

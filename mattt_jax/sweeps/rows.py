@@ -1,15 +1,13 @@
-r"""Collects finished runs into one JSONL file, a row a run.
+"""The rows of finished runs: one JSON object a run, in a JSONL file.
 
-    python -m mattt_jax.sweeps.rows runs/recall --out=results/recall.jsonl
-
-A row holds what is needed to make it again and to judge it: the settings and
-their hash, the seed, the commit that was checked out when it was collected, the
-last training metrics, and the evaluation; of a run of a sweep, also what the
-sweep set. With a name that ends in .parquet, it is a table with a column for
-each number, "evaluation.lengths.256.loss" (needs pyarrow).
+A row holds what is needed to make its run again and to judge it: the settings
+and their hash, the seed, the commit that was checked out when it was collected,
+the last training metrics, and the evaluation; of a run of a sweep, also what
+the sweep set. With a name that ends in .parquet, a file is a table with a
+column for each number, "evaluation.lengths.256.loss" (needs pyarrow).
 """
 
-import argparse
+import fcntl
 import json
 import os
 import pathlib
@@ -17,10 +15,13 @@ import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from mattt_jax.sweeps.sweep import config_hash
+from mattt_jax.sweeps import labels
+from mattt_jax.sweeps.sweep import Run, config_hash, hash_today
 
+Row = dict[str, Any]
 RESULT_FILE = "evaluation.json"  # there once a run is finished
 SWEEP_FILE = "sweep.json"  # of a run of a sweep
+ROWS_FILE = "results.jsonl"  # of a sweep, in its directory
 
 
 def commit() -> str:
@@ -34,21 +35,12 @@ def commit() -> str:
     return "unknown"
 
 
-def collect(root: pathlib.Path) -> list[dict[str, Any]]:
-  """The rows of all finished runs below `root`, in order of their names.
-
-  Raises:
-    ValueError: there is none.
-  """
-  found = sorted(path.parent for path in root.glob(f"**/{RESULT_FILE}"))
-  if not found:
-    raise ValueError(f"{root} holds no finished run ({RESULT_FILE})")
-  return rows(root, found)
+def is_finished(workdir: pathlib.Path) -> bool:
+  """Whether the run in `workdir` has come to its end."""
+  return bool(read_json(workdir / RESULT_FILE))
 
 
-def rows(
-  root: pathlib.Path, directories: Iterable[pathlib.Path]
-) -> list[dict[str, Any]]:
+def rows(root: pathlib.Path, directories: Iterable[pathlib.Path]) -> list[Row]:
   """A row for each of the finished runs in `directories`, below `root`."""
   made, at = [], commit()
   for directory in directories:
@@ -67,19 +59,67 @@ def rows(
   return made
 
 
-def read(path: pathlib.Path) -> list[dict[str, Any]]:
+def known(path: pathlib.Path) -> dict[str, Row]:
+  """The rows of a results file, by the hash that their settings have today.
+
+  Raises:
+    ValueError: a line that is no such row.
+  """
+  found = {}
+  for number, line in enumerate(path.open() if path.exists() else (), 1):
+    try:
+      row = labels.today(json.loads(line))
+      hash_ = hash_today(row["config"]) or row["config_hash"]
+      found[hash_] = row | {"config_hash": hash_}
+    except (ValueError, TypeError, KeyError) as error:
+      raise ValueError(
+        f"results={path}, line {number} is no row of a run ({error!r}): remove "
+        "it, or name another file"
+      ) from error
+  return found
+
+
+def update(
+  every: Sequence[Run],
+  out: pathlib.Path,
+  results: pathlib.Path,
+) -> list[Row]:
+  """Adds the finished runs to `results`; returns the rows of `every` there.
+
+  Rows of other runs that are there stay, in front.
+  """
+  with (out / "results.lock").open("w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)  # another may end at the same time
+    new = rows(out, filter(is_finished, (out / one.hash for one in every)))
+    # Only what --results names may hold rows of runs that are not in `out`.
+    old = known(results) if results != out / ROWS_FILE else {}
+    found = old | {row["config_hash"]: row for row in new}
+    write(list(found.values()), results)
+  return [found[one.hash] for one in every if one.hash in found]
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """A file's object; {} if it is not there or not whole."""
+  try:
+    value = json.loads(path.read_text())
+  except (FileNotFoundError, NotADirectoryError, ValueError):
+    return {}
+  return value if isinstance(value, dict) else {}
+
+
+def read(path: pathlib.Path) -> list[Row]:
   """The rows of a JSONL file; none if it is not there."""
   lines = path.read_text().splitlines() if path.exists() else []
   return [json.loads(line) for line in lines]
 
 
-def add(row: dict[str, Any], path: pathlib.Path) -> None:
+def add(row: Row, path: pathlib.Path) -> None:
   """Adds one row to a JSONL file."""
   with path.open("a") as file:
     file.write(json.dumps(row) + "\n")
 
 
-def write(found: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
+def write(found: Sequence[Row], path: pathlib.Path) -> None:
   """Writes rows as JSONL, or as parquet if the name of the file says so.
 
   A reader finds the old file or the new one whole.
@@ -107,7 +147,7 @@ def require_parquet() -> None:
     ) from error
 
 
-def _write_parquet(found: Sequence[dict[str, Any]], path: pathlib.Path) -> None:
+def _write_parquet(found: Sequence[Row], path: pathlib.Path) -> None:
   require_parquet()
   import pyarrow
   from pyarrow import parquet
@@ -134,23 +174,3 @@ def _column(values: list[Any]) -> list[Any]:
   if kinds == {int, float}:
     return [value if value is None else float(value) for value in values]
   return [value if value is None else json.dumps(value) for value in values]
-
-
-def main() -> None:
-  """Parses the command line and writes the file."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("root", type=pathlib.Path)
-  parser.add_argument("--out", type=pathlib.Path, required=True)
-  args = parser.parse_args()
-  try:
-    found = collect(args.root)
-    write(found, args.out)
-  except ValueError as error:
-    parser.error(str(error))
-  print(f"{len(found)} runs -> {args.out}")
-
-
-if __name__ == "__main__":
-  main()

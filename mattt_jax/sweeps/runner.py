@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from mattt_jax.config import require, require_at_least
+from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.sweeps import state as state_lib
 from mattt_jax.sweeps.sweep import Run
 from mattt_jax.training import preemption
@@ -130,7 +131,7 @@ class SweepRunner:
     for run in pending:
       workdir = self.out / run.hash
       error = self._failed_elsewhere(workdir)
-      if state_lib.is_finished(workdir):
+      if rows_lib.is_finished(workdir):
         self._say("finished", run)
       elif error:
         self.failed[run.hash] = error
@@ -152,7 +153,7 @@ class SweepRunner:
       lock = state_lib.try_lock(workdir)
       if lock is None:
         return False
-      if state_lib.is_finished(workdir) or self._failed_elsewhere(workdir):
+      if rows_lib.is_finished(workdir) or self._failed_elsewhere(workdir):
         lock.close()
         return False
     state_lib.write_note(run, workdir, {})

@@ -33,7 +33,7 @@ def state(run: Run, out: pathlib.Path) -> State:
   """Where a run stands; only looks."""
   workdir = out / run.hash
   step = _last_step(workdir / "metrics.jsonl")
-  if is_finished(workdir):
+  if rows_lib.is_finished(workdir):
     return State("finished", step=step)
   holder = lock_holder(workdir)
   if holder is not None:
@@ -77,16 +77,11 @@ def table(
   )
 
 
-def is_finished(workdir: pathlib.Path) -> bool:
-  """Whether the run in `workdir` has come to its end."""
-  return bool(_read_json(workdir / rows_lib.RESULT_FILE))
-
-
 def wrong_result(run: Run, workdir: pathlib.Path) -> str:
   """What is wrong with a run that says it is finished; "" if nothing is."""
-  if not is_finished(workdir):
+  if not rows_lib.is_finished(workdir):
     return f"exit code 0, but {workdir / rows_lib.RESULT_FILE} is not there"
-  there = config_hash(_read_json(workdir / "config.json"))
+  there = config_hash(rows_lib.read_json(workdir / "config.json"))
   if there != run.hash:
     return f"{workdir / 'config.json'} has other settings (hash {there})"
   return ""
@@ -94,7 +89,7 @@ def wrong_result(run: Run, workdir: pathlib.Path) -> str:
 
 def read_note(workdir: pathlib.Path) -> dict[str, Any]:
   """What `write_note` wrote last; {} if nothing."""
-  return _read_json(workdir / rows_lib.SWEEP_FILE)
+  return rows_lib.read_json(workdir / rows_lib.SWEEP_FILE)
 
 
 def write_note(
@@ -132,12 +127,3 @@ def _last_step(path: pathlib.Path) -> int | None:
     except (ValueError, KeyError, TypeError):
       continue  # cut off by a kill, or still being written
   return None
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Its object; {} if it is not there or not whole."""
-  try:
-    value = json.loads(path.read_text())
-  except (FileNotFoundError, NotADirectoryError, ValueError):
-    return {}
-  return value if isinstance(value, dict) else {}

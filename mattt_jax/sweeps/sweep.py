@@ -106,7 +106,7 @@ class Run:
   """One run of a sweep, its settings resolved and checked."""
 
   settings: Settings  # what the sweep said
-  config: str  # "recall:tiny,system=swa"
+  config: str  # "recall:tiny,system=ttt_e2e"
   overrides: tuple[str, ...]  # "--config.outer.learning_rate=0.003"
   tree: dict[str, Any]  # the whole configuration, plain
 
@@ -126,34 +126,39 @@ class Run:
     return [f"--config={self.config}", *self.overrides]
 
 
-def runs(experiment: str) -> list[Run]:
-  """The runs of the sweep of "NAME:ARG" or "FILE:ARG".
+def runs(config: str, found: Iterable[Settings] | None = None) -> list[Run]:
+  """The runs of "NAME:ARG" or "FILE:ARG".
 
   ARG is handed to `sweep`, and to `get_config` in front of each run's own
   arguments. Every run's configuration is checked here.
+
+  Args:
+    config: the experiment.
+    found: the settings of each run; default: what its `sweep` says.
 
   Raises:
     ValueError: no such experiment, no sweep, no runs, settings that do not fit
       (the message names the run), or two runs that are the same.
   """
-  module, name, arg = registry.load_experiment(experiment)
-  require(
-    hasattr(module, "sweep"),
-    f"experiment={experiment}: {name} has no function sweep(arg), which says "
-    "what its runs are: see mattt_jax/sweeps/sweep.py",
-  )
-  takes_arg = bool(inspect.signature(module.sweep).parameters)
-  found = list(module.sweep(arg or "") if takes_arg else module.sweep())
-  require(bool(found), f"experiment={experiment}: its sweep has no runs")
+  module, name, arg = registry.load_experiment(config)
+  if found is None:
+    require(
+      hasattr(module, "sweep"),
+      f"config={config}: {name} has no function sweep(arg), which says "
+      "what its runs are: see mattt_jax/sweeps/sweep.py",
+    )
+    takes_arg = bool(inspect.signature(module.sweep).parameters)
+    found = module.sweep(arg or "") if takes_arg else module.sweep()
   made: dict[str, Run] = {}
   for settings in found:
     run = _resolve(module, name, arg or "", settings)
     twin = made.setdefault(run.hash, run)
     require(
       twin is run,
-      f"experiment={experiment}: two runs of its sweep are the same (hash "
+      f"config={config}: two runs of its sweep are the same (hash "
       f"{run.hash}): {twin.label!r} and {run.label!r}",
     )
+  require(bool(made), f"config={config}: its sweep has no runs")
   return list(made.values())
 
 

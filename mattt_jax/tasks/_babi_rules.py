@@ -1,8 +1,7 @@
 """Rules that link no two facts, and what they answer of bAbI's questions.
 
-Stories name few places, so that more than chance can be right without what a
-question is meant to need. No rule looks at who went where: what a model has
-over the best of them is what it must have linked.
+Stories name few places, so that such rules beat chance. None of them looks at
+who went where: what a model has over the best of them, it must have linked.
 """
 
 import collections
@@ -13,24 +12,24 @@ from mattt_jax.tasks import _babi_world as worlds
 
 def last_place(named: Sequence[str], question: worlds.Question) -> str:
   """The last place that anybody went to."""
-  found = _places(named, but=_asked(question, worlds.PLACES))
-  return found[-1] if found else ""
+  places = _places(named, but=_mentioned(question, worlds.PLACES))
+  return places[-1] if places else ""
 
 
 def most_named(named: Sequence[str], question: worlds.Question) -> str:
   """The place that most went to, the first such."""
-  found = _places(named, but=_asked(question, worlds.PLACES))
-  return collections.Counter(found).most_common(1)[0][0] if found else ""
+  places = _places(named, but=_mentioned(question, worlds.PLACES))
+  return collections.Counter(places).most_common(1)[0][0] if places else ""
 
 
 def before_thing(named: Sequence[str], question: worlds.Question) -> str:
   """The last place before the object in the question, its last time."""
-  return _before(named, _asked(question, worlds.OBJECTS))
+  return _before(named, _mentioned(question, worlds.OBJECTS))
 
 
 def before_place(named: Sequence[str], question: worlds.Question) -> str:
   """The last place before the one in the question, its last time."""
-  return _before(named, _asked(question, worlds.PLACES))
+  return _before(named, _mentioned(question, worlds.PLACES))
 
 
 # (places and objects as the story names them, question) -> answer, or "".
@@ -48,11 +47,11 @@ def _places(named: Sequence[str], but: str = "") -> list[str]:
   return [name for name in named if name in worlds.PLACES and name != but]
 
 
-def _asked(question: worlds.Question, among: Sequence[str]) -> str:
+def _mentioned(question: worlds.Question, among: Sequence[str]) -> str:
   return next((word for word in question.words if word in among), "")
 
 
 def _before(named: Sequence[str], name: str) -> str:
-  at = [i for i, found in enumerate(named) if found == name]
+  at = [i for i, other in enumerate(named) if other == name]
   places = _places(named[: at[-1]]) if at else []
   return places[-1] if places else ""

@@ -1,7 +1,7 @@
 """The small world of bAbI: people who move, take, drop and give; a map.
 
 bAbI (arXiv 1502.05698), tasks 1 to 5, simulated anew. A fact is a tuple, its
-verb first, and so is what it says in words: tokens and text are the same words.
+verb first; a sentence is a tuple of words, the same for tokens and for text.
 """
 
 import dataclasses
@@ -85,11 +85,13 @@ def hide(
   background: Sequence[T],
   depth: float | None = None,
 ) -> tuple[list[T], np.ndarray]:
-  """Facts among background sentences, both in order, every way equally likely,
-  or together: before all others with a `depth` of 0, after them with 1.
+  """Puts facts among background sentences and keeps the order of both.
+
+  Every way is equally likely. With a `depth` the facts stand together: before
+  all others if it is 0, after them if it is 1.
 
   Returns:
-    All sentences, and which of them the facts are.
+    All sentences, and the numbers of those that are facts.
   """
   number = len(facts) + len(background)
   if depth is None:
@@ -102,10 +104,10 @@ def hide(
 
 
 class World:
-  """What a reader of all facts so far knows; nothing else is true.
+  """The knowledge of a reader of all facts so far; nothing else is true.
 
-  Nobody is anywhere before the first move, and a thing that nobody has touched
-  is wherever it is first taken.
+  Nobody is anywhere before the first move. A thing that nobody has touched is
+  wherever it is first taken.
   """
 
   def __init__(self, people, places, things):
@@ -166,7 +168,7 @@ class World:
       self.holder[what] = fact[3], number
 
   def where(self, thing: str) -> tuple[str, tuple[int, int]]:
-    """Where a thing is that was touched, and the two facts that say so."""
+    """The place of a thing that was touched, and the two facts that say so."""
     if thing in self.left:
       return self.left[thing]
     person, since = self.holder[thing]
@@ -186,7 +188,7 @@ def live(rng, kind: str, people, places, things, number: int) -> World:
 
 
 def map_facts(rng, places, number: int) -> list[Fact]:
-  """Which of `number` + 1 places is beside which, on a grid, in any order."""
+  """Draws a map of `number` + 1 places on a grid, as facts in random order."""
   names = [places[i] for i in rng.permutation(len(places))[: number + 1]]
   cells = {(0, 0): names[0]}
   facts: list[Fact] = []
@@ -225,7 +227,7 @@ def questions(kind: str, world: World) -> Iterator[Question]:
       place, evidence = world.where(thing)
       yield Question(("where", "is", "the", thing, "?"), place, evidence)
   elif kind == "qa3":
-    # Of places where the thing was once: "before the kitchen" is one time.
+    # Only places where the thing was once: "before the kitchen" is one time.
     for thing, seen in world.seen.items():
       visits = [place for place, _ in seen]
       for (before, one), (place, two) in zip(seen, seen[1:], strict=False):
@@ -239,14 +241,14 @@ def questions(kind: str, world: World) -> Iterator[Question]:
     for number, fact in enumerate(world.facts):
       if fact[0] != "give":
         continue
-      for asked, words in enumerate(_asked(*fact[1:])):
-        rest = [w for i, w in enumerate(fact[1:]) if i != asked]
-        like = [[w for i, w in enumerate(g) if i != asked] for g in given]
+      for gap, words in enumerate(_gift_questions(*fact[1:])):
+        rest = [w for i, w in enumerate(fact[1:]) if i != gap]
+        like = [[w for i, w in enumerate(g) if i != gap] for g in given]
         if like.count(rest) == 1:
-          yield Question(words, fact[1 + asked], (number,))
+          yield Question(words, fact[1 + gap], (number,))
 
 
-def _asked(person: str, thing: str, other: str) -> tuple[Words, ...]:
+def _gift_questions(person: str, thing: str, other: str) -> tuple[Words, ...]:
   """The questions for the giver, the thing and the receiver of a gift."""
   return (
     ("who", "gave", "the", thing, "to", other, "?"),

@@ -1,11 +1,11 @@
-"""What tasks share whose answers are names met far back in a real text."""
+"""Names met far back in a real text as answers: what such tasks share."""
 
 import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mattt_jax.config import require, require_at_least
+from mattt_jax.config import require
 from mattt_jax.tasks import _documents, _texts, base
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class Config(_texts.Config):
 
   def __post_init__(self):
     super().__post_init__()
-    for field in ("beyond", "answer_weight", "context_weight"):
-      require_at_least(f"task.{field}", getattr(self, field), 0)
+    _documents.require_least(self, beyond=0)
+    _documents.require_weights(self)
 
   def check(self, experiment: "Experiment") -> None:
     """Raises `ValueError` if files are missing or shorter than one chunk, no
@@ -66,11 +66,12 @@ class Cloze:
   def question(
     self, tokenizer: "Tokenizer", most: int, end: str = ""
   ) -> base.Question:
-    """To choose from `most` names: the right one, others drawn (seeded).
+    """A choice among `most` names: the right one, and others drawn (seeded).
 
-    Drawn, as what was met last could be told from the right one by how far back
-    it is. `end` follows a name, so that no name is the beginning of another
-    one; "" where the text just goes on. What guesses, guesses among these.
+    They are drawn because the names met last would differ from the right one by
+    how far back they are. `end` follows each name, so that none is the
+    beginning of another; "" where the text just goes on. Rules that guess
+    choose among the same names.
     """
     others = np.setdiff1d(self.mentions, [self.right])
     drawn = np.random.default_rng(self.at).permutation(others)
@@ -110,17 +111,19 @@ class Task(_texts.Task):
     Raises:
       ValueError: as `choices`.
     """
-    found = self.choices(split, index, length)
-    return [c.question(self.tokenizer, most, self.line_end) for c in found]
+    return [
+      cloze.question(self.tokenizer, most, self.line_end)
+      for cloze in self.choices(split, index, length)
+    ]
 
   def size(self, split: str, length: int) -> int | None:
-    """As of every task; the subclass knows."""
+    """Number of different examples, None if endless."""
     raise NotImplementedError
 
   def guessing(
     self, split: str, length: int, sequences: int
   ) -> dict[str, float | None]:
-    """How often guessing without reading is right, of all names to choose from.
+    """How often guesses among all names, without reading, are right.
 
     Returns:
       `chance` (any of them), `majority`, `nearest_mention`: shares of the
@@ -128,19 +131,19 @@ class Task(_texts.Task):
     """
     size = self.size(split, length)
     number = sequences if size is None else min(sequences, size)
-    found = [c for i in range(number) for c in self.choices(split, i, length)]
+    clozes = [c for i in range(number) for c in self.choices(split, i, length)]
     right: dict[str, list[float]] = {
-      "chance": [1 / len(c.names) for c in found],
-      "majority": [majority(c.mentions) == c.right for c in found],
+      "chance": [1 / len(c.names) for c in clozes],
+      "majority": [majority(c.mentions) == c.right for c in clozes],
       "nearest_mention": [
-        nearest_mention(c.mentions) == c.right for c in found
+        nearest_mention(c.mentions) == c.right for c in clozes
       ],
     }
     return {k: float(np.mean(v)) if v else None for k, v in right.items()}
 
 
 def majority(mentions: np.ndarray) -> int:
-  """The name mentioned most, of equals the one that comes first."""
+  """The name mentioned most; the first of equals."""
   return int(np.bincount(mentions).argmax())
 
 

@@ -1,50 +1,163 @@
-"""What tasks share that put facts in a document and ask about them at its end.
+"""Facts in a document, and questions at its end: what such tasks share.
 
 | facts at random places among filler ....... | gap (filler) | questions |
 """
 
+import dataclasses
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from mattt_jax.config import ModelConfig, require, require_share
+from mattt_jax.config import (
+  ModelConfig,
+  require,
+  require_at_least,
+  require_share,
+)
 from mattt_jax.data import splits
 from mattt_jax.tasks import base
+from mattt_jax.tasks._drafts import Draft
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
 
 
-class Endless:
-  """A task without an end; its `example` makes each from its index alone."""
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Settings of such documents; lengths and distances are in tokens."""
+
+  num_fillers: int = 64
+  # Share of filler that can be confused with facts; a task says how.
+  interference: float = 0.5
+  # Where the facts lie, back to back: 0 at the start of what is before the gap,
+  # 1 at its end. None: each at a random place.
+  depth: float | None = None
+  gap_share: float = 0.5  # filler between facts and questions, of length
+  out_of_reach: bool = True  # refuse answers that attention can reach
+  answer_weight: float = 1.0  # outer weight of the answers
+  context_weight: float = 1.0  # outer weight of every other target
+
+  def __post_init__(self):
+    require_least(self, num_fillers=1)
+    require(
+      0 <= self.interference <= 1,
+      f"task.interference={self.interference} must lie in [0, 1]",
+    )
+    require_share("task.gap_share", self.gap_share)
+    require(
+      self.depth is None or 0 <= self.depth <= 1,
+      f"task.depth={self.depth} must lie in [0, 1], or be None",
+    )
+    require_weights(self)
+
+  @property
+  def fact_tokens(self) -> int:
+    """Tokens of all facts."""
+    raise NotImplementedError
+
+  @property
+  def question_tokens(self) -> int:
+    """Tokens of all questions, answers included."""
+    raise NotImplementedError
+
+  @property
+  def least_distance(self) -> int:
+    """The least distance of an answer if there were no gap."""
+    raise NotImplementedError
+
+  @property
+  def first_filler(self) -> int:
+    """The first token that is nothing but filler; all after it are."""
+    raise NotImplementedError
+
+  @property
+  def vocab_size(self) -> int:
+    return self.first_filler + self.num_fillers
+
+  def areas(self, length: int) -> tuple[int, int]:
+    """Where the area of the facts ends, and where the questions start.
+
+    Raises:
+      ValueError: `length` cannot hold the facts, the gap and the questions.
+    """
+    return areas(self, length, self.fact_tokens, self.question_tokens)
+
+  def min_distance(self, length: int) -> int:
+    """The least distance that an answer can have.
+
+    Raises:
+      ValueError: as `areas`.
+    """
+    end, questions_at = self.areas(length)
+    return questions_at - end + self.least_distance
+
+  def check(self, experiment: "Experiment") -> None:
+    """Raises `ValueError` where lengths do not fit or, with `out_of_reach`,
+    attention could answer."""
+    require_out_of_reach(self, experiment, experiment.lengths)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairConfig(Config):
+  """Settings of documents that bind keys to values."""
+
+  num_keys: int = 64
+  num_values: int = 64
+
+  first_key: ClassVar[int]  # keys, then values, then filler
+
+  @property
+  def first_value(self) -> int:
+    return self.first_key + self.num_keys
+
+  @property
+  def first_filler(self) -> int:
+    return self.first_value + self.num_values
+
+
+class Task(base.BaseTask):
+  """Endless examples, each made from (seed, split, index) alone."""
 
   def __init__(self, config: Any, seed: int):
-    self.config = config
-    self.seed = seed
+    super().__init__(config, seed)
     self.vocab_size = config.vocab_size
 
   def size(self, split: str, length: int) -> None:
     """None: endless."""
     splits.require_split(split)
 
-  def train_length(self, length: int, step: int) -> int:
-    """Tokens of a training sequence: always `length`."""
-    return length
+  def example(
+    self, split: str, index: int, length: int, step: int | None = None
+  ) -> base.Example:
+    """Example `index` of `split`, `length` tokens, as hard as at `step`.
+
+    Raises:
+      ValueError: unknown split, negative index, or a length too short.
+    """
+    draft = self.draft(base.example_rng(self.seed, split, index), length, step)
+    return draft.example(self.config.answer_weight, self.config.context_weight)
+
+  def draft(
+    self, rng: np.random.Generator, length: int, step: int | None
+  ) -> Draft:
+    """Draws an example.
+
+    Raises:
+      ValueError: `length` is too short.
+    """
+    raise NotImplementedError
 
 
-def require_document(config: Any) -> None:
-  """Raises `ValueError` unless shares, depth and weights make sense."""
-  require(
-    0 <= config.interference <= 1,
-    f"task.interference={config.interference} must lie in [0, 1]",
-  )
-  require_share("task.gap_share", config.gap_share)
-  depth = getattr(config, "depth", None)
-  require(
-    depth is None or 0 <= depth <= 1,
-    f"task.depth={depth} must lie in [0, 1], or be None",
-  )
+def require_least(config: Any, **least: float) -> None:
+  """Raises `ValueError` unless each named setting is at least so much."""
+  for field, value in least.items():
+    require_at_least(f"task.{field}", getattr(config, field), value)
+
+
+def require_weights(config: Any) -> None:
+  """Raises `ValueError` unless the outer weights make sense."""
+  require_least(config, answer_weight=0, context_weight=0)
   require(
     config.answer_weight + config.context_weight > 0,
     "task.answer_weight=0 and task.context_weight=0 leave nothing to "
@@ -52,9 +165,27 @@ def require_document(config: Any) -> None:
   )
 
 
+def require_ramp(field: str, ramp: tuple[int, int]) -> None:
+  """Raises `ValueError` unless a ramp is two rising steps, or (0, 0)."""
+  start, end = ramp
+  require(
+    ramp == (0, 0) or 0 <= start < end,
+    f"task.{field}={ramp} must be (first step, later step), or (0, 0) for none",
+  )
+
+
+def ramped(peak: float, ramp: tuple[int, int], step: int | None) -> float:
+  """A value at outer step `step`, which rises from 0 to `peak` along a ramp;
+  step None: `peak`."""
+  start, end = ramp
+  if step is None or step >= end:
+    return peak
+  return peak * max(0, step - start) / (end - start)
+
+
 def reach(model: ModelConfig) -> int:
-  """How far back, in tokens, a target can be predicted from by windows: the
-  token before it, and as far as the features of that one look."""
+  """The farthest token, counted back from a target, that windows show to its
+  prediction: the token before it sees `window` - 1 more in each layer."""
   return model.num_layers * (model.window - 1) + 1
 
 
@@ -84,25 +215,41 @@ def areas(
   return end, questions_at
 
 
-def require_out_of_reach(config: Any, experiment: "Experiment") -> None:
+def require_out_of_reach(
+  config: Any,
+  experiment: "Experiment",
+  lengths: list[tuple[str, int]],
+  whole_gap: bool = True,
+) -> None:
   """Raises `ValueError` where lengths do not fit or attention could answer.
 
   Args:
     config: `min_distance(length)` is the nearest that evidence can be to its
       answer; with `out_of_reach`, windowed attention must not get that far.
-    experiment: its lengths and its model's reach count.
+    experiment: its chunk and its model's reach count.
+    lengths: (field, tokens) of each length.
+    whole_gap: all of the gap lies between the facts and the questions.
   """
-  model = experiment.model
-  for field, length in experiment.lengths:
+  model, chunk = experiment.model, experiment.chunk
+  seen = reach(model) if model.attention == "window" else 0
+  for field, length in lengths:
     distance = config.min_distance(length)
-    windowed = model.attention == "window" and config.out_of_reach
-    require(
-      not windowed or distance > reach(model),
+    if not config.out_of_reach or distance > seen:
+      continue
+    fixes = ["use a smaller model.window"]
+    if whole_gap:
+      gap = round(config.gap_share * length) + seen + 1 - distance
+      if gap < length:
+        fixes += [f"task.gap_share >= {math.ceil(100 * gap / length) / 100}"]
+      if config.gap_share:
+        enough = math.ceil(gap / config.gap_share / chunk) * chunk
+        fixes += [f"{field} >= {enough}"]
+    raise ValueError(
       f"task.gap_share={config.gap_share} puts answers within {distance} "
       f"tokens of their evidence at {field}={length}, and attention reaches "
-      f"{reach(model)} (model.num_layers={model.num_layers} * (model.window="
-      f"{model.window} - 1) + 1): use a larger task.gap_share or {field}, a "
-      "smaller model.window, or task.out_of_reach=False",
+      f"{seen} (model.num_layers={model.num_layers} * (model.window="
+      f"{model.window} - 1) + 1): {' or '.join(fixes)}, or use "
+      "task.out_of_reach=False"
     )
 
 
@@ -133,36 +280,3 @@ def filler(
     rng.integers(first, own, number),
     rng.integers(own, end, number),
   ).astype(np.int32)
-
-
-def example(
-  config: Any,
-  seq: np.ndarray,
-  answer: np.ndarray,
-  distance: np.ndarray,
-  relevant: np.ndarray,
-  scored: np.ndarray | None = None,
-) -> base.Example:
-  """The example of a document and the target after its last token.
-
-  Args:
-    config: its `answer_weight` is that of what is scored, its `context_weight`
-      that of every other target.
-    seq: [L + 1] tokens; the other arrays say of each what `base.Example` says
-      of a target.
-    answer: which answer a token belongs to, or -1.
-    distance: tokens back to its evidence, or -1.
-    relevant: bool, is asked for later.
-    scored: bool, has the weight of answers; None: the answers.
-  """
-  scored = answer >= 0 if scored is None else scored
-  weight = np.where(scored, config.answer_weight, config.context_weight)
-  return {
-    "tokens": seq[:-1],
-    "targets": seq[1:],
-    "inner_weight": np.ones(len(seq) - 1, np.float32),
-    "outer_weight": weight[1:].astype(np.float32),
-    "answer": answer[1:],
-    "distance": distance[1:],
-    "relevant": relevant[1:],
-  }

@@ -20,7 +20,7 @@ KINDS = {"ruler": ruler_text.KINDS, "babi": tuple(_babi_world.VERBS)}
 
 @dataclasses.dataclass(frozen=True)
 class Maker:
-  """What a source makes."""
+  """A maker of records of one kind."""
 
   name: str  # of KINDS
   kind: str
@@ -32,7 +32,7 @@ class Maker:
 
   @property
   def in_text(self) -> bool:
-    """Whether something is hidden in a real text."""
+    """Whether it hides something in a real text."""
     needles = ruler_text.NEEDLES.get(self.kind)
     return self.name == "babi" or (
       needles is not None and needles.haystack == "text"
@@ -60,9 +60,10 @@ class Maker:
     hidden, places = babi.hide(rng, facts, background)
     starts = np.cumsum([0, *(len(sentence) + 1 for sentence in hidden)])[places]
     question = story.questions[0]
+    like = _like(question.answer)
     return Record(
       name, " ".join(hidden), babi.text(question.words), (question.answer,),
-      "babilong", choices=(like := _like(question.answer)), labels=like,
+      "babilong", choices=like, labels=like,
       evidence=tuple(
         (int(starts[i]), int(starts[i]) + len(facts[i]))
         for i in question.evidence
@@ -71,7 +72,7 @@ class Maker:
 
 
 def parse(source: str) -> Maker | None:
-  """What makes the records of a source; None: they are in files.
+  """The maker of a source's records; None: they are in files.
 
   Raises:
     ValueError: a kind that is not known.

@@ -19,19 +19,19 @@ Mention = tuple[str, int, int]  # the name, its first character, after its last
 
 
 def mentions(document: str, text: str, least: int) -> list[Mention]:
-  """All mentions of all names of a text, in order.
+  """Finds all mentions of the names of a text, in order.
 
   Args:
-    document: what it is called; "*.py" has the names of a module.
-    text: of the whole document.
-    least: a word must be capitalised amid a sentence so often to be a name.
+    document: its file name; "*.py" has the names of a module.
+    text: the whole document.
+    least: times that a name must be capitalised amid a sentence.
   """
   if document.endswith(".py"):
     names, pattern = module_names(text), _IDENTIFIER
   else:
     names, pattern = proper_names(text, least), _WORD
-  found = ((m.group(), *m.span()) for m in pattern.finditer(text))
-  return [mention for mention in found if mention[0] in names]
+  words = ((m.group(), *m.span()) for m in pattern.finditer(text))
+  return [word for word in words if word[0] in names]
 
 
 def proper_names(text: str, least: int) -> set[str]:
@@ -71,8 +71,8 @@ def parse(text: str) -> ast.Module:
 
 
 def module_names(text: str) -> set[str]:
-  """What a Python module binds by import, def or class outside of functions
-  and classes; nothing if it is no Python of this version."""
+  """Names that a Python module binds by import, def or class outside of
+  functions and classes; none if it is no Python of this version."""
   queue: list[ast.AST] = [parse(text)]
   names = set()
   while queue:

@@ -1,14 +1,14 @@
-"""What tasks share that read a stretch of a document, then ask about it.
+"""Questions about a stretch of a document: what tasks that ask them share.
 
     | a stretch of a document ............. | questions, answers | padding |
       evidence | at least `beyond` tokens ... |
 
-Training reads stretches at random places, drawn until one has a question. The
-held-out documents are cut into windows of `length` tokens (the first of each
-document, then the second, ...), and those without a question are left out; the
-questions stand in place of a window's last tokens. Padding, of token 0 and
-weight 0, is only where a document ends. Every question has two or more names
-to choose from.
+Training reads stretches at random places, drawn until one has a question.
+Held-out documents are cut into windows of `length` tokens (the first of each
+document, then the second, ...); those without a question are left out. The
+questions replace a window's last tokens. Padding, of token 0 and weight 0,
+appears only where a document ends. Every question has two or more names to
+choose from.
 """
 
 import dataclasses
@@ -20,7 +20,8 @@ import numpy as np
 
 from mattt_jax.config import require, require_at_least
 from mattt_jax.data import sources, splits, tokenizer
-from mattt_jax.tasks import _cloze, _documents, base
+from mattt_jax.tasks import _cloze, base
+from mattt_jax.tasks._drafts import Draft
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
@@ -30,18 +31,13 @@ _MOST_DRAWS = 10_000  # of a training window, until one has a question
 
 @dataclasses.dataclass(frozen=True)
 class Config(_cloze.Config):
-  """Settings, in addition to those of all names met far back."""
+  """Settings, in addition to those of names met far back."""
 
   num_questions: int = 4  # at most, in an example; as many as there are and fit
 
   def __post_init__(self):
     super().__post_init__()
     require_at_least("task.num_questions", self.num_questions, 1)
-    require(
-      self.answer_weight + self.context_weight > 0,
-      "task.answer_weight=0 and task.context_weight=0 leave nothing to "
-      "learn: make one of them positive",
-    )
 
   def check(self, experiment: "Experiment") -> None:
     """Raises `ValueError` if files are missing or shorter than one chunk, a
@@ -68,12 +64,12 @@ class Fact(NamedTuple):
 
   @property
   def start(self) -> int:
-    """Where its evidence starts."""
+    """The start of its evidence."""
     return min(start for start, _ in self.spans)
 
   @property
   def stop(self) -> int:
-    """After the last of its evidence."""
+    """The end of its evidence, after the last one."""
     return max(stop for _, stop in self.spans)
 
 
@@ -87,12 +83,12 @@ class Question(NamedTuple):
 
   @property
   def stop(self) -> int:
-    """After the last of its evidence, in tokens of the document."""
+    """The end of its evidence, after the last token, in the document."""
     return max(fact.stop for fact in self.evidence)
 
 
 class _Read(NamedTuple):
-  """What an example reads: tokens of a document, then questions."""
+  """A stretch of a document, and the questions after it."""
 
   document: int
   start: int
@@ -124,7 +120,7 @@ class Task(_cloze.Task):
       )
       rng = np.random.default_rng(0)
       require(
-        any(next(self.ask(rng, found), None) for found in facts),
+        any(next(self.ask(rng, of_one), None) for of_one in facts),
         f"task.source={config.source!r}: no document of split={split!r} has "
         f"anything to ask about ({self.what}): use another source",
       )
@@ -168,26 +164,25 @@ class Task(_cloze.Task):
     """
     read = self._read(split, index, length)
     _, tokens = self.document(split, read.document)
-    seq = np.zeros(length + 1, np.int32)
-    answer = np.full(length + 1, -1, np.int32)
-    distance = np.full(length + 1, -1, np.int32)
-    relevant = np.zeros(length + 1, bool)
+    written = [self._written(q.ask, q.name) for q in read.questions]
+    parts = [tokens[read.start : read.stop], *(said for said, *_ in written)]
+    draft = Draft(np.concatenate(parts), length)
     at = read.stop - read.start
-    seq[:at] = tokens[read.start : read.stop]
-    for number, question in enumerate(read.questions):
-      written, (first, stop), _ = self._written(question.ask, question.name)
-      seq[at : at + len(written)] = written
-      span = slice(at + first, at + stop)
+    for number, (question, (said, (first, stop), _)) in enumerate(
+      zip(read.questions, written, strict=True)
+    ):
       last = question.stop - 1 - read.start
-      answer[span], distance[span] = number, at + first - last
-      for fact in question.evidence:
-        for edges in fact.spans:
-          relevant[slice(*(np.array(edges) - read.start))] = True
-      at += len(written)
-    made = _documents.example(self.config, seq, answer, distance, relevant)
-    for key in ("inner_weight", "outer_weight"):
-      made[key][at - 1 :] = 0
-    return made
+      evidence = [
+        np.arange(*edges) - read.start
+        for fact in question.evidence
+        for edges in fact.spans
+      ]
+      draft.ask(
+        slice(at + first, at + stop), number, at + first - last,
+        np.concatenate(evidence),
+      )  # fmt: skip
+      at += len(said)
+    return draft.example(self.config.answer_weight, self.config.context_weight)
 
   def choices(self, split: str, index: int, length: int) -> list[_cloze.Cloze]:
     """The answers of example `index`, by number, and what to choose from.
@@ -197,19 +192,19 @@ class Task(_cloze.Task):
     """
     read = self._read(split, index, length)
     facts = self._between(split, read.document, read.start, read.stop)
-    at, found = read.stop - read.start, []
+    at, clozes = read.stop - read.start, []
     for question in read.questions:
       written, (first, _), before = self._written(question.ask, question.name)
       mentions = self.mentions(question, facts)
       names = question.names or tuple(dict.fromkeys(mentions))
       which = np.array([names.index(name) for name in mentions], np.int64)
       right = names.index(question.name)
-      found.append(_cloze.Cloze(at + first - 1, names, right, which, before))
+      clozes.append(_cloze.Cloze(at + first - 1, names, right, which, before))
       at += len(written)
-    return found
+    return clozes
 
   def _read(self, split: str, index: int, length: int) -> _Read:
-    """What example `index` reads."""
+    """The stretch and the questions of example `index`."""
     rng = base.example_rng(self.seed, split, index)
     if split == "train":
       for _ in range(_MOST_DRAWS):
@@ -227,15 +222,15 @@ class Task(_cloze.Task):
     return windows[index]
 
   def _windows_with_questions(self, split: str, length: int) -> list[_Read]:
-    found = []
+    reads = []
     for number, (start, document) in enumerate(self._windows(split, length)):
       rng = base.example_rng(self.seed, split, number)
       read = self._plan(rng, split, document, start, length)
       if read.questions:
-        found.append(read)
-    if not found:
+        reads.append(read)
+    if not reads:
       raise self._nothing(split, length)
-    return found
+    return reads
 
   def _nothing(self, split: str, length: int) -> ValueError:
     return ValueError(
@@ -246,8 +241,9 @@ class Task(_cloze.Task):
     )
 
   def _plan(self, rng, split: str, document: int, start: int, length: int):
-    """A window's questions: each is taken, in random order, if the evidence of
-    all is then far enough before the first, and each has names to choose."""
+    """Chooses a window's questions, tried in random order: one is taken if all
+    evidence is then far enough before the first question, and each question has
+    names to choose from."""
     _, tokens = self.document(split, document)
     end = min(len(tokens), start + length + 1)
     beyond = self.config.beyond
@@ -256,12 +252,12 @@ class Task(_cloze.Task):
     for question in self.ask(rng, facts):
       written, *_ = self._written(question.ask, question.name)
       stop = min(end, start + length + 1 - size - len(written))
-      asked = [*read.questions, question]
-      if max(q.stop for q in asked) + beyond > stop:
+      more = [*read.questions, question]
+      if max(q.stop for q in more) + beyond > stop:
         continue
       met = self._between(split, document, start, stop)
-      if all(len(set(self.mentions(q, met))) > 1 for q in asked):
-        read, size = _Read(document, start, stop, asked), size + len(written)
+      if all(len(set(self.mentions(q, met))) > 1 for q in more):
+        read, size = _Read(document, start, stop, more), size + len(written)
       if len(read.questions) == self.config.num_questions:
         break
     return read
@@ -278,22 +274,21 @@ class Task(_cloze.Task):
     """The facts of a document, in order, and where they start, in tokens."""
     document, _ = self._document(split, index)
     starts = self.tokenizer.starts(document.text.decode())
-    found = []
+    facts = []
     for fact in self.find(document):
       edges = np.array(fact.spans)
       first = tokenizer.token_at(starts, edges[:, 0]).tolist()
       stop = np.searchsorted(starts, edges[:, 1]).tolist()
-      found.append(fact._replace(spans=tuple(zip(first, stop, strict=True))))
-    found.sort(key=lambda fact: (fact.start, fact.stop))
-    return found, np.array([fact.start for fact in found], np.int64)
+      facts.append(fact._replace(spans=tuple(zip(first, stop, strict=True))))
+    facts.sort(key=lambda fact: (fact.start, fact.stop))
+    return facts, np.array([fact.start for fact in facts], np.int64)
 
   def _write(self, ask: str, name: str):
-    """Tokens of a question, its answer and the end of the line; where in them
-    the answer starts, with the token of its first character, and stops; and
-    what that token says before the answer."""
-    said = f" {name}"
-    parts = [self.tokenizer.encode(t) for t in (ask, said, self.line_end) if t]
-    starts = self.tokenizer.starts(said)
-    first = int(tokenizer.token_at(starts, 1))
-    span = len(parts[0]) + first, len(parts[0]) + len(parts[1])
-    return np.concatenate(parts), span, said[starts[first] : 1]
+    """Tokens of a question, its answer and the end of the line; the span of the
+    answer in them, from the token of its first character on; and what that
+    token says before the answer."""
+    encode = self.tokenizer.encode
+    lead, (said, first, before) = encode(ask), self._after_space(name)
+    end = [encode(self.line_end)] if self.line_end else []
+    span = len(lead) + first, len(lead) + len(said)
+    return np.concatenate([lead, said, *end]), span, before

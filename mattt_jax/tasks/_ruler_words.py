@@ -8,7 +8,7 @@ KINDS = ("common_words", "frequent_words")
 
 
 def counts(config, haystack: int) -> np.ndarray:
-  """How often each word appears among `haystack` tokens, most often first.
+  """Counts of each word among `haystack` tokens, the highest first.
 
   Args:
     config: the first `items` of its `num_keys` words are asked for.
@@ -45,17 +45,17 @@ def counts(config, haystack: int) -> np.ndarray:
 
 
 def hide(config, rng, seq: np.ndarray, end: int, words: np.ndarray):
-  """Puts words into the haystack `seq`; those asked for before `end`.
+  """Puts words into the haystack `seq`, those asked for before `end`.
 
   Returns:
-    The places of each word asked for, in the order of first appearance.
+    The places of each word asked for, in order of first appearance.
   """
   number = counts(config, len(seq))
   tokens = np.repeat(words[: len(number)], number)
-  asked = int(number[: config.items].sum())
-  at = rng.choice(end, asked, replace=False)
+  wanted = int(number[: config.items].sum())
+  at = rng.choice(end, wanted, replace=False)
   free = np.delete(np.arange(len(seq)), at)
-  others = rng.choice(free, len(tokens) - asked, replace=False)
+  others = rng.choice(free, len(tokens) - wanted, replace=False)
   seq[np.concatenate([at, others])] = tokens
-  found = [np.flatnonzero(seq == word) for word in words[: config.items]]
-  return sorted(found, key=lambda places: places[0])
+  places = [np.flatnonzero(seq == word) for word in words[: config.items]]
+  return sorted(places, key=lambda of_word: of_word[0])

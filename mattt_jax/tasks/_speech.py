@@ -44,7 +44,7 @@ class Speech(NamedTuple):
 
 
 def speeches(text: str) -> Iterator[Speech]:
-  """All speech of `text` whose speaker is named beside it, in order."""
+  """Finds all speech whose speaker the text names beside it, in order."""
   names = _names.proper_names(text, 1)
   for paragraph in _PARAGRAPH.finditer(text):
     end = paragraph.start()  # of the last passage
@@ -52,20 +52,20 @@ def speeches(text: str) -> Iterator[Speech]:
       after = next((a - 1 for a, _ in passages if a > stop), paragraph.end())
       before = _BEFORE.search(text[end : first - 1])
       tags = [(_tag_after(text, first, stop, after), 0), (before, end)]
-      found = {
+      speakers = {
         m["name"]: (m.start("name") + offset, m.end("name") + offset)
         for m, offset in tags
         if m is not None
       }
       end = stop + 1
-      if len(found) == 1:
-        (name, span) = found.popitem()
+      if len(speakers) == 1:
+        (name, span) = speakers.popitem()
         if re.split(r"\s", name)[-1] in names:
           yield Speech((first, stop), span)
 
 
 def _passages(text: str, start: int, end: int) -> list[tuple[int, int]]:
-  """What stands in quotation marks in a paragraph; none if they do not pair.
+  """Passages in quotation marks in a paragraph; none if these do not pair.
 
   The last one may be open: its speaker goes on in the next paragraph.
   """
@@ -88,9 +88,9 @@ def _tag_after(text: str, first: int, stop: int, end: int):
   last = text[stop - 1]
   if first == stop or last not in ",.?!;:-—":
     return None
-  if found := _VERB_NAME.match(text, stop + 1, end):
-    return found
-  found = _NAME_VERB.match(text, stop + 1, end)
-  if found and (last == "," or (last in "?!" and found["end"] == ".")):
-    return found
+  if tag := _VERB_NAME.match(text, stop + 1, end):
+    return tag
+  tag = _NAME_VERB.match(text, stop + 1, end)
+  if tag and (last == "," or (last in "?!" and tag["end"] == ".")):
+    return tag
   return None

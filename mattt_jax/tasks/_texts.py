@@ -1,9 +1,9 @@
-"""What tasks share that read long documents of real text."""
+"""Long documents of real text: what tasks that read them share."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,8 @@ class Tokenized:
   """Settings of what a token is; data/tokenizer.py has the tokenizers."""
 
   tokenizer: str = "bytes"  # or a path: tokenizer.json, SentencePiece model
-  # Of that file; "": whichever it has, which is filled in. So it is one of the
-  # settings that a run and each of its checkpoints are bound to.
+  # Checksum of that file; "" is filled in, so that a run and its checkpoints
+  # are bound to it.
   tokenizer_sha256: str = ""
 
   def __post_init__(self):
@@ -37,7 +37,7 @@ class Tokenized:
 
 @dataclasses.dataclass(frozen=True)
 class Config(Tokenized):
-  """Settings; data/sources.py says what a `source` is."""
+  """Settings, in addition to the tokenizer; data/sources.py has `source`."""
 
   source: str = "stdlib"  # or "dialogue", "directory:PATH", "tfds:NAME"
   min_document_bytes: int = 32_768  # shorter ones of stdlib, tfds are left out
@@ -57,38 +57,54 @@ class Config(Tokenized):
 Read = tuple[sources.Document, np.ndarray]  # a document and its tokens
 
 
-class Task:
-  """Documents, which are read once and then held in memory, in each process:
-  the texts, and the tokens of a tokenizer's file (bytes are their own). So the
-  corpus must be smaller than memory; `language_modeling` can do without.
+class TextTask(base.BaseTask):
+  """A task whose tokens are those of a text.
 
   Raises:
-    ValueError: what data/sources.py raises of a missing or bad source, and
-      data/tokenizer.py of a tokenizer; a document without two tokens, of which
-      nothing can be predicted.
+    ValueError: what data/tokenizer.py raises of a tokenizer.
+  """
+
+  def __init__(self, config: Any, seed: int):
+    super().__init__(config, seed)
+    self.tokenizer = tokenizer.load(config.tokenizer)
+    self.vocab_size = self.tokenizer.vocab_size
+
+  def _after_space(self, text: str) -> tuple[np.ndarray, int, str]:
+    """The tokens of a space and `text`; which of them has the first character
+    of `text`, and what that one says before it (a space, or nothing)."""
+    said = f" {text}"
+    starts = self.tokenizer.starts(said)
+    first = int(tokenizer.token_at(starts, 1))
+    return self.tokenizer.encode(said), first, said[starts[first] : 1]
+
+
+class Task(TextTask):
+  """Documents, read once and held in the memory of each process, as texts and
+  as tokens. A corpus larger than memory is for `language_modeling`.
+
+  Raises:
+    ValueError: as `TextTask`; what data/sources.py raises of a source; a
+      document without two tokens, of which nothing can be predicted.
   """
 
   def __init__(self, config: Config, seed: int):
-    self.config = config
-    self.seed = seed
-    self.tokenizer = tokenizer.load(config.tokenizer)
-    self.vocab_size = self.tokenizer.vocab_size
+    super().__init__(config, seed)
     self._documents, sizes = self._open()
     self._ends = np.cumsum(sizes)  # of the training documents
 
   def _open(self) -> tuple[Mapping[str, Sequence[Read]], Sequence[int]]:
-    """What each split reads, and the sizes of the training documents, to which
-    the chance to be drawn is proportional."""
+    """The documents of each split, and the sizes of those of training, which
+    are drawn in proportion to them."""
     documents = sources.load(
       self.config.source,
       min_bytes=self.config.min_document_bytes,
       text_key=self.config.text_key,
     )
-    found = {
+    read = {
       split: [self._encode(document) for document in documents[split]]
       for split in splits.SPLITS
     }
-    return found, [len(tokens) for _, tokens in found["train"]]
+    return read, [len(tokens) for _, tokens in read["train"]]
 
   def _encode(self, document: sources.Document) -> Read:
     tokens = self.tokenizer.encode(document.text)
@@ -108,12 +124,8 @@ class Task:
       for document, _ in documents
     }
 
-  def train_length(self, length: int, step: int) -> int:
-    """Tokens of a training sequence: always `length`."""
-    return length
-
   def document(self, split: str, index: int) -> tuple[str, np.ndarray]:
-    """Name and tokens [size], unsigned, of a whole document.
+    """The name and the tokens, [size] unsigned, of a whole document.
 
     Raises:
       ValueError: unknown split, or no such document.
@@ -156,8 +168,8 @@ class Task:
 
 
 class ReadWhenAsked(Sequence[Read]):
-  """Documents that are read and encoded when they are asked for; of those, the
-  last `kept` are held."""
+  """Documents that are read and encoded when asked for; the last `kept` stay
+  in memory."""
 
   def __init__(
     self,
@@ -173,19 +185,3 @@ class ReadWhenAsked(Sequence[Read]):
 
   def __getitem__(self, index):
     return self._read(index)
-
-
-def window(
-  tokens: np.ndarray, start: int, length: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """`length` + 1 tokens from `start` on, and what counts of their targets.
-
-  Returns:
-    [length + 1] int32, token 0 beyond the end of the document; and [length]
-    float32: 1, or 0 beyond the end.
-  """
-  piece = tokens[start : start + length + 1]
-  seq = np.zeros(length + 1, np.int32)
-  seq[: len(piece)] = piece
-  weight = (np.arange(1, length + 1) < len(piece)).astype(np.float32)
-  return seq, weight

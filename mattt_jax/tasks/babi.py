@@ -21,26 +21,24 @@ with source="babi:qa1".
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mattt_jax.config import require, require_at_least, require_choice
+from mattt_jax.config import require, require_choice
 from mattt_jax.tasks import _babi_rules as rules
 from mattt_jax.tasks import _babi_world as worlds
 from mattt_jax.tasks import _documents, base
 from mattt_jax.tasks._babi_world import hide, text
-
-if TYPE_CHECKING:
-  from mattt_jax.config import Experiment
+from mattt_jax.tasks._drafts import Draft
 
 __all__ = ["Config", "Story", "Task", "hide", "tell", "text"]
 _FILLER_WORDS = (3, 9)  # of a filler sentence, the full stop included
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Settings; lengths and distances are in tokens, which are words."""
+class Config(_documents.Config):
+  """Settings, in addition to those of all documents of facts; a token is a
+  word, and the misleading ones of filler are names of things."""
 
   kind: str = "qa1"  # to "qa5"
   num_facts: int = 7  # of the story, those that no question needs included
@@ -48,22 +46,11 @@ class Config:
   num_people: int = 4
   num_places: int = 8
   num_objects: int = 4
-  num_fillers: int = 64  # words that mean nothing
-  interference: float = 0.5  # share of filler words that are names of things
-  # Where the facts lie, back to back: 0 at the start of what is before the gap,
-  # 1 at its end. None: each at a random place.
-  depth: float | None = None
-  gap_share: float = 0.5  # filler between facts and questions, of length
-  out_of_reach: bool = True  # refuse answers that attention can reach
-  answer_weight: float = 1.0  # outer weight of the answers
-  context_weight: float = 1.0  # outer weight of every other target
 
   def __post_init__(self):
+    super().__post_init__()
     require_choice("task.kind", self.kind, tuple(worlds.VERBS))
-    for field, least in (("num_questions", 1), ("num_fillers", 1),
-                         ("answer_weight", 0), ("context_weight", 0),
-                         ):  # fmt: skip
-      require_at_least(f"task.{field}", getattr(self, field), least)
+    _documents.require_least(self, num_questions=1)
     for field, least, names in (
       ("num_people", 2, worlds.PEOPLE),
       ("num_places", 2, worlds.PLACES),
@@ -85,7 +72,6 @@ class Config:
       f"task.num_facts={self.num_facts} must be < task.num_places="
       f"{self.num_places} with task.kind='qa4': every fact adds a place",
     )
-    _documents.require_document(self)
 
   @property
   def vocabulary(self) -> tuple[str, ...]:
@@ -110,35 +96,19 @@ class Config:
       self.first_name + self.num_people + self.num_places + self.num_objects
     )
 
+  # Sizes are those of the longest sentences.
+
   @property
-  def vocab_size(self) -> int:
-    return self.first_filler + self.num_fillers
+  def fact_tokens(self) -> int:
+    return self.num_facts * worlds.LONGEST[self.kind][0]
 
-  def areas(self, length: int) -> tuple[int, int]:
-    """Where the facts' area ends, and the earliest that questions start.
+  @property
+  def question_tokens(self) -> int:
+    return self.num_questions * self.least_distance
 
-    Raises:
-      ValueError: `length` cannot hold it all, were each sentence the longest.
-    """
-    fact, question = worlds.LONGEST[self.kind]
-    return _documents.areas(
-      self, length, self.num_facts * fact, self.num_questions * question
-    )
-
-  def min_distance(self, length: int) -> int:
-    """No word of a fact asked for is nearer to its answer than this.
-
-    Raises:
-      ValueError: as `areas`.
-    """
-    end, questions_at = self.areas(length)
-    _, question = worlds.LONGEST[self.kind]
-    return questions_at - end + question
-
-  def check(self, experiment: "Experiment") -> None:
-    """Raises `ValueError` where lengths do not fit or, with `out_of_reach`,
-    attention could answer."""
-    _documents.require_out_of_reach(self, experiment)
+  @property
+  def least_distance(self) -> int:
+    return worlds.LONGEST[self.kind][1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +119,7 @@ class Story:
   questions: tuple[worlds.Question, ...]
 
 
-class Task(_documents.Endless):
+class Task(_documents.Task):
   """Endless examples, each made from (seed, split, index) alone."""
 
   def __init__(self, config: Config, seed: int):
@@ -164,62 +134,56 @@ class Task(_documents.Endless):
     """
     return tell(self.config, base.example_rng(self.seed, split, index))
 
-  def example(
-    self, split: str, index: int, length: int, step: int | None = None
-  ) -> base.Example:
-    """Example `index` of `split`, `length` tokens; `step` does not matter.
+  def draft(self, rng, length, step):
+    """A story and its questions.
 
     The evidence of an answer is every fact that it needs; its distance is that
     of the first word of the farthest.
-
-    Raises:
-      ValueError: unknown split, negative index, or a length too short.
     """
+    del step
     c = self.config
     end, _ = c.areas(length)
-    rng = base.example_rng(self.seed, split, index)
     story = tell(c, rng)
     facts = [self._tokens(words) for words in story.sentences]
-    asked = [self._tokens((*q.words, q.answer)) for q in story.questions]
-    questions_at = length + 1 - sum(map(len, asked))
+    questions = [self._tokens((*q.words, q.answer)) for q in story.questions]
+    questions_at = length + 1 - sum(map(len, questions))
 
     room = end - sum(map(len, facts))
     sentences, places = hide(rng, facts, self._filler(rng, room), c.depth)
     starts = np.cumsum([0, *map(len, sentences)])[places]
     gap = self._filler(rng, questions_at - end)
-    seq = np.concatenate([*sentences, *gap, *asked])
+    draft = Draft(np.concatenate([*sentences, *gap, *questions]), length)
 
-    answer = np.full(length + 1, -1, np.int32)
-    distance = np.full(length + 1, -1, np.int32)
-    relevant = np.zeros(length + 1, bool)
     at = questions_at - 1
     for number, question in enumerate(story.questions):
-      at += len(asked[number])
+      at += len(questions[number])
       evidence = list(question.evidence)
-      answer[at], distance[at] = number, at - starts[evidence].min()
-      for fact in evidence:  # without its full stop
-        relevant[starts[fact] : starts[fact] + len(facts[fact]) - 1] = True
-    return _documents.example(c, seq, answer, distance, relevant)
+      words = [  # of each fact, without its full stop
+        starts[fact] + np.arange(len(facts[fact]) - 1) for fact in evidence
+      ]
+      farthest = starts[evidence].min()
+      draft.ask(at, number, at - farthest, np.concatenate(words))
+    return draft
 
   def guessing(
     self, split: str, length: int, sequences: int
   ) -> dict[str, float | None]:
-    """How often rules that link no two facts are right (`_babi_rules`).
+    """Shares of answers that rules without linked facts have right.
 
     Returns:
-      The share of each of `RULES`, of the answers of the first `sequences`
-      examples, whatever their `length`; nothing of qa4 and qa5, whose answers
-      are not places that somebody went to.
+      The share of each of `_babi_rules.RULES`, over the first `sequences`
+      examples, whatever their `length`; none for qa4 and qa5, whose answers are
+      not places that somebody went to.
     """
     del length
     if self.config.kind not in ("qa1", "qa2", "qa3"):
       return {}
-    asked = []
+    cases = []
     for story in (self.story(split, index) for index in range(sequences)):
       named = rules.names(story.sentences)
-      asked += [(named, question) for question in story.questions]
+      cases += [(named, question) for question in story.questions]
     return {
-      name: float(np.mean([rule(*each) == each[1].answer for each in asked]))
+      name: float(np.mean([rule(*case) == case[1].answer for case in cases]))
       for name, rule in rules.RULES.items()
     }
 
@@ -247,17 +211,17 @@ def tell(config: Config, rng: np.random.Generator) -> Story:
     worlds.OBJECTS[: config.num_objects],
   )
   kind, number = config.kind, config.num_facts
-  found: list[worlds.Question] = []
-  while not found:  # a random life may leave nothing to ask for
+  questions: list[worlds.Question] = []
+  while not questions:  # a random life may leave nothing to ask for
     if kind == "qa4":
       facts = worlds.map_facts(rng, places, number)
-      found = list(worlds.map_questions(facts))
+      questions = list(worlds.map_questions(facts))
     else:
       world = worlds.live(rng, kind, people, places, objects, number)
-      facts, found = world.facts, list(worlds.questions(kind, world))
-  again = config.num_questions > len(found)
-  chosen = rng.choice(len(found), config.num_questions, replace=again)
+      facts, questions = world.facts, list(worlds.questions(kind, world))
+  again = config.num_questions > len(questions)
+  chosen = rng.choice(len(questions), config.num_questions, replace=again)
   return Story(
     tuple(worlds.sentence(fact) for fact in facts),
-    tuple(found[number] for number in chosen),
+    tuple(questions[number] for number in chosen),
   )

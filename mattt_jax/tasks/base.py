@@ -1,9 +1,9 @@
-"""What a task gives: examples, each a function of (split, index) alone."""
+"""Tasks and their examples, each a function of (split, index) alone."""
 
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def example_rng(seed: int, split: str, index: int) -> np.random.Generator:
   """The random numbers of one example: the same in every process, any order.
 
-  The three numbers make the key of a counter-based generator, two words of 64
-  bits, so that no two examples of any split share a stream.
+  The arguments are the key of a counter-based generator (two words of 64 bits),
+  so that no two examples of any split share a stream.
 
   Raises:
     ValueError: unknown split, or a negative seed or index.
@@ -43,8 +43,8 @@ class Example(TypedDict):
   outer_weight: np.ndarray  # [L] float32
   answer: np.ndarray  # [L] int32: which answer this target belongs to, or -1
   distance: np.ndarray  # [L] int32: tokens back to its evidence, or -1
-  # [L] bool: this target is asked for later, so a memory should keep it (an
-  # oracle of what to write; all False where a task cannot know).
+  # [L] bool: this target is asked for later, so that an oracle of what to write
+  # keeps it; all False where a task cannot know.
   relevant: np.ndarray
 
 
@@ -58,8 +58,8 @@ class Config(Protocol):
 class Task(Protocol):
   """A task file's `Task(config, seed)`.
 
-  Deterministic: the same (split, index, length, step) gives the same example,
-  whatever was asked before, on any host.
+  The same (split, index, length, step) gives the same example on any host,
+  whatever was asked before.
   """
 
   vocab_size: int
@@ -72,8 +72,8 @@ class Task(Protocol):
   ) -> Example:
     """Example `index` of `split`, `length` tokens.
 
-    `step` is the outer step that the example is for (a curriculum depends on
-    it); None means: as at the end of the curriculum.
+    `step` is the outer step that the example is for, on which a curriculum
+    depends; None: the end of the curriculum.
     """
 
   def train_length(self, length: int, step: int) -> int:
@@ -82,9 +82,21 @@ class Task(Protocol):
     """
 
 
+class BaseTask:
+  """A task whose training sequences all have the experiment's length."""
+
+  def __init__(self, config: Any, seed: int):
+    self.config = config
+    self.seed = seed
+
+  def train_length(self, length: int, step: int) -> int:
+    """Tokens of a training sequence: always `length`."""
+    return length
+
+
 @runtime_checkable
 class ReadingTask(Task, Protocol):
-  """A task that reads files: a run goes on with the same ones only."""
+  """A task that reads files: a run resumes with the same ones only."""
 
   def contents(self) -> dict[str, str]:
     """A checksum of each document, or part of the data, by its name."""
@@ -105,12 +117,12 @@ class Question:
   references: tuple[str, ...]  # every right answer, as text
   room: int  # tokens that a written answer may have
   end: str = ""  # text that ends a written answer before that; "": none does
-  # The set's own rule for what is written (`own_rules.own_rule`), and what it
-  # needs: the question as it was asked, every possible answer.
+  # The set's own rule for written answers (`own_rules.own_rule`), and what it
+  # needs: the question as text, every possible answer.
   metric: str = ""
   asked: str = ""
   labels: tuple[str, ...] = ()
-  # Of rules that guess without a model, by name, whether they are right.
+  # Whether rules that guess without a model are right, by name.
   guesses: Mapping[str, bool] = dataclasses.field(default_factory=dict)
 
 
@@ -129,17 +141,17 @@ class QuestionTask(Task, Protocol):
       split: as of `example`.
       index: as of `example`.
       length: as of `example`.
-      most: choices of a question, at least 2; which ones depends on the
-        arguments alone.
+      most: choices of a question, at least 2; the arguments alone determine
+        them.
     """
 
 
 @runtime_checkable
 class GuessingTask(Task, Protocol):
-  """A task whose answers rules without a model may guess: its baselines."""
+  """A task that knows how often rules without a model guess its answers."""
 
   def guessing(
     self, split: str, length: int, sequences: int
   ) -> Mapping[str, float | None]:
-    """The share of the answers that each rule has right, by its name; None
-    where there is no answer."""
+    """The share of answers that each rule, by its name, has right; None: there
+    are none."""

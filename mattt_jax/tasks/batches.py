@@ -11,6 +11,7 @@ import grain
 import numpy as np
 
 from mattt_jax.config import Experiment, require, require_at_least
+from mattt_jax.tasks._drafts import Draft
 from mattt_jax.tasks.base import Example, Task
 
 Batch = dict[str, np.ndarray]  # the arrays of an Example, [B, L]
@@ -35,11 +36,10 @@ def train_batches(
     task: makes the examples.
     experiment: sizes, seed, and how many batches are kept ready.
     start_step: the first step.
-    place: what the threads do to each batch when it is made, such as moving it
-      to the devices, so that the training loop does not wait for that either.
-    rows: which examples of a batch are made; default: all. Processes that share
-      a batch make its rows between them, and the order of examples does not
-      depend on how many they are.
+    place: applied to each batch by the threads that make it; it may move the
+      batch to the devices, so that the training loop need not wait for that.
+    rows: the examples of a batch to make; default: all. Processes that share a
+      batch divide its rows; the order of examples stays the same.
 
   Raises:
     ValueError: `start_step` is not one of 0 .. train.steps.
@@ -79,12 +79,9 @@ def eval_batches(
 
   Arrays are [B, L]; the last batch is filled up with rows of weight 0.
   """
-  for field, value in (
-    ("length", length),
-    ("sequences", sequences),
-    ("batch_size", batch_size),
-  ):
-    require_at_least(field, value, 1)
+  require_at_least("length", length, 1)
+  require_at_least("sequences", sequences, 1)
+  require_at_least("batch_size", batch_size, 1)
   size = task.size(split, length)
   number = sequences if size is None else min(sequences, size)
 
@@ -100,19 +97,11 @@ def eval_batches(
 
 def empty_example(length: int) -> Example:
   """An example of `length` tokens in which nothing counts."""
-  return {
-    "tokens": np.zeros(length, np.int32),
-    "targets": np.zeros(length, np.int32),
-    "inner_weight": np.zeros(length, np.float32),
-    "outer_weight": np.zeros(length, np.float32),
-    "answer": np.full(length, -1, np.int32),
-    "distance": np.full(length, -1, np.int32),
-    "relevant": np.zeros(length, bool),
-  }
+  return Draft(np.zeros(0), length).example()
 
 
 def stack(examples: list[Example]) -> Batch:
-  """Stacks examples of equal length: [L] each, [B, L] together."""
+  """Stacks examples of equal length, [L], into a batch, [B, L]."""
   return {
     key: np.stack([example[key] for example in examples])  # type: ignore[literal-required]
     for key in examples[0]

@@ -5,15 +5,15 @@ A stretch of a Python module, then questions about its own text,
     # partial is imported from: functools
     # arguments of heappush: heap, item
 
-of `from functools import partial` and of functions and methods, found with
-`ast`. A name that the module imports from two places, or gives to two
-functions, is not asked for, nor is a function without arguments. Arguments
-are in their order and without defaults; `*args` and `**kwargs` keep their
-stars. An answer ends with its line, so that none is the beginning of another.
+about `from functools import partial`, functions and methods, which `ast` finds.
+A name that the module imports from two places, or gives to two functions, is
+not asked for, nor is a function without arguments. Arguments are in their order
+and without defaults; `*args` and `**kwargs` keep their stars. An answer ends
+with its line, so that none is the beginning of another.
 
-To choose from are the modules, or the argument lists, of the stretch. Files
-that are not named *.py, or that this version of Python cannot parse, are left
-out: nothing is asked about them.
+The choice is among the modules, or the argument lists, of the stretch. Nothing
+is asked about files that are not named *.py or that this version of Python
+cannot parse.
 """
 
 import ast
@@ -50,19 +50,19 @@ class Task(_questions.Task):
   line_end = ""  # names have it
 
   def find(self, document):
-    """What the module of a document imports and defines."""
+    """Finds what the module of a document imports and defines."""
     if not document.name.endswith(".py"):
       return
     text = document.text.decode()
-    found = list(_facts(_names.parse(text), text))
-    times = Counter(fact.ask for fact in found)
-    for fact in found:
+    facts = list(_facts(_names.parse(text), text))
+    times = Counter(fact.ask for fact in facts)
+    for fact in facts:
       if fact.name.strip() and self.config.kind in ("any", fact.kind):
         yield fact if times[fact.ask] == 1 else fact._replace(ask="")
 
 
 def _facts(tree: ast.AST, text: str) -> Iterator[_questions.Fact]:
-  """Of all imports and functions, those without arguments too."""
+  """The facts of all imports and functions, those without arguments too."""
   at = _Places(text)
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom):
@@ -83,15 +83,15 @@ def _facts(tree: ast.AST, text: str) -> Iterator[_questions.Fact]:
 
 
 def _arguments(node: ast.arguments) -> list[tuple[str, ast.arg]]:
-  """Each with its stars, in order."""
-  found = [("", a) for a in (*node.posonlyargs, *node.args)]
-  found += [("*", node.vararg)] if node.vararg else []
-  found += [("", a) for a in node.kwonlyargs]
-  return found + ([("**", node.kwarg)] if node.kwarg else [])
+  """Each argument with its stars, in order."""
+  listed = [("", a) for a in (*node.posonlyargs, *node.args)]
+  listed += [("*", node.vararg)] if node.vararg else []
+  listed += [("", a) for a in node.kwonlyargs]
+  return listed + ([("**", node.kwarg)] if node.kwarg else [])
 
 
 class _Places:
-  """Where nodes start, in characters; `ast` counts bytes of a line."""
+  """The starts of nodes in characters; `ast` counts bytes of a line."""
 
   def __init__(self, text: str):
     self._text = text

@@ -6,18 +6,18 @@ of `length` tokens, and the target after its last one, is
     | paragraphs, the evidence among them | gap | Question: ... Answer: ... |
 
 where every paragraph is its title, a line of text and an empty line, and the
-gap, a share of `length`, holds paragraphs that are not evidence. What the set
-gives with a question comes first among these, then others of the same split,
-in random order, again and again if the length asks for more. The first of
-them, and of the gap, is cut at its beginning, so that the length is exact.
+gap, a share of `length`, holds paragraphs that are not evidence. Those that the
+set gives with a question come first, then others of the same split in random
+order, again and again if the length asks for more. The first of them, and the
+first of the gap, loses its beginning, so that the length is exact.
 
-The answer is the first one of the question's (`question` gives all of them),
-with the end of its line. data/qa_sets.py says how a source is split: no
-paragraph of a held-out question is read in training, nor any of training later.
-Questions that do not fit into a length are left out there.
+The answer is the first of the question's answers (`question` gives all), with
+the end of its line. data/qa_sets.py splits a source so that training and
+held-out questions share no paragraph. A length leaves out the questions that do
+not fit into it.
 
-In a multiple choice the wrong answers are drawn from those of the split's other
-questions that ask with the same word (who, how many; none: yes or no); of all
+The wrong answers of a multiple choice are drawn from other questions of the
+split that ask with the same word (who, how many; none: yes or no), or from all
 of them where these have no other answer.
 """
 
@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mattt_jax.config import require, require_at_least, require_share
-from mattt_jax.data import qa_sets, splits, tokenizer
+from mattt_jax.config import require, require_share
+from mattt_jax.data import qa_sets, splits
 from mattt_jax.tasks import _documents, _texts, base
+from mattt_jax.tasks._drafts import Draft
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
@@ -53,14 +54,8 @@ class Config(_texts.Tokenized):
 
   def __post_init__(self):
     super().__post_init__()
-    for field in ("answer_weight", "context_weight"):
-      require_at_least(f"task.{field}", getattr(self, field), 0)
+    _documents.require_weights(self)
     require_share("task.gap_share", self.gap_share)
-    require(
-      self.answer_weight + self.context_weight > 0,
-      "task.answer_weight=0 and task.context_weight=0 leave nothing to "
-      "learn: make one of them positive",
-    )
 
   def gap(self, length: int) -> int:
     """Tokens between the paragraphs that may be evidence and the question."""
@@ -73,26 +68,23 @@ class Config(_texts.Tokenized):
   def check(self, experiment: "Experiment") -> None:
     """Raises `ValueError` if the source is missing or bad, a split has no
     question that fits or, with `out_of_reach`, attention could answer."""
-    _documents.require_out_of_reach(self, experiment)
+    _documents.require_out_of_reach(self, experiment, experiment.lengths)
     task = Task(self, 0)
     for _, length in experiment.lengths:
       for split in splits.SPLITS:
         task.fitting(split, length)
 
 
-class Task:
+class Task(_texts.TextTask):
   """Questions: endless and in random order in train, each once elsewhere.
 
   Raises:
-    ValueError: what data/qa_sets.py raises of a source, and data/tokenizer.py
-      of a tokenizer; a split without a paragraph that is not evidence.
+    ValueError: as `TextTask`; what data/qa_sets.py raises of a source; a split
+      without a paragraph that is not evidence.
   """
 
   def __init__(self, config: Config, seed: int):
-    self.config = config
-    self.seed = seed
-    self.tokenizer = tokenizer.load(config.tokenizer)
-    self.vocab_size = self.tokenizer.vocab_size
+    super().__init__(config, seed)
     self._paragraphs, questions = qa_sets.load(config.source)
     self._parts = qa_sets.split(questions, len(self._paragraphs), config.source)
     self._tokens: dict[int, np.ndarray] = {}  # of paragraphs, once needed
@@ -123,30 +115,26 @@ class Task:
       },
     }
 
-  def train_length(self, length: int, step: int) -> int:
-    """Tokens of a training sequence: always `length`."""
-    return length
-
   def fitting(self, split: str, length: int) -> np.ndarray:
-    """Which questions of a split fit into `length` tokens: their numbers.
+    """Numbers of the questions of a split that fit into `length` tokens.
 
     Raises:
       ValueError: unknown split, or none fits.
     """
     splits.require_split(split)
     sizes = self._sizes[split]
-    found = np.flatnonzero(sizes + self.config.gap(length) <= length + 1)
+    numbers = np.flatnonzero(sizes + self.config.gap(length) <= length + 1)
     least = int(np.ceil((sizes.min() - 1) / (1 - self.config.gap_share)))
     require(
-      len(found) > 0,
+      len(numbers) > 0,
       f"length={length} is too short for the questions of split={split!r}: the "
       f"shortest and its evidence have {sizes.min()} tokens, and task.gap_share"
       f"={self.config.gap_share}: use a length of at least {least}",
     )
-    return found
+    return numbers
 
   def question(self, split: str, index: int, length: int) -> qa_sets.Row:
-    """What example `index` asks: its row, with all `answers` (qa_sets.py).
+    """The question of example `index`: its row, with all `answers`.
 
     Raises:
       ValueError: unknown split, no such question, or none fits.
@@ -175,23 +163,19 @@ class Task:
     order = [(self._paragraph(n), True) for n in evidence]
     order += [(piece, False) for piece in front]
 
-    answer = np.full(length + 1, -1, np.int32)
-    distance = np.full(length + 1, -1, np.int32)
-    relevant = np.zeros(length + 1, bool)
-    pieces, at, first = [cut], len(cut), length
+    pieces, at, places = [cut], len(cut), []
     for number in rng.permutation(len(order)):
       piece, is_evidence = order[number]
       if is_evidence:
-        relevant[at : at + len(piece)] = True
-        first = min(first, at)
+        places.append(at + np.arange(len(piece)))
       pieces.append(piece)
       at += len(piece)
-    seq = np.concatenate([*pieces, *self._fill(others, gap), asked])
+    pieces += [*self._fill(others, gap), asked]
+    draft = Draft(np.concatenate(pieces), length)
     answer_at += questions_at
-    answer[answer_at:], distance[answer_at:] = 0, answer_at - first
-    return _documents.example(
-      self.config, seq.astype(np.int32), answer, distance, relevant
-    )
+    back = answer_at - places[0][0]
+    draft.ask(slice(answer_at, None), 0, back, np.concatenate(places))
+    return draft.example(self.config.answer_weight, self.config.context_weight)
 
   def questions(
     self, split: str, index: int, length: int, most: int
@@ -203,8 +187,8 @@ class Task:
     """
     question, rng = self._question(split, index, length)
     asked, answer_at = self._asked(question)
-    _, _, before = self._said(question["answers"][0])
     right = question["answers"]
+    _, _, before = self._after_space(f"{right[0]}\n")
     same = {text.casefold() for text in right}
     others = [
       [
@@ -228,26 +212,25 @@ class Task:
 
   def _answers_by_kind(self, split: str) -> dict[str | None, list[str]]:
     """The different answers to the questions of each kind; None: to all."""
-    found: dict[str | None, dict[str, str]] = {None: {}}
+    by_kind: dict[str | None, dict[str, str]] = {None: {}}
     for question in self._parts[split].questions:
       text = question["answers"][0]
       for kind in (_kind(question), None):
-        found.setdefault(kind, {}).setdefault(text.casefold(), text)
-    return {kind: list(texts.values()) for kind, texts in found.items()}
+        by_kind.setdefault(kind, {}).setdefault(text.casefold(), text)
+    return {kind: list(texts.values()) for kind, texts in by_kind.items()}
 
   def _question(self, split: str, index: int, length: int):
     """A question, and the random numbers of its example."""
     rng = base.example_rng(self.seed, split, index)
-    found = self.fitting(split, length)
+    fitting = self.fitting(split, length)
     if split == "train":
-      number = found[rng.integers(len(found))]
-    else:
-      require(
-        index < len(found),
-        f"index={index} is no question of split={split!r}: {len(found)} fit "
-        f"into length={length}, counted from 0",
-      )
-      number = found[index]
+      index = int(rng.integers(len(fitting)))
+    require(
+      index < len(fitting),
+      f"index={index} is no question of split={split!r}: {len(fitting)} fit "
+      f"into length={length}, counted from 0",
+    )
+    number = fitting[index]
     return self._parts[split].questions[number], rng
 
   def _size(self, question: qa_sets.Row) -> int:
@@ -261,16 +244,8 @@ class Task:
     with the token that its first character is in."""
     ask = f"Question: {question['question']}\nAnswer:"
     before = self.tokenizer.encode(ask)
-    said, start, _ = self._said(question["answers"][0])
+    said, start, _ = self._after_space(f"{question['answers'][0]}\n")
     return np.concatenate([before, said]), len(before) + start
-
-  def _said(self, answer: str) -> tuple[np.ndarray, int, str]:
-    """The tokens of an answer's line; which of them has its first character,
-    and what that one says before it (a space, or nothing)."""
-    said = f" {answer}\n"
-    starts = self.tokenizer.starts(said)
-    first = int(tokenizer.token_at(starts, 1))
-    return self.tokenizer.encode(said), first, said[starts[first] : 1]
 
   def _paragraph(self, number: int) -> np.ndarray:
     if number not in self._tokens:
@@ -293,12 +268,11 @@ class Task:
 
   def _fill(self, others: Iterator[np.ndarray], room: int) -> list[np.ndarray]:
     """Paragraphs of `room` tokens in all, the first one cut."""
-    found: list[np.ndarray] = []
+    pieces: list[np.ndarray] = []
     while room > 0:
-      piece = next(others)[-room:]
-      found.append(piece)
-      room -= len(piece)
-    return found[::-1]
+      pieces.append(next(others)[-room:])
+      room -= len(pieces[-1])
+    return pieces[::-1]
 
 
 def _kind(question: qa_sets.Row) -> str:

@@ -5,17 +5,16 @@ test read each held-out document from its beginning. Tokens are UTF-8 bytes, or
 those of a tokenizer's file (data/tokenizer.py), a copy of which stays with the
 run.
 
-A corpus larger than memory is read with `in_memory=False`, from an index of its
-documents (data/records.py): each process reads from disk the documents of its
-own rows of a batch when they are due, and encodes each as a whole. An example
-is still drawn from the whole corpus, by seed and step alone. Of bytes the
-batches are the same, bit for bit, as with `in_memory=True`; with a tokenizer's
-file a document is drawn in proportion to its bytes, which the index has, and
-not to its tokens, which only encoding the whole corpus would tell.
+With `in_memory=False` the corpus may be larger than memory. Each process reads
+the documents of its own rows of a batch from disk when they are due, by an
+index (data/records.py), and encodes each as a whole. Seed and step alone still
+draw an example from the whole corpus. Batches of bytes are the same, bit for
+bit, as with `in_memory=True`. With a tokenizer's file, documents are drawn in
+proportion to their bytes, as the index does not know how many tokens they have.
 
-With `repeat_ngram` the targets that repeat what was read long ago are answers:
-the evaluator's answer_loss and by_distance are then of these distant repeats,
-which only a memory of the far past helps with, and other_loss is of the rest.
+With `repeat_ngram` the targets that repeat what was read long ago are answers.
+The evaluator's answer_loss and by_distance then cover these distant repeats,
+which only a memory of the far past helps with, and other_loss the rest.
 """
 
 import dataclasses
@@ -23,9 +22,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mattt_jax.config import require, require_at_least
+from mattt_jax.config import require
 from mattt_jax.data import records, splits
-from mattt_jax.tasks import _texts, base
+from mattt_jax.tasks import _documents, _texts, base
+from mattt_jax.tasks._drafts import Draft
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
@@ -38,12 +38,11 @@ class Config(_texts.Config):
   # A target that ends an n-gram of so many tokens, seen before, is an answer;
   # 0: none is.
   repeat_ngram: int = 0
-  repeat_beyond: int = 0  # only if its last one ended further back, in tokens
+  repeat_beyond: int = 0  # and the last such one ended more tokens back
   in_memory: bool = True  # hold all documents, or read each when it is due
 
   def __post_init__(self):
-    for field in ("repeat_ngram", "repeat_beyond"):
-      require_at_least(f"task.{field}", getattr(self, field), 0)
+    _documents.require_least(self, repeat_ngram=0, repeat_beyond=0)
     require(
       self.repeat_ngram > 0 or self.repeat_beyond == 0,
       f"task.repeat_beyond={self.repeat_beyond} is about repeats, and "
@@ -86,11 +85,11 @@ class Task(_texts.Task):
     return read, self._records["train"].size_N
 
   def contents(self) -> dict[str, str]:
-    """A checksum of each document, by its name; if they are not held, of each
-    split."""
+    """A checksum of each document, by its name; of each split, if documents
+    are not held in memory."""
     if self.config.in_memory:
       return super().contents()
-    return {split: found.checksum() for split, found in self._records.items()}
+    return {split: part.checksum() for split, part in self._records.items()}
 
   def size(self, split: str, length: int) -> int | None:
     """Number of held-out documents; None (endless) for train."""
@@ -111,32 +110,19 @@ class Task(_texts.Task):
     if split == "train":
       document, start = self._train_window(index, length)
     _, tokens = self.document(split, document)
-    seq, weight = _texts.window(tokens, start, length)
-    answer = np.full(length, -1, np.int32)
-    distance = np.full(length, -1, np.int32)
-    relevant = np.zeros(length, bool)
+    piece = tokens[start : start + length + 1]
+    draft = Draft(piece, length)
     if self.config.repeat_ngram:
-      piece = tokens[start : start + length + 1]
-      back = repeats(piece, self.config.repeat_ngram)[1:]  # of the targets
+      back = repeats(piece, self.config.repeat_ngram)
       at = np.flatnonzero(back > self.config.repeat_beyond)
-      answer[at], distance[at] = np.arange(len(at)), back[at]
-      evidence = at - back[at]
-      relevant[evidence[evidence >= 0]] = True  # the first token is no target
-    return {
-      "tokens": seq[:-1],
-      "targets": seq[1:],
-      "inner_weight": weight,
-      "outer_weight": weight.copy(),
-      "answer": answer,
-      "distance": distance,
-      "relevant": relevant,
-    }
+      draft.ask(at, np.arange(len(at)), back[at], at - back[at])
+    return draft.example()
 
 
 def repeats(tokens: np.ndarray, ngram: int) -> np.ndarray:
-  """How many tokens back the n-gram that ends at each token ended last.
+  """Tokens since the n-gram that ends at each token ended before.
 
-  Exact, with sorting and no hashing: O(size log size log ngram).
+  It is exact, by sorting without hashes: O(size log size log ngram).
 
   Args:
     tokens: [size], of any integer type.

@@ -12,11 +12,10 @@
 
 A context that is too long loses its middle, as in LongBench (arXiv 2308.14508),
 or is an error with `cut=False`. An answer's tokens, the space before it
-included, share an id, so that exact matches are counted; of a set's several
-ways to say it the first is asked for. Its distance is that of the first place
-in the context where it stands, and where it does not, of the beginning: a set
-does not say what the evidence is, which may then be all of it. Of bAbI it is
-known: the facts that decide the answer, of which the farthest counts.
+included, share an id, so that exact matches are counted; the first of several
+ways to say it is asked for. A set does not say what the evidence is: the
+distance goes back to the first place where the answer stands in the context,
+or to its beginning. bAbI's evidence is known; its farthest fact counts.
 
 A multiple choice is among the set's own choices. A written answer has at most
 as many tokens as the longest right one: nothing here ends it.
@@ -29,9 +28,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mattt_jax.config import require, require_at_least
+from mattt_jax.config import require
 from mattt_jax.data import public_sets, ruler_text, sources, splits, tokenizer
-from mattt_jax.tasks import _documents, _generated, base
+from mattt_jax.tasks import _documents, _generated, _texts, base
+from mattt_jax.tasks._drafts import Draft
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
@@ -41,8 +41,8 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Settings; data/tokenizer.py says what a `tokenizer` is."""
+class Config(_texts.Tokenized):
+  """Settings, in addition to the tokenizer."""
 
   # Or "SET:PATH", "ruler:KIND", "babi:KIND".
   source: str = public_sets.STORIES
@@ -52,31 +52,16 @@ class Config:
   cut: bool = True  # leave out the middle of a context that is too long
   answer_weight: float = 1.0  # outer weight of the answers
   context_weight: float = 1.0  # outer weight of every other target
-  tokenizer: str = tokenizer.BYTES  # or a path
-  tokenizer_sha256: str = ""  # of that file; "": whichever it has
 
   def __post_init__(self):
-    for field in ("answer_weight", "context_weight"):
-      require_at_least(f"task.{field}", getattr(self, field), 0)
-    require(
-      self.answer_weight + self.context_weight > 0,
-      "task.answer_weight=0 and task.context_weight=0 leave nothing to "
-      "learn: make one of them positive",
-    )
+    super().__post_init__()
+    _documents.require_weights(self)
     maker = _generated.parse(self.source)
     require(
       not self.haystack or (maker is not None and maker.in_text),
       f"task.haystack={self.haystack!r} would not be used: "
       f"task.source={self.source!r} hides nothing in a text; leave it out",
     )
-    actual = tokenizer.sha256(self.tokenizer)
-    require(
-      self.tokenizer_sha256 in ("", actual),
-      f"task.tokenizer={self.tokenizer!r} has sha256 {actual or '(none)'}, not "
-      f"task.tokenizer_sha256={self.tokenizer_sha256}: put the file back that "
-      "it had; a run keeps a copy in its work directory, tokenizer",
-    )
-    object.__setattr__(self, "tokenizer_sha256", actual)
 
   def check(self, experiment: "Experiment") -> None:
     """Raises `ValueError` if files are missing."""
@@ -90,21 +75,18 @@ class Config:
         raise ValueError(text) from None
 
 
-class Task:
+class Task(_texts.TextTask):
   """Records, read once and held in memory, or made from (split, index) alone.
 
-  Training goes through its records again and again, each time in another order.
+  Training repeats its records, each time in another order.
 
   Raises:
-    ValueError: what data/public_sets.py raises of a source, data/sources.py of
-      a haystack, and data/tokenizer.py of a tokenizer.
+    ValueError: as `TextTask`; what data/public_sets.py raises of a source,
+      data/sources.py of a haystack.
   """
 
   def __init__(self, config: Config, seed: int):
-    self.config = config
-    self.seed = seed
-    self.tokenizer = tokenizer.load(config.tokenizer)
-    self.vocab_size = self.tokenizer.vocab_size
+    super().__init__(config, seed)
     self._maker = _generated.parse(config.source)
     self._records = public_sets.load(
       public_sets.STORIES if self._maker else config.source
@@ -129,10 +111,6 @@ class Task:
       split: base.checksum(repr((records, self._sentences.get(split))))
       for split, records in self._records.items()
     }
-
-  def train_length(self, length: int, step: int) -> int:
-    """Tokens of a training sequence: always `length`."""
-    return length
 
   def record(self, split: str, index: int, length: int) -> public_sets.Record:
     """The record of example `index`; `length` counts for what is made.
@@ -179,38 +157,29 @@ class Task:
     record = self.record(split, index, length)
     context, head, rest = self._parts(record, length)
     parts = [context, *(tokens for tokens, _ in rest)]
-    seq = np.zeros(length + 1, np.int32)
-    used = sum(map(len, parts))
-    seq[:used] = np.concatenate(parts)
-    answer = np.full(length + 1, -1, np.int32)
-    distance = np.full(length + 1, -1, np.int32)
-    relevant = np.zeros(length + 1, bool)
+    draft = Draft(np.concatenate(parts), length)
     at = len(context)
     for tokens, number in rest:
       if number >= 0:
-        span = slice(at, at + len(tokens))
         evidence = self._evidence(record, number, context, head)
-        answer[span], distance[span] = number, at - evidence[0][0]
-        for edges in evidence:
-          relevant[slice(*edges)] = True
+        places = np.concatenate([np.arange(*edges) for edges in evidence])
+        back = at - evidence[0][0]
+        draft.ask(slice(at, at + len(tokens)), number, back, places)
       at += len(tokens)
-    made = _documents.example(self.config, seq, answer, distance, relevant)
-    for key in ("inner_weight", "outer_weight"):
-      made[key][used - 1 :] = 0
-    return made
+    return draft.example(self.config.answer_weight, self.config.context_weight)
 
   def questions(
     self, split: str, index: int, length: int, most: int
   ) -> list[base.Question]:
-    """What the record of example `index` asks, each with the answers before it
-    in place; of its choices, if it has any, the first.
+    """The questions of example `index`, with earlier answers in place and with
+    the first of their choices, if there are any.
 
     Raises:
       ValueError: as `example`.
     """
     record = self.record(split, index, length)
     context, _, rest = self._parts(record, length)
-    at, found = len(context), []
+    at, questions = len(context), []
     for tokens, number in rest:
       if number >= 0:
         space = " " * record.leads[number].endswith(" ")
@@ -221,7 +190,7 @@ class Task:
         )
         choices = dict.fromkeys((right[0], *record.choices))
         encoded = [self._encode(space + text) for text in choices]
-        found.append(
+        questions.append(
           base.Question(
             at=at - 1,
             choices=tuple(encoded[:most]) if record.choices else (),
@@ -233,10 +202,10 @@ class Task:
           )
         )
       at += len(tokens)
-    return found
+    return questions
 
   def _parts(self, record, length: int):
-    """The context, where its middle is missing, and what `_rest` gives."""
+    """The results of `_cut` and `_rest`."""
     longest = self._after(record)
     room = length + 1 - longest
     require(
@@ -253,7 +222,7 @@ class Task:
     return max(sum(len(tokens) for tokens, _ in rest) for rest in parts)
 
   def _rest(self, record, answers) -> list[tuple[np.ndarray, int]]:
-    """Tokens of what follows the context, and which answer they are, or -1."""
+    """The parts after the context: tokens, and which answer they are, or -1."""
     parts, before = [], record.ask
     for number, (lead, text) in enumerate(
       zip(record.leads, answers, strict=False)
@@ -286,7 +255,7 @@ class Task:
     return kept, room - tail
 
   def _evidence(self, record, number: int, context, head: int):
-    """[first, after the last) token of what decides an answer, in order."""
+    """Spans of tokens, [first, after the last), that decide an answer."""
     if not record.evidence or head < len(context):
       return [self._find(context, head, record.answers[number])]
     starts = self.tokenizer.starts(record.context)
@@ -295,7 +264,8 @@ class Task:
     return np.stack([first, np.searchsorted(starts, edges[:, 1])], 1).tolist()
 
   def _find(self, context, head: int, answer: str) -> tuple[int, int]:
-    """Where `answer` first stands in the context; (0, 0): nowhere."""
+    """The first place of `answer` in the context, [first, after the last);
+    (0, 0): it is not there."""
     decode, encode = self.tokenizer.decode, self.tokenizer.encode
     # Tokens of a part of a text may be others than in the whole of it, hence
     # min and max.

@@ -21,30 +21,21 @@ text.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 
-from mattt_jax.config import (
-  require,
-  require_at_least,
-  require_positive,
-)
-from mattt_jax.tasks import _documents, base
-
-if TYPE_CHECKING:
-  from mattt_jax.config import Experiment
+from mattt_jax.config import require, require_positive
+from mattt_jax.tasks import _documents
+from mattt_jax.tasks._drafts import Draft
 
 FIRST_KEY = 1  # token 0 is unused; keys, then values, then filler
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Settings; lengths and distances are in tokens."""
+class Config(_documents.PairConfig):
+  """Settings, in addition to those of all pairs."""
 
-  num_keys: int = 64
-  num_values: int = 64
-  num_fillers: int = 64
   num_pairs: int = 16  # of different keys and different values
   power: float = 0.01  # of the power law of places; 1: uniform
   interference: float = 1.0  # share of filler drawn from keys and values
@@ -52,14 +43,12 @@ class Config:
   # Share of that filler that stands before the pairs, which stay back to back.
   depth: float = 0.0
   out_of_reach: bool = False  # refuse answers that attention can reach
-  answer_weight: float = 1.0  # outer weight of the values of the queries
-  context_weight: float = 1.0  # outer weight of every other target
+
+  first_key: ClassVar[int] = FIRST_KEY
 
   def __post_init__(self):
-    for field, least in (("num_fillers", 1), ("num_pairs", 1),
-                         ("answer_weight", 0), ("context_weight", 0),
-                         ):  # fmt: skip
-      require_at_least(f"task.{field}", getattr(self, field), least)
+    super().__post_init__()
+    _documents.require_least(self, num_pairs=1)
     for field in ("num_keys", "num_values"):
       require(
         self.num_pairs <= getattr(self, field),
@@ -67,7 +56,6 @@ class Config:
         f"task.{field}={getattr(self, field)} >= {self.num_pairs}",
       )
     require_positive("task.power", self.power)
-    _documents.require_document(self)
     require(
       self.depth is not None and (self.depth == 0 or self.gap_share > 0),
       f"task.depth={self.depth} is a share of the gap, and task.gap_share="
@@ -75,67 +63,57 @@ class Config:
     )
 
   @property
-  def first_value(self) -> int:
-    return FIRST_KEY + self.num_keys
+  def fact_tokens(self) -> int:
+    return 2 * self.num_pairs
 
   @property
-  def first_filler(self) -> int:
-    return self.first_value + self.num_values
-
-  @property
-  def vocab_size(self) -> int:
-    return self.first_filler + self.num_fillers
+  def question_tokens(self) -> int:
+    return 2 * self.num_pairs
 
   def queries(self, length: int) -> tuple[int, int]:
-    """Where the first slot for a query starts, and how many slots there are.
+    """The start of the first slot for a query, and the number of slots.
 
     Raises:
       ValueError: `length` cannot hold the pairs, the gap and the queries.
     """
-    pairs = 2 * self.num_pairs
-    gap_at, gap_end = _documents.areas(self, length, pairs, pairs)
-    start = pairs + gap_end - gap_at
+    gap_at, gap_end = self.areas(length)
+    start = self.fact_tokens + gap_end - gap_at
     return start, (length + 1 - start) // 2
 
   def pairs_at(self, length: int) -> int:
-    """Where the first pair starts.
+    """The start of the first pair.
 
     Raises:
       ValueError: as `queries`.
     """
-    return round(self.depth * (self.queries(length)[0] - 2 * self.num_pairs))
+    return round(self.depth * (self.queries(length)[0] - self.fact_tokens))
 
   def min_distance(self, length: int) -> int:
-    """The smallest distance that an answer can have (it does occur).
-
-    The nearest case: the last pair is asked for in the first slot.
+    """The least distance that an answer can have: that of the last pair, if
+    the first slot asks for it.
 
     Raises:
       ValueError: as `queries`.
     """
-    last = self.pairs_at(length) + 2 * (self.num_pairs - 1)
+    last = self.pairs_at(length) + self.fact_tokens - 2
     return self.queries(length)[0] - last
 
-  def check(self, experiment: "Experiment") -> None:
+  def check(self, experiment) -> None:
     """Raises `ValueError` where lengths do not fit or, with `out_of_reach`,
     attention could answer."""
-    _documents.require_out_of_reach(self, experiment)
+    _documents.require_out_of_reach(
+      self, experiment, experiment.lengths, whole_gap=self.depth == 0
+    )
 
 
-class Task(_documents.Endless):
+class Task(_documents.Task):
   """Endless examples, each made from (seed, split, index) alone."""
 
-  def example(
-    self, split: str, index: int, length: int, step: int | None = None
-  ) -> base.Example:
-    """Example `index` of `split`, `length` tokens; `step` does not matter.
-
-    Raises:
-      ValueError: unknown split, negative index, or a length too short.
-    """
+  def draft(self, rng, length, step):
+    """Pairs, and a query for each of them."""
+    del step
     c = self.config
     start, slots = c.queries(length)
-    rng = base.example_rng(self.seed, split, index)
     # The tokens with the keys shuffled: the first num_pairs of them are bound,
     # and filler is drawn from what comes after.
     shuffled = np.arange(FIRST_KEY, c.vocab_size)
@@ -152,15 +130,11 @@ class Task(_documents.Endless):
       rng, length + 1, c.interference, c.num_pairs,
       c.first_filler - FIRST_KEY, c.vocab_size - FIRST_KEY,
     )  # fmt: skip
-    seq = shuffled[filler].astype(np.int32)
+    draft = Draft(shuffled[filler], length)
     pair_at_P = c.pairs_at(length) + 2 * np.arange(c.num_pairs)
     query_at_P = start + 2 * slot_P
     for at_P in (pair_at_P, query_at_P):
-      seq[at_P], seq[at_P + 1] = keys_P, values_P
-    answer = np.full(length + 1, -1, np.int32)
-    distance = np.full(length + 1, -1, np.int32)
-    relevant = np.zeros(length + 1, bool)
-    answer[query_at_P + 1] = np.argsort(np.argsort(slot_P))  # in their order
-    distance[query_at_P + 1] = query_at_P - pair_at_P
-    relevant[pair_at_P + 1] = True
-    return _documents.example(c, seq, answer, distance, relevant)
+      draft.tokens[at_P], draft.tokens[at_P + 1] = keys_P, values_P
+    order_P = np.argsort(np.argsort(slot_P))
+    draft.ask(query_at_P + 1, order_P, query_at_P - pair_at_P, pair_at_P + 1)
+    return draft

@@ -1,18 +1,18 @@
 """Name cloze: which of the names met so far stands here, last seen long ago.
 
-Made from books or code as they are, so that the text itself is the question: a
-name whose last mention lies more than `beyond` tokens back is an answer, and
-the model reads on after it. Exact match and accuracy are those of its tokens.
+The text of books or code, as it is, asks the questions: a name whose last
+mention lies more than `beyond` tokens back is an answer, and the model reads on
+after it. Exact match and accuracy are those of its tokens.
 
     prose      capitalised words that are never in lower case (tasks/_names.py)
     *.py       names that the module imports or defines
 
-Training reads windows at random places; the held-out documents are cut into
-windows of `length` tokens (the first of each document, then the second, ...),
-each read by itself: what it did not mention has not been met.
+Training reads windows at random places. Held-out documents are cut into windows
+of `length` tokens (the first of each document, then the second, ...), each read
+by itself: only names that it mentions have been met.
 
-For models too small to write a name, `Task.questions` gives the names to choose
-from by their loss, and `guessing` what is right without reading.
+Models too small to write a name choose among the names of `Task.questions` by
+their loss; `guessing` says how often guesses without reading are right.
 """
 
 import dataclasses
@@ -21,12 +21,13 @@ import numpy as np
 
 from mattt_jax.config import require, require_at_least
 from mattt_jax.data import sources, splits, tokenizer
-from mattt_jax.tasks import _cloze, _documents, _names, _texts, base
+from mattt_jax.tasks import _cloze, _names, base
+from mattt_jax.tasks._drafts import Draft
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(_cloze.Config):
-  """Settings, in addition to those of all names met far back."""
+  """Settings, in addition to those of names met far back."""
 
   num_mentions: int = 3  # of a name amid sentences, in the whole document
 
@@ -47,7 +48,7 @@ class Task(_cloze.Task):
 
   def __init__(self, config: Config, seed: int):
     super().__init__(config, seed)
-    self._found: dict[str, tuple[np.ndarray, list[str]]] = {}
+    self._mentions_in: dict[str, tuple[np.ndarray, list[str]]] = {}
 
   def size(self, split: str, length: int) -> int | None:
     """Number of held-out windows; None (endless) for train."""
@@ -82,19 +83,12 @@ class Task(_cloze.Task):
     """
     document, start = self._window(split, index, length)
     _, tokens = self.document(split, document)
-    seq, real = _texts.window(tokens, start, length)
-    answer = np.full(length + 1, -1, np.int32)
-    distance = np.full(length + 1, -1, np.int32)
-    relevant = np.zeros(length + 1, bool)
+    draft = Draft(tokens[start : start + length + 1], length)
     spans, names = self._mentions(split, document, start, length)
     for number, (now, last) in enumerate(self._clozes(spans, names)):
-      at = slice(*spans[now])
-      answer[at], distance[at] = number, spans[now, 0] - (spans[last, 1] - 1)
-      relevant[slice(*spans[last])] = True
-    made = _documents.example(self.config, seq, answer, distance, relevant)
-    made["inner_weight"] *= real
-    made["outer_weight"] *= real
-    return made
+      back = spans[now, 0] - (spans[last, 1] - 1)
+      draft.ask(slice(*spans[now]), number, back, slice(*spans[last]))
+    return draft.example(self.config.answer_weight, self.config.context_weight)
 
   def choices(self, split: str, index: int, length: int) -> list[_cloze.Cloze]:
     """The answers of example `index`, by number, and what to choose from.
@@ -106,47 +100,47 @@ class Task(_cloze.Task):
     _, tokens = self.document(split, document)
     spans, names = self._mentions(split, document, start, length)
     order = {name: k for k, name in enumerate(dict.fromkeys(names))}
-    which, found = np.array([order[name] for name in names], np.int64), []
+    which, clozes = np.array([order[name] for name in names], np.int64), []
     for now, _ in self._clozes(spans, names):
       met = tuple(order)[: which[:now].max() + 1]
       first, stop = start + spans[now]
       said = self.tokenizer.decode(tokens[first:stop])
       before = said.partition(names[now])[0]
       at = int(spans[now, 0]) - 1
-      found.append(_cloze.Cloze(at, met, int(which[now]), which[:now], before))
-    return found
+      clozes.append(_cloze.Cloze(at, met, int(which[now]), which[:now], before))
+    return clozes
 
   def _clozes(self, spans, names) -> list[tuple[int, int]]:
     """(mention, last mention of the same name) of each answer."""
     last: dict[str, int] = {}
-    found = []
+    pairs = []
     for now, name in enumerate(names):
       before = last.get(name)
       last[name] = now
       if before is not None:
         gap = spans[now, 0] - (spans[before, 1] - 1)
         if gap > self.config.beyond:
-          found.append((now, before))
-    return found
+          pairs.append((now, before))
+    return pairs
 
   def _mentions(
     self, split: str, index: int, start: int, length: int
   ) -> tuple[np.ndarray, list[str]]:
-    """The mentions that lie whole in a window: [number, 2], their first token
-    in it and the one after the last; and the names."""
+    """The mentions that lie whole in a window: their first token and the one
+    after the last, counted in the window, [number, 2]; and their names."""
     document, _ = self._document(split, index)
-    if document.name not in self._found:
-      self._found[document.name] = self._find(document)
-    spans, names = self._found[document.name]
+    if document.name not in self._mentions_in:
+      self._mentions_in[document.name] = self._find(document)
+    spans, names = self._mentions_in[document.name]
     inside = (spans[:, 0] >= start) & (spans[:, 1] <= start + length + 1)
     return spans[inside] - start, [names[i] for i in np.flatnonzero(inside)]
 
   def _find(self, document: sources.Document) -> tuple[np.ndarray, list[str]]:
     """Tokens and names of all mentions of a document."""
     text = document.text.decode()
-    found = _names.mentions(document.name, text, self.config.num_mentions)
+    mentions = _names.mentions(document.name, text, self.config.num_mentions)
     starts = self.tokenizer.starts(text)
-    edges = np.array([edges for _, *edges in found], np.int64).reshape(-1, 2)
+    edges = np.array([edges for _, *edges in mentions], np.int64).reshape(-1, 2)
     first = tokenizer.token_at(starts, edges[:, 0])
     stop = np.searchsorted(starts, edges[:, 1])
-    return np.stack([first, stop], 1), [name for name, *_ in found]
+    return np.stack([first, stop], 1), [name for name, *_ in mentions]

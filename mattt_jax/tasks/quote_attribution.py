@@ -39,7 +39,8 @@ class Task(_questions.Task):
   what = "direct speech with a named speaker"
 
   def find(self, document):
-    """All speech with a named speaker; what is short or repeated unasked."""
+    """Finds speech with a named speaker; asks nothing about short or repeated
+    speech."""
     text = document.text.decode()
     plain = " ".join(text.split())
     words = re.compile(rf"\S+(?:\s+\S+){{{self.config.num_words - 1}}}")

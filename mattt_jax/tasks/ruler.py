@@ -30,25 +30,17 @@ confused with what is asked for:
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 
-from mattt_jax.config import (
-  require,
-  require_at_least,
-  require_choice,
-  require_positive,
-)
-from mattt_jax.tasks import _documents, _ruler_words, base
-
-if TYPE_CHECKING:
-  from mattt_jax.config import Experiment
+from mattt_jax.config import require, require_choice, require_positive
+from mattt_jax.tasks import _documents, _ruler_words
+from mattt_jax.tasks._drafts import Draft
 
 NEEDLE, QUERY = 1, 2  # token 0 is unused
 FIRST_KEY = 3  # keys (variables, words), then values, then filler
-# Of each kind, how many are asked for (or, of niah_multikey, needles there are)
-# as published.
+# Published number of things that each kind asks for; niah_multikey: of needles.
 ITEMS = {
   "niah_single": 1,
   "niah_multikey": 4,
@@ -64,39 +56,28 @@ DISTRACTORS = ("niah_multikey", "variable_tracking")  # confused by needles
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Settings; lengths and distances are in tokens."""
+class Config(_documents.PairConfig):
+  """Settings, in addition to those of all pairs; keys are also the variables
+  and the words."""
 
   kind: str = "niah_single"  # or another one of ITEMS
   # Values of the key, queries, variables of the chain, words asked for; of
   # niah_multikey: needles at least. 0: as published, see ITEMS.
   num_items: int = 0
-  num_keys: int = 64  # also the variables, and the words
-  num_values: int = 64
-  num_fillers: int = 64
   value_length: int = 1  # tokens of a needle's value
   repeats: int = 30  # common_words: of a word that is asked for
   rare_repeats: int = 3  # common_words: of the others
   power: float = 2.0  # frequent_words: word i of them ~ (i + 2)^-power
-  interference: float = 0.5  # share of the rest that can be confused
-  # Where the needles asked for lie, back to back: 0 at the start of what is
-  # before the gap, 1 at its end. None: each at a random place.
-  depth: float | None = None
-  gap_share: float = 0.5  # before the question, with no evidence, of length
-  out_of_reach: bool = True  # refuse answers that attention can reach
-  answer_weight: float = 1.0  # outer weight of the answers
-  context_weight: float = 1.0  # outer weight of every other target
+
+  first_key: ClassVar[int] = FIRST_KEY
 
   def __post_init__(self):
+    super().__post_init__()
     require_choice("task.kind", self.kind, tuple(ITEMS))
-    for field, least in (("num_items", 0), ("num_values", 1),
-                         ("num_fillers", 1), ("value_length", 1),
-                         ("rare_repeats", 1), ("repeats", 1),
-                         ("answer_weight", 0), ("context_weight", 0),
-                         ):  # fmt: skip
-      require_at_least(f"task.{field}", getattr(self, field), least)
+    _documents.require_least(
+      self, num_items=0, num_values=1, value_length=1, repeats=1, rare_repeats=1
+    )
     require_positive("task.power", self.power)
-    _documents.require_document(self)
     require(
       self.depth is None or self.kind not in _ruler_words.KINDS,
       f"task.depth={self.depth} is of needles: use None with task.kind="
@@ -140,20 +121,8 @@ class Config:
 
   @property
   def distractors(self) -> bool:
-    """Whether what can be confused is needles, and not filler."""
+    """Whether needles, and not filler, can be confused with the evidence."""
     return self.kind in DISTRACTORS and self.interference > 0
-
-  @property
-  def first_value(self) -> int:
-    return FIRST_KEY + self.num_keys
-
-  @property
-  def first_filler(self) -> int:
-    return self.first_value + self.num_values
-
-  @property
-  def vocab_size(self) -> int:
-    return self.first_filler + self.num_fillers
 
   @property
   def unit(self) -> int:
@@ -161,8 +130,7 @@ class Config:
     return 2 + self.value_length
 
   @property
-  def question(self) -> int:
-    """Tokens of the question, its answers included."""
+  def question_tokens(self) -> int:
     values = self.items * self.value_length
     return {
       "niah_multivalue": 2 + values,
@@ -172,21 +140,25 @@ class Config:
       "frequent_words": 1 + self.items,
     }.get(self.kind, self.unit)
 
+  @property
+  def least_distance(self) -> int:
+    return 2  # the mark, and what is before the gap
+
   def areas(self, length: int) -> tuple[int, int]:
-    """Where the area of what is asked for ends and where the question starts.
+    """The end of the area of what is asked for, and the start of the question.
 
     Raises:
       ValueError: `length` cannot hold it, or what `_ruler_words.counts` raises.
     """
-    facts = self.items * self.unit
+    facts, question = self.items * self.unit, self.question_tokens
     if self.kind == "niah_multikey" and self.depth is not None:
       facts += self.unit - 1  # that the other needles can lie on either side
     if self.kind in _ruler_words.KINDS:
-      counts = _ruler_words.counts(self, length + 1 - self.question)
+      counts = _ruler_words.counts(self, length + 1 - question)
       facts = int(counts[: self.items].sum())
     if self.kind != "frequent_words":
-      return _documents.areas(self, length, facts, self.question)
-    end, question_at = _documents.areas(self, length, 1, self.question)
+      return _documents.areas(self, length, facts, question)
+    end, question_at = _documents.areas(self, length, 1, question)
     require(  # their number grows with the length, which thus does not help
       facts <= end,
       f"task.interference={self.interference} makes {facts} of the "
@@ -196,71 +168,48 @@ class Config:
     )
     return end, question_at
 
-  def min_distance(self, length: int) -> int:
-    """No evidence asked for is nearer to its answer than this.
 
-    Raises:
-      ValueError: as `areas`.
-    """
-    end, question_at = self.areas(length)
-    return question_at - end + 2  # the mark, and what is before the gap
-
-  def check(self, experiment: "Experiment") -> None:
-    """Raises `ValueError` where lengths do not fit or, with `out_of_reach`,
-    attention could answer."""
-    _documents.require_out_of_reach(self, experiment)
-
-
-class Task(_documents.Endless):
+class Task(_documents.Task):
   """Endless examples, each made from (seed, split, index) alone."""
 
-  def example(
-    self, split: str, index: int, length: int, step: int | None = None
-  ) -> base.Example:
-    """Example `index` of `split`, `length` tokens; `step` does not matter.
+  def draft(self, rng, length, step):
+    """A haystack and its question.
 
     The evidence of a value is the value in its needle; of a variable, what
     stands in the statements from the first of the chain to its own; of a word,
     each time that it appears. An answer's distance is that of the farthest.
-
-    Raises:
-      ValueError: unknown split, negative index, or sizes that do not fit.
     """
+    del step
     c = self.config
     end, question_at = c.areas(length)
-    rng = base.example_rng(self.seed, split, index)
     plain = c.kind in (*_ruler_words.KINDS, *DISTRACTORS)
-    seq = _documents.filler(
+    filler = _documents.filler(
       rng, length + 1, 0.0 if plain else c.interference,
       FIRST_KEY, c.first_filler, c.vocab_size,
     )  # fmt: skip
     names = rng.permutation(c.num_keys) + FIRST_KEY
-    haystack = seq[:question_at]
-    asked: Iterable[Piece]
+    draft = Draft(filler, length)
+    haystack = draft.tokens[:question_at]
+    question: Iterable[Piece]
     if c.kind in _ruler_words.KINDS:
-      found = _ruler_words.hide(c, rng, haystack, end, names)
-      words = [(haystack[places[:1]], places) for places in found]
-      asked = [([QUERY], None), *words]
+      places = _ruler_words.hide(c, rng, haystack, end, names)
+      question = [([QUERY], None), *((haystack[at[:1]], at) for at in places)]
     else:
-      asked = self._needles(rng, haystack, end, names)
+      question = self._needles(rng, haystack, end, names)
 
-    answer = np.full(length + 1, -1, np.int32)
-    distance = np.full(length + 1, -1, np.int32)
-    relevant = np.zeros(length + 1, bool)
     at, number = question_at, 0
-    for tokens, evidence in asked:
+    for tokens, evidence in question:
       span = slice(at, at + len(tokens))
-      seq[span] = tokens
+      draft.tokens[span] = tokens
       if evidence is not None:
-        answer[span], distance[span] = number, at - evidence.min()
-        relevant[evidence] = True
+        draft.ask(span, number, at - evidence.min(), evidence)
         number += 1
       at += len(tokens)
-    return _documents.example(c, seq, answer, distance, relevant)
+    return draft
 
   def _needles(self, rng, seq, end, names) -> Iterator[Piece]:
-    """Puts needles into the haystack `seq`; those asked for, of the first
-    `names`, before `end`. Then gives the pieces of the question."""
+    """Puts needles into the haystack `seq`, those asked for (of the first
+    `names`) before `end`; yields the pieces of the question."""
     c = self.config
     values = rng.integers(c.num_values, size=(c.items, c.value_length))
     wanted = np.full((c.items, c.unit), NEEDLE)
@@ -300,16 +249,16 @@ class Task(_documents.Endless):
       for hop in range(c.items):
         yield wanted[hop, 1:2], (at[: hop + 1, None] + [1, 2]).ravel()
       return
-    asked = range(len(wanted))
+    order = range(len(wanted))
     if c.kind == "niah_multiquery":
-      asked = rng.permutation(len(wanted))
-    for number, needle in enumerate(asked):
+      order = rng.permutation(len(wanted))
+    for number, needle in enumerate(order):
       if number == 0 or c.kind == "niah_multiquery":
         yield [QUERY, wanted[needle, 1]], None
       yield wanted[needle, 2:], at[needle] + np.arange(2, c.unit)
 
   def _others(self, rng, wanted, names, room: int) -> np.ndarray:
-    """Needles [.., unit], in order, that fill their share of `room` tokens."""
+    """Other needles, [.., unit], which fill their share of `room` tokens."""
     c = self.config
     if not c.distractors:
       return np.zeros((0, c.unit), np.int64)

@@ -1,14 +1,14 @@
-"""Which came first: of two names met long ago, the one that was met before.
+"""Which came first: the earlier of two names that were met long ago.
 
 A stretch of a document, prose or code, then questions about the order in which
 names first stood in it,
 
     Which came first, Elizabeth or Bingley? Elizabeth
 
-Both first mentions are further back than `beyond` tokens, and `apart` tokens or
-more lie between them; a coin decides which name is written first. Names are
-found as those of name_cloze are (tasks/_names.py). The distance is to the later
-of the two first mentions.
+Both first mentions are further back than `beyond` tokens, and at least `apart`
+tokens lie between them; a coin decides which name is written first. The rules
+for names are those of name_cloze (tasks/_names.py). The distance is to the
+later of the two first mentions.
 """
 
 import dataclasses
@@ -39,15 +39,14 @@ class Task(_questions.Task):
   what = "two names, first mentioned task.apart tokens apart"
 
   def find(self, document):
-    """All mentions of names."""
-    found = _names.mentions(
+    """Finds all mentions of names."""
+    for name, first, stop in _names.mentions(
       document.name, document.text.decode(), self.config.num_mentions
-    )
-    for name, first, stop in found:
+    ):
       yield _questions.Fact(name, ((first, stop),))
 
   def ask(self, rng, facts):
-    """Pairs of first mentions, in random order."""
+    """Asks about pairs of first mentions, in random order."""
     first: dict[str, _questions.Fact] = {}
     for fact in facts:
       first.setdefault(fact.name, fact)
@@ -61,9 +60,9 @@ class Task(_questions.Task):
       pair = met[early[k]], met[late[k]]
       name = pair[0].name
       names = tuple(pair[at].name for at in rng.permutation(2))
-      asked = f"\nWhich came first, {names[0]} or {names[1]}?"
-      yield _questions.Question(asked, name, pair, names)
+      ask = f"\nWhich came first, {names[0]} or {names[1]}?"
+      yield _questions.Question(ask, name, pair, names)
 
   def mentions(self, question, facts):
-    """Which of the two, in order."""
+    """The mentions of the two names, in order."""
     return [fact.name for fact in facts if fact.name in question.names]

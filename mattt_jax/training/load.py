@@ -13,7 +13,7 @@ from mattt_jax.training import checkpoint, export
 from mattt_jax.training import workdir as workdir_lib
 from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import TrainState, abstract_state
-from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.learner import Learner
 
 
 def load_learner(

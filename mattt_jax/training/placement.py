@@ -13,11 +13,11 @@ from flax import nnx
 
 from mattt_jax.config import Experiment
 from mattt_jax.devices import sharding
-from mattt_jax.evaluation import reader
 from mattt_jax.learners import build
 from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import TrainState, abstract_state
 from mattt_jax.ttt.context_state import ContextState
+from mattt_jax.ttt.read_batch import abstract_states
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +56,7 @@ def place(
   if nnx.merge(graphdef, params).streams:
     size = experiment.eval.batch_size
     for length in sorted({n for _, n in experiment.lengths}):
-      reading[length] = reader.abstract_states(
-        graphdef, params, size, length, mesh
-      )
+      reading[length] = abstract_states(graphdef, params, size, length, mesh)
   return Placed(train, reading)
 
 

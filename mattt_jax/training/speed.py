@@ -8,9 +8,10 @@ from contextlib import contextmanager
 import jax
 
 from mattt_jax.devices.memory_use import peak_bytes
+from mattt_jax.ttt.parts import Parts
 
-# (inner, memory, length) -> seconds that an outer step takes at the peak.
-Ideal = Callable[[bool, bool, int], float]
+# (parts, length) -> seconds that an outer step takes at the peak.
+Ideal = Callable[[Parts, int], float]
 
 
 class Speed:
@@ -49,12 +50,12 @@ class Speed:
     yield
     self.data_seconds += time.perf_counter() - start
 
-  def step(self, inner: bool, memory: bool, length: int, tokens: int) -> None:
+  def step(self, parts: Parts, length: int, tokens: int) -> None:
     """One outer step was taken, on so many tokens."""
     self.steps += 1
     self.tokens += tokens
     if self.ideal is not None:
-      self.ideal_seconds += self.ideal(inner, memory, length)
+      self.ideal_seconds += self.ideal(parts, length)
 
   def row(self) -> dict[str, float]:
     """The metrics since the last row; those of the next one start now."""

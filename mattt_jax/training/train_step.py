@@ -14,6 +14,7 @@ from mattt_jax.devices import sharding
 from mattt_jax.training import parameters
 from mattt_jax.ttt.coordination import rate_scale
 from mattt_jax.ttt.meta_loss import meta_loss
+from mattt_jax.ttt.parts import Parts
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -121,9 +122,7 @@ def train_step(
   experiment: Experiment,
   state: TrainState,
   batch: Batch,
-  *,
-  inner: bool,
-  memory: bool,
+  parts: Parts,
 ) -> tuple[TrainState, Metrics]:
   """Makes one update of the trainable parameters from a batch of arrays [B, L].
 
@@ -136,9 +135,8 @@ def train_step(
     loss, out = meta_loss(
       nnx.merge(graphdef, nnx.merge_state(moved, frozen)),
       batch,
+      parts,
       reduction=experiment.outer.reduction,
-      inner=inner,
-      memory=memory,
       rate_scale=rate_scale(experiment.inner, state.step),
     )
     is_answer = batch["answer"] >= 0
@@ -173,23 +171,20 @@ def jit_train_step(
   state: TrainState,
   mesh: Mesh,
 ) -> jax.stages.Wrapped:
-  """Returns the jitted `step(state, batch, inner=..., memory=...)`.
+  """Returns the jitted `step(state, batch, parts)`.
 
   It consumes `state`, which keeps the placement it came with; metrics are
   replicated.
   """
   placement = jax.tree.map(lambda x: x.sharding, state)
 
-  def step(state: TrainState, batch: Batch, *, inner: bool, memory: bool):
+  def step(state: TrainState, batch: Batch, parts: Parts):
     with sharding.on(mesh):
-      return train_step(
-        graphdef, optimizer, experiment, state, batch,
-        inner=inner, memory=memory,
-      )  # fmt: skip
+      return train_step(graphdef, optimizer, experiment, state, batch, parts)
 
   return jax.jit(
     step,
-    static_argnames=("inner", "memory"),
+    static_argnames="parts",
     donate_argnums=0,
     out_shardings=(placement, sharding.replicated(mesh)),
   )

@@ -7,14 +7,12 @@ fetched when a row is written, a state saved, or the learner evaluated.
 import contextlib
 import math
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from flax import nnx
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from mattt_jax import config as config_lib
 from mattt_jax.config import Experiment
@@ -31,6 +29,7 @@ from mattt_jax.training import (
   parameters,
   placement,
   preemption,
+  progress,
   speed,
 )
 from mattt_jax.training import workdir as workdir_lib
@@ -45,6 +44,7 @@ from mattt_jax.training.train_step import (
 )
 from mattt_jax.training.workdir import EVALUATION_FILE
 from mattt_jax.ttt.coordination import parts_on
+from mattt_jax.ttt.parts import Parts
 
 PROFILE = "profile"
 
@@ -93,7 +93,7 @@ def train(
   mesh = meshes.mesh_of(experiment.mesh) if mesh is None else mesh
   with processes.together():
     task = make_task(experiment)
-    final.more_tasks(experiment, task.vocab_size)  # raises before, not after
+    final.check(experiment, task.vocab_size)  # raises before, not after
     if mesh.size > 1:  # what does not fit is named before anything is computed
       placement.place(experiment, task.vocab_size, mesh)
     elif experiment.train.trainable != parameters.ALL:
@@ -139,7 +139,7 @@ class _Run:
     self.jitted_step = jit_train_step(
       self.graphdef, optimizer, experiment, like, mesh
     )
-    self.compiled: dict[tuple[bool, bool, int], Any] = {}
+    self.compiled: dict[tuple[Parts, int], Any] = {}
     self.batches = batches.train_batches(
       task,
       experiment,
@@ -163,13 +163,7 @@ class _Run:
     self.writer = metrics.MetricsWriter(workdir, self.step)
     self.speed = speed.Speed(ideal and ideal(task.vocab_size))
     self.trace = speed.Trace(workdir / PROFILE, profile)
-    # A bar for a person; where nobody watches, one line for each row.
-    self.bar = tqdm(
-      total=config.steps,
-      initial=self.step,
-      unit="step",
-      disable=not (sys.stderr.isatty() and processes.is_first()),
-    )
+    self.progress = progress.Progress(config.steps, self.step)
 
   def _first_parameters(self, init, shapes: nnx.State) -> nnx.State:
     """Those that `init` gives, or of the seed."""
@@ -220,14 +214,12 @@ class _Run:
     with self.speed.waiting_for_data():
       batch = next(self.batches)
     sequences, length = batch["tokens"].shape
-    inner, memory = parts_on(self.experiment, self.step)
-    kind = inner, memory, length
+    parts = parts_on(self.experiment, self.step)
+    kind = parts, length
     step_fn = self.compiled.get(kind)
     if step_fn is None:
       with self.speed.compiling():
-        lowered = self.jitted_step.lower(
-          self.state, batch, inner=inner, memory=memory
-        )
+        lowered = self.jitted_step.lower(self.state, batch, parts)
         step_fn = self.compiled[kind] = lowered.compile()
     self.state, values = step_fn(self.state, batch)
     self.step += 1
@@ -236,7 +228,7 @@ class _Run:
     if self.trace.turns(values):
       with self.speed.idle():  # writing a trace takes seconds
         self.trace.turn()
-    self.bar.update()
+    self.progress.step()
 
   def _check(self, state_too: bool) -> None:
     """Fetches metrics; raises `DivergedError` if something is not finite."""
@@ -270,22 +262,10 @@ class _Run:
 
   def _log(self) -> None:
     self._check(state_too=False)
-    pace = self.speed.row()
-    row = metrics.averages(self.since_log) | pace
+    row = metrics.averages(self.since_log) | self.speed.row()
     row["learning_rate"] = float(self.learning_rate(self.step - 1))
     self.writer.write(self.step, "train", row)
-    shown = {
-      "loss": f"{row['loss']:.4f}",
-      "tokens/s": f"{row['tokens_per_second']:,.0f}",
-    }
-    if row["answer_accuracy"] is not None:
-      shown["accuracy"] = f"{row['answer_accuracy']:.3f}"
-    self.bar.set_postfix(shown, refresh=False)
-    if self.bar.disable:
-      steps = self.experiment.train.steps
-      left = pace["seconds_per_step"] * (steps - self.step)
-      text = "  ".join(f"{k} {v}" for k, v in shown.items())
-      processes.say(f"step {self.step}/{steps}  {text}  {left:.0f} s left")
+    self.progress.show(self.step, row)
     self.since_log = []
 
   def _save(self) -> None:
@@ -349,6 +329,6 @@ class _Run:
     self.notice.close()
     self.batches.close()
     self.trace.close()
-    self.bar.close()
+    self.progress.close()
     self.writer.close()
     self.checkpoints.close()

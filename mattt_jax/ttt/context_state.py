@@ -1,6 +1,6 @@
 """What is carried from chunk to chunk, and the model that the carry needs."""
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from flax import struct
 from jax import Array
@@ -8,7 +8,11 @@ from jax import Array
 
 @struct.dataclass
 class ContextState:
-  """One sequence's state after the tokens read so far."""
+  """One sequence's state after the tokens read so far.
+
+  Memory, cache and replay are structs that say themselves how their arrays are
+  split over the mesh; the fast weights have rules of `sharding`.
+  """
 
   fast: Any  # W_i, nnx.State of the FastWeights
   inner_opt: Any  # optax state of the inner optimiser
@@ -16,6 +20,8 @@ class ContextState:
   cache: Any  # C_i
   position: Array  # int32, tokens read
   replay: Any = None  # past chunks, where they are learned again
+
+  AXES: ClassVar = {"position": ()}
 
 
 class ChunkModel(Protocol):

@@ -15,10 +15,11 @@ from flax import nnx
 from jax import Array
 
 from mattt_jax.config import CoordinationConfig, Experiment, InnerConfig
+from mattt_jax.ttt.parts import Parts
 
 
-def parts_on(experiment: Experiment, step: int) -> tuple[bool, bool]:
-  """Whether (inner loop, memory) are on in outer step `step` of training.
+def parts_on(experiment: Experiment, step: int) -> Parts:
+  """What is on in outer step `step` of training.
 
   A host decision: each kind of step is a compiled program of its own, and what
   is off costs nothing. The memory's share is counted over the steps with the
@@ -33,10 +34,10 @@ def parts_on(experiment: Experiment, step: int) -> tuple[bool, bool]:
     count = step - c.memory_start
     if experiment.inner.enabled:
       if not inner:
-        return inner, True
+        return Parts(inner, True)
       count = _number_on(step - c.inner_start, c.inner_off_share)
     memory = _on(count, c.memory_off_share)
-  return inner, memory
+  return Parts(inner, memory)
 
 
 def _on(step: int, off_share: float) -> bool:
@@ -51,10 +52,10 @@ def _number_on(steps: int, off_share: float) -> int:
 
 
 def rate_scale(config: InnerConfig, step):
-  """Multiplier of the inner learning rate at outer step `step` (may be traced):
-  linear from warmup_init / learning_rate to 1 over `warmup_steps`, as published
-  (arXiv 2512.23675)."""
-  if not config.warmup_steps or not config.learning_rate:
+  """Multiplier of the inner learning rate at outer step `step` (may be traced;
+  None: after the warm-up): linear from warmup_init / learning_rate to 1 over
+  `warmup_steps`, as published (arXiv 2512.23675)."""
+  if step is None or not config.warmup_steps or not config.learning_rate:
     return 1.0
   share = jnp.minimum(1.0, (step + 1) / config.warmup_steps)
   rate = (

@@ -8,6 +8,7 @@ Shapes: N chunks kept, C tokens of a chunk, D model, R chunks replayed.
 """
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,15 @@ class ReplayState:
   weight_NxC: Array
   query_D: Array  # the key of the last chunk
   written: Array  # int32
+
+  AXES: ClassVar = {
+    "key_NxD": (),
+    "x_NxCxD": (None, "context", None),
+    "target_NxC": (None, "context"),
+    "weight_NxC": (None, "context"),
+    "query_D": (),
+    "written": (),
+  }
 
 
 def init(

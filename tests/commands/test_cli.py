@@ -59,7 +59,7 @@ def test_help_shows_an_example(capsys, command, flag):
 
 def test_help_names_the_flags_that_there_are(capsys):
   _, out, _ = run(capsys, "evaluate", "--help")
-  for name in ("config=FILE:ARG", "config.a.b=VALUE", "workdir=...",
+  for name in ("config=NAME:ARG", "config.a.b=VALUE", "workdir=...",
                "lengths=...", "split=...", "[no]inner", "out=..."):  # fmt: skip
     assert f"  --{name}" in out
   assert "--lengths" not in run(capsys, "train", "--help")[1]
@@ -156,7 +156,7 @@ def test_a_file_of_ones_own(trained, capsys, tmp_path):
     (["--config=LICENSE"], "LICENSE is not a Python file"),
     (["--config=mattt_jax/config.py"], "has no function get_config(arg)"),
     (["--config=recall:tyni"], "unknown config argument 'tyni'"),
-    (["--config.chunk=8"], "--config.chunk needs --config=FILE to override"),
+    (["--config.chunk=8"], "--config.chunk needs --config=NAME to override"),
     ([CONFIG, "--config.model.windwo=3"], "unknown field model.windwo:"),
     ([CONFIG, "--config.model.windwo=3"], "Did you mean 'window'?"),
     ([CONFIG, "--config.modle.window=3"], "unknown field modle:"),
@@ -284,6 +284,20 @@ def test_plan_errors(capsys, monkeypatch, argv, message):
   assert message in err
 
 
+def test_show_prints_settings_and_what_differs(capsys, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  code, out, _ = run(capsys, "show", CONFIG, "--config.outer.clip_norm=2.0")
+  assert code == 0
+  settings, _, changed = out.partition("Not the defaults")
+  assert "  length = 64\n" in settings and "  eval.lengths = [64, 128]" in out
+  assert "  task.name = 'associative_recall'\n" in settings
+  assert "  outer.clip_norm: 1.0 -> 2.0\n" in changed
+  assert "  length: 256 -> 64\n" in changed and "outer.b1" not in changed
+  code, _, err = run(capsys, "show", CONFIG, "--config.chunk=48")
+  assert code == 2 and "chunk=48 must divide length=64" in err
+  assert "--config is missing" in run(capsys, "show")[2]
+
+
 def test_lengths():
   assert evaluate.parse_lengths("256,4x,64x", 512) == (256, 2048, 32768)
   assert evaluate.parse_lengths("", 512) == ()
@@ -387,7 +401,7 @@ def test_train_then_evaluate(tmp_path, capsys):
   """The real thing, on the smallest model that there is."""
   workdir = tmp_path / "run"
   small = [
-    "--config=recall:tiny,system=swa",
+    "--config=recall:tiny,system=sliding_window",
     "--config.train.steps=1",
     "--config.train.checkpoint_every=1",
     "--config.model.num_layers=1",

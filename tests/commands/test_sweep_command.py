@@ -15,7 +15,7 @@ from mattt_jax.registry import load_config
 from mattt_jax.sweeps.sweep import param
 
 def get_config(arg=""):
-  config = load_config(f"recall:tiny,system=swa,steps=1,{arg}")
+  config = load_config(f"recall:tiny,system=sliding_window,steps=1,{arg}")
   config.train.checkpoint_every = 1
   config.model.update(num_layers=1, num_suffix=1)
   config.update(batch_size=8)
@@ -35,19 +35,19 @@ def run(capsys, *argv):
 @pytest.mark.parametrize(
   "argv, message",
   [
-    (["--out=x"], "--experiment is missing: add --experiment=recall:tiny"),
-    (["--experiment=recall:tiny"], "--out is missing: add --out=runs/sweep"),
-    (["--experiment=recal", "--out=x"], "no experiment of that name"),
-    (["--experiment=any_task", "--out=x"], "has no function sweep(arg)"),
-    (["--experiment=recall:tyni", "--out=x"], "unknown config argument 'tyni'"),
-    (["--experiment=recall:seed=1", "--out=x"], "'seed' is given twice"),
-    (["--experiment=recall:tiny", "--out=x", "--index=2", "--of=2"],
+    (["--out=x"], "--config is missing: add --config=recall:tiny"),
+    (["--config=recall:tiny"], "--out is missing: add --out=runs/sweep"),
+    (["--config=recal", "--out=x"], "no experiment of that name"),
+    (["--config=any_task", "--out=x"], "has no function sweep(arg)"),
+    (["--config=recall:tyni", "--out=x"], "unknown config argument 'tyni'"),
+    (["--config=recall:seed=1", "--out=x"], "'seed' is given twice"),
+    (["--config=recall:tiny", "--out=x", "--index=2", "--of=2"],
      "index=2 must lie in 0 .. of - 1 = 1"),
-    (["--experiment=recall:tiny", "--out=x", "--of=0"], "of=0 must be at le"),
-    (["--experiment=recall:tiny", "--out=x", "--workers=0"], "workers=0"),
-    (["--experiment=recall:tiny", "--out=x", "--together", "--workers=2"],
+    (["--config=recall:tiny", "--out=x", "--of=0"], "of=0 must be at le"),
+    (["--config=recall:tiny", "--out=x", "--workers=0"], "workers=0"),
+    (["--config=recall:tiny", "--out=x", "--together", "--workers=2"],
      "workers=2: hosts do runs together"),
-    (["--experiment=recall:tiny", "--out=LICENSE"], "--out=LICENSE is a file"),
+    (["--config=recall:tiny", "--out=LICENSE"], "--out=LICENSE is a file"),
   ],
 )  # fmt: skip
 def test_errors(capsys, tmp_path, monkeypatch, argv, message):
@@ -61,7 +61,7 @@ def test_errors(capsys, tmp_path, monkeypatch, argv, message):
 
 def test_dry_run_prints_the_commands_of_a_share(capsys, tmp_path):
   out = tmp_path / "my runs"
-  flags = ["--experiment=recall", f"--out={out}", "--dry-run", "--of=5"]
+  flags = ["--config=recall", f"--out={out}", "--dry-run", "--of=5"]
   shares = []
   for index in range(5):
     code, text, _ = run(capsys, *flags, f"--index={index}")
@@ -82,7 +82,7 @@ def test_dry_run_prints_the_commands_of_a_share(capsys, tmp_path):
 def test_two_real_runs(capsys, tmp_path):
   path, out = tmp_path / "mine.py", tmp_path / "out"
   path.write_text(SMALL)
-  flags = [f"--experiment={path}", f"--out={out}", "--parquet"]
+  flags = [f"--config={path}", f"--out={out}", "--parquet"]
   code, text, _ = run(capsys, *flags, "--workers=2")
   assert code == 0, text
   assert f"2 of 2 runs finished; rows are in {out}/results.jsonl" in text
@@ -111,7 +111,7 @@ def test_a_row_is_enough(capsys, tmp_path):
   a program that has more settings; what else the file has stays."""
   path, results = tmp_path / "mine.py", tmp_path / "study.jsonl"
   path.write_text(SMALL)
-  flags = [f"--experiment={path}", f"--results={results}"]
+  flags = [f"--config={path}", f"--results={results}"]
   code, text, _ = run(
     capsys, *flags, f"--out={tmp_path / 'a'}", "--index=1", "--of=2"
   )

@@ -9,15 +9,15 @@ import types
 import jax
 import numpy as np
 import pytest
+import small
 from jax.sharding import PartitionSpec as P
 
 from mattt_jax import config
 from mattt_jax.devices import meshes, sharding
-from mattt_jax.evaluation import reader
 from mattt_jax.learners import build
 from mattt_jax.training import train_step
 from mattt_jax.training.optimizer import make_optimizer
-from tests.ttt import small
+from mattt_jax.ttt import read_batch
 
 
 def test_rules_place_by_path_and_the_first_one_wins():
@@ -96,7 +96,7 @@ def test_fast_weights_and_slots_are_placed_by_sequence():
   mesh = meshes.make_mesh(1, 2, 2, 2)
   made = small.experiment("episodic", inner__optimizer="momentum")
   graphdef, params = build.abstract_learner(made, 40)
-  states = jax.eval_shape(reader._starter(graphdef, 4, 16), params)
+  states = jax.eval_shape(read_batch._starter(graphdef, 4, 16), params)
   placed = sharding.split_states(mesh, states)
   both = ("data", "fsdp")
   found = {
@@ -108,9 +108,9 @@ def test_fast_weights_and_slots_are_placed_by_sequence():
     ("fast/suffix/fast_mlp/w2/value", P(both, None, "tensor", None)),
     ("inner_opt/2/trace/suffix/fast_mlp/w2/value",
      P(both, None, "tensor", None)),
-    ("memory/pointer/address", P(both, "tensor", "context", None)),
-    ("memory/pointer/value", P(both, "context")),
-    ("memory/pointer/written", P(both)),
+    ("memory/key_HxMxK", P(both, "tensor", "context", None)),
+    ("memory/token_M", P(both, "context")),
+    ("memory/written", P(both)),
     ("cache/suffix/k_HxPxK", P(both, None, "tensor", None, None)),
     ("position", P(both)),
   ):  # fmt: skip
@@ -123,7 +123,7 @@ def test_every_rule_of_a_state_has_something_to_say(memory, read):
   grows with heads or with the context is split."""
   made = small.experiment(memory, read, coordination__replay=1)
   graphdef, params = build.abstract_learner(made, 40)
-  states = jax.eval_shape(reader._starter(graphdef, 1, 16), params)
+  states = jax.eval_shape(read_batch._starter(graphdef, 1, 16), params)
   placed = sharding.split_states(meshes.make_mesh(1, 1, 2, 2), states)
   whole = {
     jax.tree_util.keystr(path, simple=True, separator="/")
@@ -198,42 +198,42 @@ ROWS = {
      (_S, None, "heads", None, None)),
   ],
   "`episodic`: slots": [
-    (("episodic", "pointer", {}), "memory/pointer/address",
+    (("episodic", "pointer", {}), "memory/key_HxMxK",
      (_S, "heads", "slots", None)),
-    (("episodic", "pointer", {}), "memory/pointer/value", (_S, "slots")),
-    (("episodic", "residual", {}), "memory/blocks/value",
+    (("episodic", "pointer", {}), "memory/token_M", (_S, "slots")),
+    (("episodic", "residual", {}), "memory/value_HxMxK",
      (_S, None, "heads", "slots", None)),
-    (("episodic", "residual", {}), "memory/blocks/valid_M",
+    (("episodic", "residual", {}), "memory/valid_M",
      (_S, None, "slots")),
   ],
   "`episodic`: index of landmarks": [
-    (("episodic", "pointer", _INDEX), "memory/pointer/index/slot_NxS",
+    (("episodic", "pointer", _INDEX), "memory/index/slot_NxS",
      (_S, None, None, "places")),
-    (("episodic", "pointer", _INDEX), "memory/pointer/index/place_M",
+    (("episodic", "pointer", _INDEX), "memory/index/place_M",
      (_S, None, "slots")),
-    (("episodic", "pointer", _INDEX), "memory/pointer/index/load_N", (_S,)),
-    (("episodic", "residual", _INDEX), "memory/blocks/index/slot_NxS",
+    (("episodic", "pointer", _INDEX), "memory/index/load_N", (_S,)),
+    (("episodic", "residual", _INDEX), "memory/index/slot_NxS",
      (_S, None, "heads", None, "places")),
-    (("episodic", "residual", _INDEX), "memory/blocks/index/place_M",
+    (("episodic", "residual", _INDEX), "memory/index/place_M",
      (_S, None, "heads", "slots")),
-    (("episodic", "residual", _INDEX), "memory/blocks/index/keys",
+    (("episodic", "residual", _INDEX), "memory/index/keys",
      (_S, None, "heads")),
-    (("episodic", "residual", _INDEX), "memory/blocks/index/load_N",
+    (("episodic", "residual", _INDEX), "memory/index/load_N",
      (_S, None, "heads", None)),
-    (("episodic", "residual", _INDEX), "memory/blocks/index/sum_2xnxE",
+    (("episodic", "residual", _INDEX), "memory/index/sum_2xnxE",
      (_S, None, "heads", None, None, None)),
   ],
   "`associative`, `neural`: state": [
-    (("associative", "residual", {}), "memory/blocks/matrix_HxFxE",
+    (("associative", "residual", {}), "memory/matrix_HxFxE",
      (_S, None, "heads", None, None)),
-    (("neural", "residual", {}), "memory/blocks/momentum/1",
+    (("neural", "residual", {}), "memory/momentum/1",
      (_S, None, "heads", None, None)),
   ],
   "`chunk_store`": [
-    (("chunk_store", "residual", {}), "memory/blocks/key_NxTxHxK",
+    (("chunk_store", "residual", {}), "memory/key_NxTxHxK",
      (_S, None, None, None, "heads", None)),
   ],
-  "`slots`": [(("slots", "residual", {}), "memory/blocks/slot_MxP", (_S,))],
+  "`slots`": [(("slots", "residual", {}), "memory/slot_MxP", (_S,))],
   "replay": [
     (("none", None, dict(coordination__replay=1)), "replay/x_NxCxD",
      (_S, None, "tokens", None)),
@@ -268,7 +268,7 @@ def placed_arrays(memory=None, read=None, changes=()) -> dict[str, P]:
     return {"batch": sharding.split_batch(mesh).spec}
   made = small.experiment(memory, read, **dict(changes))
   graphdef, params = build.abstract_learner(made, 40)
-  states = jax.eval_shape(reader._starter(graphdef, 4, 16), params)
+  states = jax.eval_shape(read_batch._starter(graphdef, 4, 16), params)
   found = {}
   for path, x in jax.tree_util.tree_leaves_with_path(
     sharding.split_states(mesh, states)

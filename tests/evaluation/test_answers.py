@@ -5,27 +5,27 @@ import json
 import types
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
 from flax import nnx
 
 from mattt_jax.commands import cli
-from mattt_jax.evaluation import answers, bootstrap, reader, suite
+from mattt_jax.evaluation import answers, bootstrap, suite
+from mattt_jax.evaluation.reader import Reader, state_of
 from mattt_jax.learners import build
 from mattt_jax.tasks.base import Question
-from mattt_jax.training import trainer
-from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.training import load
+from mattt_jax.ttt.learner import Learner
+from mattt_jax.ttt.parts import ALL, Parts
+from mattt_jax.ttt.tokens import tokens_of
 
 VOCAB, CHUNK, LENGTH, WHOLE = 27, 8, 32, 48
-ON = {"inner": True, "memory": True}
-OFF = {"inner": False, "memory": False}
+EXPERIMENT = tiny.experiment("episodic", inner__learning_rate=1.0)
 
 
 def make():
-  experiment = tiny.experiment("episodic", inner__learning_rate=1.0)
-  graphdef, params = nnx.split(build.build_learner(experiment, VOCAB))
+  graphdef, params = nnx.split(build.build_learner(EXPERIMENT, VOCAB))
   leaves, treedef = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(1), len(leaves))
   # Or the fast weights and the memory would hardly count.
@@ -52,14 +52,20 @@ def learner():
   graphdef, params = make()
 
   @jax.jit
-  def read(*arrays):
-    def one(*arrays_L):
-      out = nnx.merge(graphdef, params).read_whole(*arrays_L, **ON)
+  def read(tokens):
+    def one(tokens_L):
+      out = nnx.merge(graphdef, params).read_whole(tokens_L)
       return out.loss_C.reshape(-1)
 
-    return jax.vmap(one)(*arrays)
+    return jax.vmap(one)(tokens)
 
-  return graphdef, params, read
+  return Reader((graphdef, params), EXPERIMENT), read
+
+
+def state_before(reader, batch, at, row):
+  """Of a sequence, before the chunk in which target `at` lies."""
+  states = reader.states(tokens_of(batch), WHOLE)
+  return state_of(next(itertools.islice(states, at // CHUNK, None)), row)
 
 
 def spliced(example, at, candidates, size):
@@ -72,7 +78,7 @@ def spliced(example, at, candidates, size):
     arrays["targets"][row, :end] = seq[1:]
     weight = [*example["inner_weight"][:at], *[1] * len(candidate)]
     arrays["inner_weight"][row, :end] = weight
-  return [jnp.asarray(arrays[key]) for key in reader.READ]
+  return tokens_of(arrays)
 
 
 @pytest.mark.parametrize(
@@ -87,20 +93,17 @@ def spliced(example, at, candidates, size):
   ],
 )
 def test_loss_of_choices_is_that_of_texts_with_them(learner, batch, at, row):
-  graphdef, params, read = learner
+  reader, read = learner
   rng = np.random.default_rng(at)
   choices = tuple(rng.integers(0, VOCAB, size) for size in (3, 7, 1))
   question = Question(at, choices, ("",), 1)
-  states = reader.states(graphdef, params, batch, WHOLE, **ON)
-  state = next(itertools.islice(states, at // CHUNK, None))
+  state = state_before(reader, batch, at, row)
   example = {key: x[row] for key, x in batch.items()}
-  found = answers.choice_losses(
-    graphdef, params, answers._row(state, row), example, question, (4, 16), **ON
-  )
-  arrays = spliced(example, at, choices, VOCAB)
+  found = reader.choice_losses(state, tokens_of(example), question, (4, 16))
+  texts = spliced(example, at, choices, VOCAB)
   expected = [
     loss_L[at : at + len(choice)].mean()
-    for loss_L, choice in zip(read(*arrays), choices, strict=False)
+    for loss_L, choice in zip(read(texts), choices, strict=False)
   ]
   np.testing.assert_allclose(found, expected, rtol=2e-5)
 
@@ -115,27 +118,24 @@ def greedy(read, example, at, room):
   written = []
   while len(written) < room:
     texts = [[*written, token] for token in range(VOCAB)]
-    loss_VxL = read(*spliced(example, at, texts, VOCAB))
+    loss_VxL = read(spliced(example, at, texts, VOCAB))
     written.append(int(loss_VxL[:, at + len(written)].argmin()))
   return written
 
 
 @pytest.mark.parametrize("at", [13, 15, 16])
 def test_written_is_the_argmax_of_whole_reads(learner, batch, at):
-  graphdef, params, read = learner
+  reader, read = learner
   # A session learns of every token that it reads itself.
   example = {key: x[1] for key, x in batch.items()}
   ones = batch | {"inner_weight": np.ones((2, LENGTH), np.float32)}
   example["inner_weight"] = ones["inner_weight"][1]
-  states = reader.states(graphdef, params, ones, WHOLE, **ON)
-  state = next(itertools.islice(states, at // CHUNK, None))
+  state = state_before(reader, ones, at, 1)
   expected = LETTERS.decode(greedy(read, example, at, 11))
 
   def write(end=""):
-    return answers.write(
-      nnx.merge(graphdef, params), answers._row(state, 1), example["tokens"],
-      Question(at, (), ("",), 11, end), LETTERS, WHOLE, **ON,
-    )  # fmt: skip
+    question = Question(at, (), ("",), 11, end)
+    return reader.write(state, tokens_of(example), question, LETTERS, WHOLE)
 
   assert write() == expected
   end = expected[4:6]
@@ -143,23 +143,19 @@ def test_written_is_the_argmax_of_whole_reads(learner, batch, at):
 
 
 def test_parts_that_are_off_stay_off(batch):
-  graphdef, params = make()
-  example, found = {key: x[0] for key, x in batch.items()}, []
+  learner = make()
+  tokens_L = tokens_of({key: x[0] for key, x in batch.items()})
+  found = []
   question = Question(13, (np.arange(9), np.arange(3)), ("",), 11)
-  for parts in (ON, OFF):
-    learner = nnx.merge(graphdef, params)
-    states = reader.states(graphdef, params, batch, WHOLE, **parts)
-    state = answers._row(next(itertools.islice(states, 1, None)), 0)
+  for parts in (ALL, Parts(inner=False, memory=False)):
+    reader = Reader(learner, EXPERIMENT, parts=parts)
+    state = state_before(reader, batch, 13, 0)
     found.append((
-      answers.choice_losses(
-        graphdef, params, state, example, question, (4, 16), **parts
-      ),
-      answers.write(
-        learner, state, example["tokens"], question, LETTERS, WHOLE, **parts
-      ),
+      reader.choice_losses(state, tokens_L, question, (4, 16)),
+      reader.write(state, tokens_L, question, LETTERS, WHOLE),
     ))  # fmt: skip
   # Chunk 1 is the first in which anything learned or written counts.
-  start = learner.init_state(WHOLE)
+  start = reader.learner.init_state(WHOLE)
   for was, now in zip(
     jax.tree.leaves((state.fast, state.memory)),
     jax.tree.leaves((start.fast, start.memory)),
@@ -201,23 +197,23 @@ def test_scores(monkeypatch):
     assert question in asked[index]
     assert state.tolist() == [question.at // CHUNK, index % 2]
 
-  def states(graphdef, params, batch, context_length, *_, **__):
+  def states(reader, tokens, context_length):
     contexts.add(context_length)
     for number in itertools.count():  # a state says which it is
       yield np.array([[number, 0], [number, 1]])
 
-  def losses(graphdef, params, state, example, question, shape, *_, **__):
+  def losses(reader, state, tokens_L, question, shape):
     shapes.add(shape)
-    check(state, example["tokens"], question)
+    check(state, tokens_L.tokens, question)
     return np.array(by_hand[question.at][1])
 
-  def write(learner, state, tokens_L, question, *_, **__):
-    check(state, tokens_L, question)
+  def write(reader, state, tokens_L, question, *_):
+    check(state, tokens_L.tokens, question)
     return by_hand[question.at][3]
 
-  monkeypatch.setattr(answers, "write", write)
-  monkeypatch.setattr(reader, "states", states)
-  monkeypatch.setattr(answers, "choice_losses", losses)
+  monkeypatch.setattr(Reader, "write", write)
+  monkeypatch.setattr(Reader, "states", states)
+  monkeypatch.setattr(Reader, "choice_losses", losses)
   learner = build.build_learner(experiment, VOCAB)
   task = types.SimpleNamespace(
     tokenizer=LETTERS,
@@ -230,8 +226,8 @@ def test_scores(monkeypatch):
     },
   )
   row = answers.measure(
-    experiment, learner, task, "tune", LENGTH, asked, ("choice", "written"),
-    inner=False, memory=False,
+    Reader(learner, experiment), task, "tune", LENGTH, asked,
+    ("choice", "written"),
   )  # fmt: skip
   assert shapes == {(3, 16)}  # 4 tokens from 6 on end in the next chunk
   assert contexts == {LENGTH + 24}  # room for 20, and one more
@@ -275,13 +271,13 @@ def test_evaluate_answers(tmp_path, capsys, monkeypatch):
   out = tmp_path / "evaluate.jsonl"
   monkeypatch.setenv("MATTT_CACHE", str(tmp_path / "cache"))
   monkeypatch.setattr(
-    trainer,
+    load,
     "load_learner",
     lambda experiment, _, **__: (build.build_learner(experiment, 256), 1),
   )
   summary = {"sequences": 2, "loss": 1.0, "intervals": {"loss": [0.5, 1.5]}}
   monkeypatch.setattr(
-    suite, "evaluate", lambda *_, **__: {"lengths": {"256": dict(summary)}}
+    suite, "evaluate_with", lambda *_, **__: {"lengths": {"256": dict(summary)}}
   )
   assert cli.main(argv) == 0
   for _ in range(2):  # the second time, it is there

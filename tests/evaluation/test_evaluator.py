@@ -11,7 +11,9 @@ import tiny
 
 from mattt_jax.evaluation import evaluator
 from mattt_jax.learners import build
-from mattt_jax.ttt.meta_loss import read_batch
+from mattt_jax.ttt.parts import ALL, Parts
+from mattt_jax.ttt.read_batch import read_batch
+from mattt_jax.ttt.tokens import tokens_of
 
 
 def arrays(seed: int, sequences: int, length: int):
@@ -156,7 +158,7 @@ def test_evaluate_is_reading_each_sequence_alone():
   for index in range(3):  # the second batch is half padding
     example = task.example("tune", index, 32)
     batch = {k: jnp.asarray(v)[None] for k, v in example.items()}
-    out = read_batch(learner, batch, inner=True)
+    out = read_batch(learner, tokens_of(batch))
     keep = example["outer_weight"] > 0
     losses += np.asarray(out.loss_BxL)[0, keep].tolist()
     asked = example["answer"] >= 0
@@ -176,7 +178,7 @@ def test_inner_loop_and_its_warm_up_are_as_asked():
     return result["lengths"]["32"]["loss"]
 
   on = loss()
-  assert loss(inner=False) != on
+  assert loss(parts=Parts(inner=False)) != on
   assert loss(step=0) != on  # the warm-up has only begun
   assert loss(step=10) == on
 
@@ -196,13 +198,14 @@ def test_the_memory_is_on_as_asked():
   without = tiny.experiment(
     "episodic", memory__null_bias=0.0, eval__memory=False
   )
-  on, off = result(), result(memory=False)
+  on, off = result(), result(parts=Parts(memory=False))
   assert on[0] and not off[0] and abs(on[1] - off[1]) > 1e-3
-  assert result(without) == off and result(without, memory=True) == on
+  assert result(without) == off and result(without, parts=ALL) == on
   for memory in (True, False):
-    out = read_batch(learner, batch, memory=memory)
+    parts = Parts(memory=memory)
+    out = read_batch(learner, tokens_of(batch), parts)
     expected = np.average(out.loss_BxL[0], weights=example["outer_weight"])
-    found = result(one, memory=memory)
+    found = result(one, parts=parts)
     assert found == (memory, pytest.approx(expected, rel=1e-5))
 
 

@@ -6,11 +6,13 @@ import tiny
 from flax import nnx
 
 from mattt_jax.devices import meshes
-from mattt_jax.evaluation import final, suite
+from mattt_jax.evaluation import final
 from mattt_jax.evaluation.evaluator import evaluate
+from mattt_jax.evaluation.task_text import task_experiment
 from mattt_jax.learners import build
 from mattt_jax.tasks import associative_recall
 from mattt_jax.training import trainer
+from mattt_jax.ttt.parts import ALL
 
 NAME = "associative_recall"
 FEWER = f"{NAME}:num_pairs=1,num_queries=1"
@@ -48,13 +50,19 @@ def test_all_that_was_asked_for():
   }  # fmt: skip
   for part in ("inner", "memory"):
     off = evaluate(
-      EXPERIMENT, learner, task, "tune", (32,), step=9, **{part: False}
+      EXPERIMENT,
+      learner,
+      task,
+      "tune",
+      (32,),
+      ALL._replace(**{part: False}),
+      step=9,
     )["lengths"]["32"]
     assert found["parts_off"][part] == off
     assert off["loss"] != whole["lengths"]["32"]["loss"]
   assert [*found["tasks"]] == [FEWER, f"{FEWER}@128"]
   for text, lengths in ((FEWER, (32, 64)), (f"{FEWER}@128", (128,))):
-    changed = suite.task_experiment(EXPERIMENT, FEWER, lengths)
+    changed = task_experiment(EXPERIMENT, FEWER, lengths)
     fewer = associative_recall.Task(changed.task, EXPERIMENT.seed)
     read = evaluate(changed, learner, fewer, "tune", lengths, step=9)
     assert found["tasks"][text] == read["lengths"]
@@ -90,6 +98,12 @@ def test_bad_tasks(tmp_path, text, message):
     trainer.train(experiment, tmp_path / "run", mesh=meshes.make_mesh(1))
   assert text in str(error.value) and message in str(error.value)
   assert not (tmp_path / "run").exists()
+
+
+def test_what_is_checked_before_training_is_not_read(monkeypatch):
+  monkeypatch.setattr(final, "Reader", None)
+  monkeypatch.setattr(final, "evaluate_with", None)
+  final.check(EXPERIMENT, build.make_task(EXPERIMENT).vocab_size)
 
 
 def test_bad_split():

@@ -10,7 +10,9 @@ from mattt_jax.evaluation import reader
 from mattt_jax.learners import build
 from mattt_jax.learners._whole import WholeReader
 from mattt_jax.tasks import batches
-from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.learner import Learner
+from mattt_jax.ttt.parts import Parts
+from mattt_jax.ttt.tokens import tokens_of
 
 LENGTH, CHUNK = 56, 8  # 7 chunks
 FULL = dict(model__attention="full", task__out_of_reach=False)
@@ -23,7 +25,7 @@ CASES = {
 }  # fmt: skip
 
 
-def read(case, segment, *shape, **parts):
+def read(case, segment, *shape, parts=None):
   memory, changes = CASES[case]
   experiment = tiny.experiment(
     memory, eval__segment=segment, task__num_fillers=9, **changes
@@ -31,12 +33,8 @@ def read(case, segment, *shape, **parts):
   task = build.make_task(experiment)
   learner = build.build_learner(experiment, task.vocab_size)
   batch = next(batches.eval_batches(task, "tune", LENGTH, 4, 4))
-  graphdef, params = nnx.split(learner)
   mesh = meshes.make_mesh(*shape or (1,))
-  parts = {"inner": experiment.inner.enabled, "memory": memory != "none"} | (
-    parts
-  )
-  return reader.read(experiment, graphdef, params, batch, mesh, **parts)
+  return reader.Reader(learner, experiment, mesh, parts).read(tokens_of(batch))
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -61,7 +59,7 @@ def test_on_a_mesh_that_splits_tokens_heads_and_slots():
 
 
 def test_parts_that_are_off_stay_off():
-  off = dict(inner=False, memory=False)
+  off = dict(parts=Parts(inner=False, memory=False))
   whole, parts = read("episodic", 0, **off), read("episodic", 16, **off)
   np.testing.assert_allclose(parts.loss_BxL, whole.loss_BxL, rtol=2e-5)
   on = read("episodic", 16)
@@ -71,14 +69,11 @@ def test_parts_that_are_off_stay_off():
 def test_one_program_serves_all_lengths_of_a_state_of_constant_size():
   experiment = tiny.experiment(eval__segment=16)
   task = build.make_task(experiment)
-  graphdef, params = nnx.split(build.build_learner(experiment, task.vocab_size))
-  mesh = meshes.make_mesh(1)
+  learner = nnx.split(build.build_learner(experiment, task.vocab_size))
 
   def read(length):
     batch = next(batches.eval_batches(task, "tune", length, 2, 2))
-    reader.read(
-      experiment, graphdef, params, batch, mesh, inner=True, memory=False
-    )
+    reader.Reader(learner, experiment).read(tokens_of(batch))
     return reader._read_on._cache_size()
 
   first = read(64)

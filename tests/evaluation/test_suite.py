@@ -13,9 +13,12 @@ from mattt_jax import config
 from mattt_jax.data import tokenizer
 from mattt_jax.devices import memory_use
 from mattt_jax.evaluation import suite
-from mattt_jax.evaluation.evaluator import evaluate
+from mattt_jax.evaluation.evaluator import evaluate, evaluate_with
+from mattt_jax.evaluation.reader import Reader
+from mattt_jax.evaluation.task_text import task_experiment
 from mattt_jax.learners import build
 from mattt_jax.tasks import associative_recall
+from mattt_jax.ttt.parts import Parts
 
 NAME = "associative_recall"
 MORE = f"{NAME}:num_pairs=4,num_queries=1"
@@ -28,11 +31,16 @@ def learner():
   return build.build_learner(EXPERIMENT, task.vocab_size)
 
 
-def run(learner, out, texts=(NAME, MORE), lengths=(32, 64), **changes):
+def run(
+  learner, out, texts=(NAME, MORE), lengths=(32, 64), parts=None, split="tune",
+  **kinds,
+):  # fmt: skip
   return suite.run(
-    EXPERIMENT, learner, texts, lengths, out, {"seed": 0},
-    **{"split": "tune"} | changes,
-  )  # fmt: skip
+    Reader(learner, EXPERIMENT, parts=parts),
+    suite.Suite(texts, lengths, split, **kinds),
+    out,
+    {"seed": 0},
+  )
 
 
 def test_peak_memory():
@@ -55,13 +63,13 @@ def test_the_peak_of_a_row_is_its_own(learner, tmp_path, monkeypatch):
   """What a longer one before it needed does not count."""
   size = 2**28
 
-  def hungry(*args, **kwargs):
-    (length,) = args[4]
+  def hungry(reader, task, split, lengths):
+    (length,) = lengths
     large = np.ones(size // 8 if length == 64 else 1)
     del large
     return {"lengths": {str(length): {}}}
 
-  monkeypatch.setattr(suite, "evaluate", hungry)
+  monkeypatch.setattr(suite, "evaluate_with", hungry)
   rows = run(learner, tmp_path / "rows.jsonl", (NAME,), (64, 32))
   assert rows[0]["peak_bytes"] > rows[1]["peak_bytes"] + 0.9 * size
 
@@ -75,7 +83,7 @@ def test_a_row_for_each_task_and_length(learner, tmp_path, monkeypatch):
   ]  # fmt: skip
   assert [r["answers"] for r in rows] == [6, 6, 3, 3]
   assert rows[1]["state_bytes"] == learner.state_bytes(128)
-  read = suite.task_experiment(EXPERIMENT, MORE, (64, 128))
+  read = task_experiment(EXPERIMENT, MORE, (64, 128))
   assert config.from_config_dict(config.ConfigDict(rows[2]["config"])) == read
   expected = evaluate(
     EXPERIMENT, learner, build.make_task(EXPERIMENT), "tune", (128,)
@@ -86,16 +94,16 @@ def test_a_row_for_each_task_and_length(learner, tmp_path, monkeypatch):
   # What is there is not measured again; what is not, is.
   calls = []
 
-  def counted(*args, **kwargs):
-    calls.append(args[4])
-    return evaluate(*args, **kwargs)
+  def counted(reader, task, split, lengths):
+    calls.append(lengths)
+    return evaluate_with(reader, task, split, lengths)
 
-  monkeypatch.setattr(suite, "evaluate", counted)
+  monkeypatch.setattr(suite, "evaluate_with", counted)
   again = run(learner, out, lengths=(128, 192))
   assert calls == [(192,), (192,)]
   assert again[0] == rows[1] and again[2] == rows[3]
   # Another way of reading is another row.
-  (off,) = run(learner, out, (NAME,), (64,), inner=False)
+  (off,) = run(learner, out, (NAME,), (64,), Parts(inner=False))
   assert not off["inner"] and off["memory"] and len(calls) == 3
 
 
@@ -126,10 +134,10 @@ def test_guessing_is_always_reported(learner, tmp_path, monkeypatch, kinds):
 
 
 def test_another_task_starts_from_its_own_defaults():
-  made = suite.task_experiment(EXPERIMENT, "rule_recall:num_pairs=9", (256,))
+  made = task_experiment(EXPERIMENT, "rule_recall:num_pairs=9", (256,))
   assert type(made.task).__module__.endswith("rule_recall")
   assert (made.task.num_pairs, made.task.num_keys) == (9, 256)
-  own = suite.task_experiment(EXPERIMENT, f"{NAME}:num_pairs=3", (256,))
+  own = task_experiment(EXPERIMENT, f"{NAME}:num_pairs=3", (256,))
   assert (own.task.num_pairs, own.task.num_keys) == (3, 8)  # 8: as trained
 
 
@@ -139,11 +147,11 @@ def test_another_task_has_the_tokenizer_of_the_model(tmp_path, monkeypatch):
   tree.task.tokenizer = str(tmp_path / "small.json")
   tokenizer.train_file("stdlib", 300, tmp_path / "small.json")
   trained = config.from_config_dict(tree)
-  made = suite.task_experiment(trained, "language_modeling", (256,))
+  made = task_experiment(trained, "language_modeling", (256,))
   assert made.task.tokenizer == tree.task.tokenizer
   assert made.task.tokenizer_sha256 == trained.task.tokenizer_sha256 != ""
   text = "language_modeling:tokenizer=bytes"
-  made = suite.task_experiment(trained, text, (256,))
+  made = task_experiment(trained, text, (256,))
   assert made.task.tokenizer == "bytes"
 
 

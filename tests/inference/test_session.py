@@ -11,8 +11,11 @@ from mattt_jax.inference.generate import generate
 from mattt_jax.inference.session import Session
 from mattt_jax.memory import associative, episodic, none
 from mattt_jax.model.transformer import Transformer
-from mattt_jax.ttt.inner_loop import Learner, read_sequence
 from mattt_jax.ttt.inner_loop import make_learner as ttt_learner
+from mattt_jax.ttt.inner_loop import read_sequence
+from mattt_jax.ttt.learner import Learner
+from mattt_jax.ttt.parts import ALL, Parts
+from mattt_jax.ttt.tokens import make_tokens
 
 VOCAB, CHUNK, LENGTH = 11, 4, 12
 
@@ -43,10 +46,8 @@ def make_learner(memory, attention="window", **coordination) -> Learner:
 def token_losses(learner, tokens) -> np.ndarray:
   """Loss of each of LENGTH targets, in one pass."""
   state = learner.init_state(LENGTH, streaming=False)
-  weight = jnp.ones((LENGTH,))
-  _, out = jax.jit(lambda: read_sequence(
-    learner, state, tokens[:-1], tokens[1:], weight
-  ))()  # fmt: skip
+  given = make_tokens(tokens[:-1], tokens[1:])
+  _, out = jax.jit(lambda: read_sequence(learner, state, given))()
   return np.asarray(out.loss_C).reshape(-1)
 
 
@@ -86,13 +87,13 @@ def test_replay_token_by_token():
 
 
 @pytest.mark.parametrize(
-  "coordination, parts",
+  "coordination, how",
   [
-    ({}, dict(inner=False, memory=False)),
+    ({}, dict(parts=Parts(inner=False, memory=False))),
     ({"replay": 1}, dict(rate_scale=0.3)),
   ],
 )
-def test_reading_on_from_a_state(coordination, parts):
+def test_reading_on_from_a_state(coordination, how):
   learner = make_learner(MEMORIES["pointer"], **coordination)
   length, middle = 16, 8  # a replay needs two chunks to choose from
   tokens = np.random.default_rng(3).integers(0, VOCAB, length + 1)
@@ -100,23 +101,24 @@ def test_reading_on_from_a_state(coordination, parts):
 
   @jax.jit
   def read():
-    ones, start = jnp.ones((length,)), learner.init_state(length)
-    a, b = slice(middle), slice(middle, None)
-    state, _ = read_sequence(learner, start, inputs[a], targets[a], ones[a])
-    _, out = read_sequence(
-      learner, state, inputs[b], targets[b], ones[b], **parts
+    start = learner.init_state(length)
+    a, b = (
+      make_tokens(inputs[part], targets[part])
+      for part in (slice(middle), slice(middle, None))
     )
+    state, _ = read_sequence(learner, start, a)
+    _, out = read_sequence(learner, state, b, **how)
     return state, out.loss_C.reshape(-1)
 
   state, expected = read()
-  session = Session(learner, length, state=state, **parts)
+  session = Session(learner, length, state=state, **how)
   found = [
     -np.log(session.read([a])[b])
     for a, b in zip(tokens[middle:-1], tokens[middle + 1 :], strict=True)
   ]
   np.testing.assert_allclose(found, expected, atol=2e-5)
   assert session.position == length
-  if not parts.get("memory", True):
+  if not how.get("parts", ALL).memory:
     jax.tree.map(
       np.testing.assert_array_equal, session.state.memory, state.memory
     )

@@ -16,7 +16,7 @@ SCHEMA = json.loads(
   pathlib.Path(__file__).with_name("jobset_schema.json").read_text()
 )
 GIVEN = ["--name=sweep", "--topology=v5e:4x4", "--image=registry/mattt:1",
-         "--experiment=recall:hard", "--out=/mnt/mattt/x"]  # fmt: skip
+         "--config=recall:hard", "--out=/mnt/mattt/x"]  # fmt: skip
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_submit_is_idempotent(fakes):
     assert found["metadata"]["name"] == f"sweep-{number}"
     pod = found["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
     assert pod["spec"]["containers"][0]["command"] == [
-      "mattt", "sweep", "--experiment=recall:hard", "--out=/mnt/mattt/x",
+      "mattt", "sweep", "--config=recall:hard", "--out=/mnt/mattt/x",
       "--together", f"--index={number}", "--of=2",
     ]  # fmt: skip
 
@@ -222,7 +222,7 @@ def test_with_xpk(fakes):
     "--storage=runs", "--spot",
   }  # fmt: skip
   command = shlex.split(call[-1].removeprefix("--command="))
-  assert command[:3] == ["mattt", "sweep", "--experiment=recall:hard"]
+  assert command[:3] == ["mattt", "sweep", "--config=recall:hard"]
   fakes.world(jobsets={"sweep": ["", "false", 0]})
   assert fakes.run("xpk.sh", *submit, "--cluster=c").returncode == 0
   assert len(fakes.calls("xpk")) == 1  # it is there
@@ -237,7 +237,7 @@ def test_with_xpk(fakes):
     (["submit", "--name=s", "--shares=x"], "--shares=x must be a whole number"),
     (["submit", "--name=s", "--with=helm"], "--with=helm must be kubectl or x"),
     (["submit", "--name=s"], "--topology is missing"),
-    (["submit", "--name=s", "--topology=v5e:4x4"], "--experiment is missing"),
+    (["submit", "--name=s", "--topology=v5e:4x4"], "--config is missing"),
     (["submit", "--name=" + "a" * 39, "--shares=2"], "must be at most 40"),
     (["submit", *GIVEN, "--image="], "--image is missing"),
     (["submit", *GIVEN, "--with=xpk", "--cluster=c", "--secret=s"],

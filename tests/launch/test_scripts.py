@@ -20,13 +20,13 @@ SCRIPTS = sorted(
 )
 # Enough of a command line for each to say what it would do.
 DRY = {
-  "local.sh": ["--experiment=recall"],
+  "local.sh": ["--config=recall"],
   "setup_host.sh": ["--extra=tpu", "--bucket=b", "--mount=/absent"],
-  "slurm.sbatch": ["--experiment=recall"],
+  "slurm.sbatch": ["--config=recall"],
   "tpu_vm.sh": ["run", "--name=s", "--zone=z", "--topology=v5e:4x4",
-                "--experiment=recall", "--out=o", "--delete", "--poll=0"],
+                "--config=recall", "--out=o", "--delete", "--poll=0"],
   "xpk.sh": ["submit", "--name=s", "--topology=v5e:4x4", "--image=i",
-             "--experiment=recall", "--out=o"],
+             "--config=recall", "--out=o"],
 }  # fmt: skip
 
 
@@ -98,12 +98,10 @@ def test_looking_at_what_is_there_is_shown_too(fakes, name, action):
 
 def test_commands_are_shown_as_a_shell_reads_them(fakes):
   out = "/a dir/$x'"
-  done = fakes.run(
-    "local.sh", "--experiment=recall", f"--out={out}", "--dry-run"
-  )
+  done = fakes.run("local.sh", "--config=recall", f"--out={out}", "--dry-run")
   line = done.stderr.splitlines()[-1].removeprefix("+ ")
   assert shlex.split(line) == [
-    "mattt", "sweep", "--experiment=recall", f"--out={out}", "--workers=1"
+    "mattt", "sweep", "--config=recall", f"--out={out}", "--workers=1"
   ]  # fmt: skip
 
 
@@ -167,11 +165,11 @@ def test_local_goes_on_after_a_preemption(
   set_up_with(fakes, venv)
   fakes.world(codes={"mattt": codes})
   done = fakes.run(
-    "local.sh", "--experiment=recall", f"--venv={venv}",
+    "local.sh", "--config=recall", f"--venv={venv}",
     f"--max-restarts={restarts}", "--workers=3",
   )  # fmt: skip
   assert done.returncode == code, done.stderr
-  expected = ["sweep", "--experiment=recall", "--out=runs/sweep", "--workers=3"]
+  expected = ["sweep", "--config=recall", "--out=runs/sweep", "--workers=3"]
   assert fakes.calls("mattt") == calls * [expected]
 
 
@@ -180,21 +178,21 @@ SLURM = dict(SLURM_ARRAY_TASK_ID="5", SLURM_ARRAY_TASK_MIN="4",
 
 
 def test_slurm_shares_the_runs_out(fakes):
-  done = fakes.run("slurm.sbatch", "--experiment=recall", "--out=/o", **SLURM)
+  done = fakes.run("slurm.sbatch", "--config=recall", "--out=/o", **SLURM)
   assert done.returncode == 0, done.stderr
   [call] = fakes.calls("srun")
   assert call == [
-    "--kill-on-bad-exit=1", "mattt", "sweep", "--experiment=recall", "--out=/o",
+    "--kill-on-bad-exit=1", "mattt", "sweep", "--config=recall", "--out=/o",
     "--workers=1", "--index=1", "--of=3",
   ]  # fmt: skip
-  fakes.run("slurm.sbatch", "--experiment=recall", SLURM_JOB_NUM_NODES="2")
+  fakes.run("slurm.sbatch", "--config=recall", SLURM_JOB_NUM_NODES="2")
   assert fakes.calls("srun")[-1][-3:] == ["--index=0", "--of=1", "--together"]
   assert fakes.calls("scontrol") == []
 
 
 def test_slurm_puts_a_preempted_job_back(fakes):
   fakes.world(codes={"srun": [42, 3]})
-  flags = ["slurm.sbatch", "--experiment=recall"]
+  flags = ["slurm.sbatch", "--config=recall"]
   assert fakes.run(*flags, **SLURM).returncode == 0
   assert fakes.calls("scontrol") == [["requeue", "77"]]
   assert fakes.run(*flags, **SLURM).returncode == 3  # a failure is one
@@ -208,7 +206,7 @@ def test_slurm_hands_sigterm_on_and_waits(fakes):
     f"TERM\ntouch {fakes.directory}/ready\nwhile :; do sleep 0.05; done\n"
   )
   process = subprocess.Popen(
-    [LAUNCH / "slurm.sbatch", "--experiment=recall"],
+    [LAUNCH / "slurm.sbatch", "--config=recall"],
     env=os.environ | SLURM | {
       "FAKES": str(fakes.directory), "PATH": f"{fakes.bin}:{os.environ['PATH']}"
     },

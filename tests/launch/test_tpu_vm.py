@@ -7,7 +7,7 @@ import pytest
 from fakes import Fakes
 
 WHERE = ["--name=sweep", "--zone=us-west4-a", "--poll=0"]
-RUN = ["run", *WHERE, "--topology=v5e:4x4", "--experiment=recall:hard",
+RUN = ["run", *WHERE, "--topology=v5e:4x4", "--config=recall:hard",
        "--out=/mnt/mattt/a b"]  # fmt: skip
 ACTIVE = ["ACTIVE"]
 
@@ -85,7 +85,7 @@ def test_the_sweep_is_what_all_hosts_do_together(fakes):
   sweep = shlex.split(remote[-1].removeprefix("--command="))
   at = sweep.index("mattt")
   assert sweep[at : at + 5] == [
-    "mattt", "sweep", "--experiment=recall:hard", "--out=/mnt/mattt/a b",
+    "mattt", "sweep", "--config=recall:hard", "--out=/mnt/mattt/a b",
     "--together",
   ]  # fmt: skip
 
@@ -201,7 +201,7 @@ def test_secrets_are_copied_and_not_shown(fakes, tmp_path):
     (["run", *WHERE, "--topology=v9:4x4"], "unknown chip v9"),
     (["run", *WHERE, "--topology=v5e"], "must be CHIP:SHAPE"),
     (["run", *WHERE, "--topology=2*v5e:4x4"], "use launch/xpk.sh"),
-    (["run", *WHERE, "--topology=v5e:4x4"], "--experiment is missing"),
+    (["run", *WHERE, "--topology=v5e:4x4"], "--config is missing"),
     (["run", *WHERE, "--poll=x"], "--poll=x must be a whole number"),
     (["run", "--nmae=s"], "unknown option --nmae: there are --name --zone"),
     (["run", "--name"], "--name needs a value"),

@@ -20,6 +20,7 @@ from mattt_jax.memory import none
 from mattt_jax.model.transformer import Transformer
 from mattt_jax.planning.cost_model import matmul_flops
 from mattt_jax.ttt.inner_loop import make_learner, read_sequence
+from mattt_jax.ttt.tokens import make_tokens
 
 TOKENS, KEY, VALUE = 9, 3, 4
 FORMS = (token_scan, chunk_parallel)
@@ -273,7 +274,7 @@ def test_mixer_of_the_suffix_token_by_token():
   tokens = np.random.default_rng(0).integers(0, 11, LENGTH + 1)
   state = learner.init_state(LENGTH, streaming=False)
   after, out = jax.jit(read_sequence)(
-    learner, state, tokens[:-1], tokens[1:], jnp.ones(LENGTH)
+    learner, state, make_tokens(tokens[:-1], tokens[1:])
   )
   session = Session(learner, LENGTH)
   found = [

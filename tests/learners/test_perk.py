@@ -13,6 +13,8 @@ from flax import nnx
 from mattt_jax import config
 from mattt_jax.learners.build import build_learner
 from mattt_jax.model import fast_weights
+from mattt_jax.ttt.parts import Parts
+from mattt_jax.ttt.tokens import make_tokens
 
 VOCAB, CHUNK, CHUNKS = 20, 4, 4
 LENGTH = CHUNK * CHUNKS
@@ -69,16 +71,14 @@ def text(seed=0):
   return seq[:-1], seq[1:], weight
 
 
-@functools.partial(jax.jit, static_argnames=("graphdef", "inner"))
-def _read(graphdef, state, *arrays, inner):
-  return nnx.merge(graphdef, state).read_whole(*arrays, inner=inner)
+@functools.partial(jax.jit, static_argnames=("graphdef", "parts"))
+def _read(graphdef, state, tokens, parts):
+  return nnx.merge(graphdef, state).read_whole(tokens, parts)
 
 
 def read(learner, tokens, targets, weight, inner=True):
-  relevant = np.zeros(len(tokens), bool)
-  return _read(
-    *nnx.split(learner), tokens, targets, weight, relevant, inner=inner
-  )
+  given = make_tokens(tokens, targets, weight)
+  return _read(*nnx.split(learner), given, Parts(inner=inner))
 
 
 def parameters(state):
@@ -169,7 +169,7 @@ def test_an_unrolled_loop_by_hand(unroll, questions, suffix):
 
   def by_learner(state):
     made = nnx.merge(graphdef, state)
-    out = made.read_whole(*arrays, np.zeros(LENGTH, bool))
+    out = made.read_whole(make_tokens(*arrays))
     return jnp.sum(outer * out.loss_C), out
 
   def unrolled(params):
@@ -214,7 +214,7 @@ def test_meta_gradient_by_finite_differences():
     moved = jax.tree.map(lambda x, d: x + size * d, state, direction)
     made = nnx.merge(graphdef, moved)
     return jnp.sum(
-      made.read_whole(*arrays, np.zeros(LENGTH, bool)).loss_C[-1]
+      made.read_whole(make_tokens(*arrays)).loss_C[-1]
     )  # the questions': the others know no inner step
 
   step = 1e-6
@@ -339,7 +339,7 @@ def test_no_memory_no_stream_no_context():
   for length, message in ((7, "must divide length=7"), (4, "no context of")):
     arrays = (x[:length] for x in text())
     with pytest.raises(ValueError, match=message):
-      learner.read_whole(*arrays, np.zeros(length, bool))
+      learner.read_whole(make_tokens(*arrays))
 
 
 def test_state_bytes():

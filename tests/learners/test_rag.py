@@ -14,8 +14,9 @@ from mattt_jax.data.bm25 import BM25
 from mattt_jax.devices import meshes
 from mattt_jax.learners.build import build_learner
 from mattt_jax.model.transformer import Cache
-from mattt_jax.report import compare
+from mattt_jax.planning import cost_model
 from mattt_jax.training import trainer
+from mattt_jax.ttt.tokens import make_tokens
 
 VOCAB, CHUNK, WINDOW, LENGTH = 24, 4, 7, 32
 LOCAL = 8  # WINDOW in whole chunks
@@ -59,7 +60,7 @@ def read(learner, tokens, targets, weight=None):
 @functools.partial(jax.jit, static_argnums=0)
 def _read(graphdef, params, tokens, targets, weight):
   return nnx.merge(graphdef, params).read_whole(
-    tokens, targets, weight, jnp.zeros(tokens.shape, bool)
+    make_tokens(tokens, targets, weight)
   )
 
 
@@ -252,9 +253,7 @@ def test_gradients_follow_what_was_put_in_front():
   def jacobian(params):
     def losses(params):
       learner = nnx.merge(graphdef, params)
-      return learner.read_whole(
-        tokens, targets, jnp.ones(LENGTH), jnp.zeros(LENGTH, bool)
-      ).loss_C
+      return learner.read_whole(make_tokens(tokens, targets)).loss_C
 
     return jax.jacrev(losses)(params)["model"]["embedding"][...]
 
@@ -284,7 +283,7 @@ def test_bytes_are_of_what_is_carried():
 def test_flops_of_the_search():
   """A product with D numbers of each chunk, or with its asked words."""
   flops = [
-    compare.flops_per_token(settings(**how), make(**how)) * LENGTH
+    cost_model.flops_per_token(settings(**how), VOCAB) * LENGTH
     for how in ({}, BM25_ALONE)
   ]
   chunks = LENGTH // CHUNK

@@ -14,6 +14,8 @@ from mattt_jax import config
 from mattt_jax.learners.build import build_learner
 from mattt_jax.model import fast_weights
 from mattt_jax.ttt.meta_loss import meta_loss
+from mattt_jax.ttt.parts import Parts
+from mattt_jax.ttt.tokens import make_tokens
 
 VOCAB, CHUNK, CHUNKS = 40, 4, 6
 LENGTH = CHUNK * CHUNKS
@@ -53,10 +55,10 @@ def losses(learner, tokens, targets, weight, **kwargs):
   graphdef, state = nnx.split(learner)
 
   @jax.jit
-  def read(state, *arrays):
-    return nnx.merge(graphdef, state).read_whole(*arrays, **kwargs)
+  def read(state, tokens):
+    return nnx.merge(graphdef, state).read_whole(tokens, **kwargs)
 
-  out = read(state, tokens, targets, weight, np.zeros(len(tokens), bool))
+  out = read(state, make_tokens(tokens, targets, weight))
   return np.asarray(out.loss_C), out
 
 
@@ -113,7 +115,7 @@ def test_a_loop_by_hand(reset, capacity):
   )  # fmt: skip
   loss, _ = losses(learner, tokens, targets, weight)
   np.testing.assert_allclose(loss, expected, rtol=2e-4)
-  off, out = losses(learner, tokens, targets, weight, inner=False)
+  off, out = losses(learner, tokens, targets, weight, parts=Parts(inner=False))
   np.testing.assert_allclose(off[:2], expected[:2], rtol=2e-4)  # none to find
   assert np.abs(off[2:] - expected[2:]).max(1).min() > 1e-3
   assert not np.any(out.diagnostics["drift"])
@@ -183,7 +185,7 @@ def test_near_copies_lower_the_loss():
 
   @functools.partial(jax.jit, static_argnames="inner")
   def read(inner):
-    return meta_loss(learner, batch, inner=inner)[1].loss_BxL
+    return meta_loss(learner, batch, Parts(inner=inner))[1].loss_BxL
 
   def means(inner):
     """(near-copies stored, first sight); a chunk's last target is another's."""
@@ -222,7 +224,7 @@ def test_no_memory_and_no_stream():
   with pytest.raises(ValueError, match="whole sequences only"):
     learner.init_state(LENGTH)
   with pytest.raises(ValueError, match=f"chunk={CHUNK} must divide length=7"):
-    learner.read_whole(*text(length=7), np.zeros(7, bool))
+    learner.read_whole(make_tokens(*text(length=7)))
 
 
 def test_state_bytes():

@@ -1,5 +1,7 @@
 """What every registered memory must do, whatever it stores."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +100,29 @@ def test_the_blocks_of_a_model_say_what_one_says(name, settings):
   assert shapes(blocks.init_state(CONTEXT)) == shapes(one.init_state(CONTEXT))
   assert blocks.state_bytes(CONTEXT) == one.state_bytes(CONTEXT)
   assert blocks.flops_per_token(CONTEXT) == one.flops_per_token(CONTEXT)
+
+
+def declared(state):
+  """(class, field, number of its axes, AXES of it) of all arrays of a state."""
+  axes = type(state).AXES
+  names = {field.name for field in dataclasses.fields(state)}
+  assert axes.keys() <= names
+  for name in names:
+    part = getattr(state, name)
+    if dataclasses.is_dataclass(part):
+      yield from declared(part)
+    else:
+      for x in jax.tree.leaves(part):
+        yield type(state), name, x.ndim, axes[name]
+
+
+@pytest.mark.parametrize("name, read", SYSTEMS)
+def test_its_state_says_how_it_is_split(name, read):
+  """All of an array's axes, or none."""
+  settings = registry.load(config.MEMORIES, name).Config(read=read)
+  state = settings.make(DIM, CHUNK, nnx.Rngs(0)).init_state(CONTEXT)
+  for kind, field, ndim, axes in declared(state):
+    assert len(axes) in (0, ndim), (kind, field)
 
 
 def test_nothing_is_recalled_before_a_write(memory):

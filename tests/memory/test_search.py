@@ -13,7 +13,8 @@ from flax import nnx
 from mattt_jax.learners.build import build_learner
 from mattt_jax.memory import _landmarks, _search, episodic
 from mattt_jax.memory.base import Pairs
-from mattt_jax.ttt.meta_loss import read_on
+from mattt_jax.ttt.read_batch import read_on
+from mattt_jax.ttt.tokens import tokens_of
 
 DIM, CHUNK, HEADS, HEAD_DIM, VOCAB = 10, 4, 2, 4, 20
 LENGTH = 12 * CHUNK
@@ -299,7 +300,7 @@ def test_a_softmax_over_what_the_index_names(read):
   query = _search_query(memory, hidden_CxD)
   null_C = memory.null_bias[...] + hidden_CxD @ memory.null_weight[...]
   temperature = np.exp(memory.log_temperature[...])
-  key = np.asarray(state.address)
+  key = np.asarray(state.key_HxMxK)
   masses, fewer = [], False
   for head in [slice(None)] if pointer else range(HEADS):
     group = 0 if pointer else head
@@ -401,7 +402,8 @@ def test_a_large_store_is_written_in_place():
   graphdef, params = nnx.split(learner)
 
   def read(params, state, batch):
-    return read_on(nnx.merge(graphdef, params), state, batch)[0]
+    learner = nnx.merge(graphdef, params)
+    return read_on(learner, state, tokens_of(batch))[0]
 
   batch = {
     key: jax.ShapeDtypeStruct((1, experiment.chunk), dtype)

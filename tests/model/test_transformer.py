@@ -119,16 +119,13 @@ def test_pointer_is_mixed_with_the_models_own_distribution(block, candidates):
     final_CxD=jnp.asarray(
       30 * rng.normal(size=(rows, SMALL["dim"])), jnp.float32
     ),
-    pointer=PointerRead(
+    read=PointerRead(
       token_CxJ=jnp.asarray(tokens),
       log_prob_CxJ=jnp.log(mass[:, 1:]),
       log_null_C=jnp.log(mass[:, 0]),
     ),
-    reads=None,
-    read_share_SxC=None,
     cache=None,
     address_CxD=jnp.zeros((rows, 8)),
-    hidden_SxCxD=None,
   )
   logits = np.asarray(forward.final_CxD @ model.embedding[...].T)
   expected = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)

@@ -7,15 +7,17 @@ import pathlib
 
 import jax
 import pytest
+import tiny
 
 from benchmarks import memory_model as small
 from benchmarks import plan as published
+from mattt_jax import config, registry
 from mattt_jax.commands import plan
 from mattt_jax.devices import meshes
 from mattt_jax.learners import build
 from mattt_jax.memory.base import tree_bytes
 from mattt_jax.planning import memory_model, planner, topology
-from tests import tiny
+from mattt_jax.ttt.parts import ALL, Parts
 
 RESULTS = pathlib.Path(__file__).parents[2] / "results" / "plan"
 
@@ -44,7 +46,7 @@ def test_arguments_are_those_of_the_program(fsdp):
     mesh__fsdp=fsdp, coordination__inner_off_share=0.0, model__dim=32
   )
   steps = planner.Steps(made, topology.parse("cpu:2"), None)
-  program = steps.train(2, 32, inner=True, memory=False)
+  program = steps.train(2, 32, Parts(memory=False))
   found = terms(made, 2)["arguments"]
   # The program leaves out two arrays, [1, 32], that nothing reads.
   assert found == program.argument_bytes + (4 + 1) * 32
@@ -92,23 +94,22 @@ def test_what_is_frozen():
   assert {k: a[k] for k in same} == {k: b[k] for k in same}
 
 
-def test_levels_and_the_memory():
+@pytest.mark.parametrize("memory", registry.names(config.MEMORIES))
+def test_levels_and_the_memory(memory):
   """16 chunks: 16 states, or 4 of segments and 4 of chunks; a memory is a part
   of each of them."""
   changes = dict(length=128, model__num_layers=2)
-  for memory in ("none", "episodic"):
-    one, two = (
-      tiny.experiment(memory, inner__remat_levels=n, **changes) for n in (1, 2)
-    )
-    states = [
-      tree_bytes(jax.eval_shape(functools.partial(_state, one, streaming)))
-      for streaming in (False, True)
-    ]
-    assert terms(one, 2)["states"] == 16 * states[0]
-    assert terms(two, 2)["states"] == 4 * states[0] + 4 * states[1]
-    assert (
-      terms(two, 2)["gradients_kept"] == terms(one, 2)["gradients_kept"] / 4
-    )
+  one, two = (
+    tiny.experiment(memory, inner__remat_levels=n, **changes) for n in (1, 2)
+  )
+  states = [
+    tree_bytes(jax.eval_shape(functools.partial(_state, one, streaming)))
+    for streaming in (False, True)
+  ]
+  of_one, of_two = terms(one, 2), terms(two, 2)
+  assert of_one["states"] == 16 * states[0]
+  assert of_two["states"] == 4 * states[0] + 4 * states[1]
+  assert of_two["gradients_kept"] == of_one["gradients_kept"] / 4
 
 
 def test_what_the_mesh_splits():
@@ -178,11 +179,11 @@ def test_what_it_does_not_cover():
   made = tiny.experiment()
   assert memory_model.covers(made)
   steps = planner.Steps(made, topology.parse("cpu:2"), None)
-  assert steps.predicted(2, 32, inner=True) is None
+  assert steps.predicted(2, 32, ALL) is None
   steps.on_cpu = False
-  assert steps.predicted(2, 32, inner=False) is None
-  assert steps.predicted(3, 32, inner=True) is None  # on two devices
-  assert steps.predicted(2, 32, inner=True) == terms(made, 2)
+  assert steps.predicted(2, 32, Parts(inner=False)) is None
+  assert steps.predicted(3, 32, ALL) is None  # on two devices
+  assert steps.predicted(2, 32, ALL) == terms(made, 2)
 
 
 def test_it_is_said_with_the_plan():

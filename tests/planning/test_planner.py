@@ -4,6 +4,7 @@ import types
 
 import jax
 import pytest
+import tiny
 from flax import nnx
 
 from mattt_jax.commands import plan
@@ -15,7 +16,9 @@ from mattt_jax.planning import planner, topology
 from mattt_jax.tasks import batches
 from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.train_step import init_state, jit_train_step
-from tests import tiny
+from mattt_jax.ttt.parts import ALL, Parts
+from mattt_jax.ttt.read_batch import start_states
+from mattt_jax.ttt.tokens import tokens_of
 
 CPUS = topology.parse("cpu:2")
 ABOUT = dict(sequences=2, length=32, inner=True, memory=True)
@@ -56,9 +59,8 @@ def test_the_train_step_is_that_of_the_trainer(remembering, steps, real):
   batch = sharding.put_batch(
     next(batches.train_batches(task, remembering)), mesh
   )
-  parts = {"inner": True, "memory": True}
-  wanted = step.lower(state, batch, **parts).as_text()
-  assert steps.lower_train(2, 32, **parts).as_text() == wanted
+  wanted = step.lower(state, batch, ALL).as_text()
+  assert steps.lower_train(2, 32, ALL).as_text() == wanted
 
 
 @pytest.mark.parametrize("length, streamed", [(32, False), (64, True)])
@@ -66,19 +68,17 @@ def test_the_evaluation_step_is_that_of_the_reader(
   steps, real, length, streamed
 ):
   graphdef, state, _, mesh, task = real
-  parts = {"inner": True, "memory": True}
   batch = next(batches.eval_batches(task, "tune", length, 2, 2))
-  placed = sharding.put_batch({k: batch[k][:, :32] for k in reader.READ}, mesh)
+  first = jax.tree.map(lambda x: x[:, :32], tokens_of(batch))
+  placed = sharding.put_batch(first, mesh)
   if streamed:
-    carried = reader._start(graphdef, state.params, 2, length, mesh)
+    carried = start_states(graphdef, state.params, 2, length, mesh)
     wanted = reader._read_on.lower(
-      graphdef, state.params, carried, placed, 1.0, mesh, **parts
+      graphdef, state.params, carried, placed, 1.0, mesh, ALL
     )
   else:
-    wanted = reader._read.lower(
-      graphdef, state.params, placed, 1.0, mesh, **parts
-    )
-  found = steps.lower_evaluation(length, **parts)
+    wanted = reader._read.lower(graphdef, state.params, placed, 1.0, mesh, ALL)
+  found = steps.lower_evaluation(length, ALL)
   assert found.as_text() == wanted.as_text()
 
 
@@ -106,7 +106,7 @@ def test_plan_on_the_mesh_of_the_experiment():
   sizes = []
   for fsdp in (1, 2):
     steps = planner.Steps(tiny.experiment(mesh__fsdp=fsdp), CPUS, None)
-    program = steps.train(2, 32, inner=False, memory=False)
+    program = steps.train(2, 32, Parts(inner=False, memory=False))
     sizes.append(program.argument_bytes - 4 * 5 * 32)
   assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.05)
   with pytest.raises(ValueError, match="fsdp=4 .* the 2 devices"):
@@ -197,15 +197,15 @@ def test_largest(start, limit):
 def test_search(experiment, monkeypatch, search, largest):
   """What fits is 10 sequences of 32 tokens, or 2 of a chunk less than 160."""
 
-  def train(self, sequences, length, **parts):
+  def train(self, sequences, length, parts):
     assert sequences % 2 == 0 and length % 8 == 0
     fits = sequences * length <= (320 if search == "batch" else 2 * 158)
-    return planner.Program(sequences, length, **parts, fits=fits,
+    return planner.Program(sequences, length, *parts, fits=fits,
                            compile_seconds=0.0)  # fmt: skip
 
   monkeypatch.setattr(planner.Steps, "_train", train)
   monkeypatch.setattr(planner.Steps, "evaluation", lambda self: train(
-    self, 2, 32, inner=True, memory=False))  # fmt: skip
+    self, 2, 32, Parts(memory=False)))  # fmt: skip
   tried = []
   found = planner.plan(
     experiment, CPUS, search=search, usable_bytes=1.0, report=tried.append

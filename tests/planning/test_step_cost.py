@@ -10,6 +10,7 @@ import pytest
 
 from mattt_jax import config
 from mattt_jax.planning.cost_model import step_cost
+from mattt_jax.ttt.parts import Parts
 
 B, L, D, F, V, LAYERS = 2, 64, 16, 24, 40, 2
 CHUNK, WINDOW = 16, 8
@@ -144,7 +145,7 @@ def test_a_head_in_blocks_computes_its_logits_twice():
 def test_inner_loop_off_costs_what_a_model_without_it_costs():
   fast = {"model__num_suffix": 1, "model__fast_mlp_dim": F}
   on = experiment(inner__enabled=True, **fast)
-  off = step_cost(on, V, inner=False)
+  off = step_cost(on, V, Parts(inner=False))
   assert off.model_flops == step_cost(experiment(**fast), V).model_flops
   assert off.model_flops < step_cost(on, V).model_flops
 

@@ -4,19 +4,18 @@ import pytest
 from tiny import experiment
 
 from mattt_jax.planning import cost_model, topology, utilization
+from mattt_jax.ttt.parts import Parts
 
 
 def test_seconds_at_the_peak():
   settings, chip = experiment(), topology.CHIPS["tpu7x"]
   ideal = utilization.ideal(settings, chip, num_devices=4)
-  cost = cost_model.step_cost(settings, 26, inner=False, memory=False)
+  off, on = Parts(inner=False, memory=False), Parts(memory=False)
+  cost = cost_model.step_cost(settings, 26, off)
   # A chip of it is two devices, so that four are two chips.
-  assert ideal(26)(False, False, settings.length) == pytest.approx(
-    cost.model_flops / (2 * chip.flops)
-  )
-  assert ideal(26)(True, False, settings.length) > 2 * ideal(26)(
-    False, False, settings.length
-  )
+  seconds = ideal(26)(off, settings.length)
+  assert seconds == pytest.approx(cost.model_flops / (2 * chip.flops))
+  assert ideal(26)(on, settings.length) > 2 * seconds
 
 
 def test_no_peak_is_made_up():

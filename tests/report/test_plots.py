@@ -98,9 +98,61 @@ def test_the_command(tmp_path, capsys):
     return capsys.readouterr().err
 
   assert "use one of ruler; ruler:kind=" in error([*argv, "--task=mqar"])
-  assert "unknown kind 'heat': use heatmap" in error(["plot", "heat"])
+  assert "unknown kind 'heat': use curves or heatmap" in error(["plot", "heat"])
   assert "--rows is missing" in error(["plot", "heatmap"])
+  assert "unexpected argument 'x'" in error(["plot", "heatmap", "x"])
   path.write_text(json.dumps(ROWS[0]) + '\n{"task": "ruler"}\n')
   assert "line 2: no row of `mattt evaluate`" in error(argv)
   path.write_text('{"task": "ru')
   assert "line 1: Unterminated string" in error(argv)
+
+
+def metrics(path, tuned=True):
+  """A run's metrics.jsonl."""
+  path.mkdir()
+  rows = [
+    {"step": 2, "kind": "train", "loss": 3.0, "answer_accuracy": None},
+    {"step": 4, "kind": "train", "loss": 2.0, "answer_accuracy": 0.5},
+    {"step": 4, "kind": "evaluation",
+     "lengths": {"64": {"loss": 2.5, "answer_accuracy": 0.25},
+                 "128": {"loss": 9.0, "answer_accuracy": 0.0}}},
+    {"step": 4, "kind": "final", "lengths": {}},
+  ]  # fmt: skip
+  kept = rows if tuned else rows[:1]
+  (path / "metrics.jsonl").write_text(
+    "".join(json.dumps(r) + "\n" for r in kept)
+  )
+  return path
+
+
+def test_learning_curves(tmp_path, capsys, monkeypatch):
+  one, two = metrics(tmp_path / "one"), metrics(tmp_path / "two", tuned=False)
+  note = {"settings": {"system": "perk", "how": "first", "seed": 3}}
+  (two / "sweep.json").write_text(json.dumps(note))
+  drawn = {}
+
+  def keep(figure, path):
+    for axes in figure.axes:
+      for line in axes.lines:
+        points = list(zip(*line.get_data(), strict=True))
+        drawn[axes.get_ylabel().split()[0], line.get_label()[:4]] = points
+    return path
+
+  monkeypatch.setattr(plots, "_save", keep)
+  argv = ["plot", "curves", str(one), str(two)]
+  assert cli.main([*argv, f"--out={tmp_path / 'c.png'}"]) == 0
+  assert drawn["loss", str(one)[:4]] == [(2, 3.0), (4, 2.0)]
+  assert drawn["loss", "perk"] == [(2, 3.0)]
+  assert drawn["answer", str(one)[:4]] == [(4, 0.5)]
+  assert [(4, 2.5)] in drawn.values() and [(4, 0.25)] in drawn.values()
+  monkeypatch.undo()
+  assert cli.main([*argv, f"--out={tmp_path / 'c.png'}"]) == 0
+  assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+  def error(*argv):
+    assert cli.main(["plot", "curves", *argv]) == 2
+    return capsys.readouterr().err
+
+  assert "RUN is missing" in error("--out=x.png")
+  assert "--out is missing" in error(str(one))
+  assert "metrics.jsonl has no rows" in error(str(tmp_path), "--out=x.png")

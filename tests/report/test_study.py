@@ -59,22 +59,24 @@ def test_rows_of_compare_of_collect_and_flat_ones(tmp_path):
     "task": "recall", "system": "swa", "variant": "how=joint", "seed": 2,
     "commit": "", "config_hash": "", "flops_per_token": 3.0, "parameters": 5,
     "state_bytes": {"8": {"cache": 1}}, "lengths": {"8": SUMMARY},
-    "switched_off": {"memory": SUMMARY},
-    "config": {"length": 8, "task": {"name": "recall"}},
+    "switched_off": {"memory": SUMMARY}, "step": 3,
+    "train_tokens_per_second": 4.0,
+    "config": {"length": 8, "task": {"name": "recall"}, "eval": {}},
   }  # fmt: skip
   collected = swept("", 3, 0.9, parts_off={}, tasks={})
-  collected |= {"run": "ttt/3", "settings": {}}
+  collected |= {"run": "ttt/3"}
+  del collected["settings"]
   flat = {"system": "ttt", "seed": 4, "length": 9, "task": "lm:n=6"}
   path = write(tmp_path / "a.jsonl", [compared, collected, flat])
   rows = study.read(path)
   found = [(r["system"], r["variant"], r["seed"], r["length"], r["off"])
            for r in rows]  # fmt: skip
   assert found == [
-    ("swa", "how=joint", 2, 8, ""),
-    ("swa", "how=joint", 2, 8, "memory"),
-    ("ttt", "", 3, 256, ""),
-    ("ttt", "", 3, 4096, ""),
-    ("ttt", "", 4, 9, ""),
+    ("sliding_window", "how=joint", 2, 8, ""),
+    ("sliding_window", "how=joint", 2, 8, "memory"),
+    ("ttt_e2e", "", 3, 256, ""),
+    ("ttt_e2e", "", 3, 4096, ""),
+    ("ttt_e2e", "", 4, 9, ""),
   ]
   assert rows[-1]["task"] == {"name": "lm", "n": 6}
 
@@ -96,7 +98,9 @@ def test_a_file_that_is_not_there_yet(tmp_path, capsys):
 
 
 def test_a_line_that_is_no_row(tmp_path):
-  path = write(tmp_path / "a.jsonl", [swept("swa", 1, 0.9), {"seed": 1}])
+  path = write(
+    tmp_path / "a.jsonl", [swept("sliding_window", 1, 0.9), {"seed": 1}]
+  )
   with pytest.raises(ValueError, match="line 2: no row of a result"):
     study.read(path)
 
@@ -123,7 +127,9 @@ def test_mean_and_interval_over_seeds(tmp_path):
 
 
 def test_two_rows_of_a_seed_are_refused(tmp_path):
-  rows = study.read(write(tmp_path / "a.jsonl", [swept("swa", 1, 0.9)]))
+  rows = study.read(
+    write(tmp_path / "a.jsonl", [swept("sliding_window", 1, 0.9)])
+  )
   with pytest.raises(ValueError, match="window at 256 has two rows of seed 1"):
     study.curves(rows, "answer_exact_match")
 
@@ -135,7 +141,7 @@ def test_exponents_are_fitted_within_a_seed():
     for x in (256, 1024, 16384)
   ]
   rows.append({"system": "ttt_e2e", "seed": 3, "length": 256, "loss": 9.0})
-  rows.append({"system": "swa", "seed": 1, "length": 256, "loss": 9.0})
+  rows.append({"system": "perk", "seed": 1, "length": 256, "loss": 9.0})
   ((name, found),) = study.exponents(rows, "loss").items()
   assert (name, found.seeds) == ("TTT alone", 2)
   assert found.mean == pytest.approx(-0.4)
@@ -143,7 +149,9 @@ def test_exponents_are_fitted_within_a_seed():
 
 
 def test_a_setting_of_the_sweep_is_named_like_a_field(tmp_path):
-  rows = study.read(write(tmp_path / "a.jsonl", [swept("swa", 1, 0.9)]))
+  rows = study.read(
+    write(tmp_path / "a.jsonl", [swept("sliding_window", 1, 0.9)])
+  )
   rows[0]["settings"]["size"] = "1m"
   assert study.where(rows, size="1m", off="inner")
   assert not study.where(rows, size="3m")
@@ -177,8 +185,8 @@ def test_the_interaction_is_within_a_seed():
     assert one.mean == pytest.approx(sum(values) / 2)
 
 
-def test_the_two_names_of_a_cell_are_not_mixed():
-  systems = ("swa", "ttt_e2e", "swa_episodic", "ttt_memory")
+def test_no_interaction_where_one_of_the_four_is_missing():
+  systems = ("full_attention", "ttt_e2e", "swa_episodic", "ttt_memory")
   rows = [
     {"system": system, "seed": 1, "length": 8, "right": 1.0, "task": {}}
     for system in systems

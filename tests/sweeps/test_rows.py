@@ -21,16 +21,12 @@ def test_a_row_for_each_finished_run(tmp_path):
   make_run(tmp_path, "b/1", 1)
   make_run(tmp_path, "a/2", 2)
   (tmp_path / "unfinished").mkdir()
-  rows = rows_lib.collect(tmp_path)
+  assert not rows_lib.is_finished(tmp_path / "unfinished")
+  rows = rows_lib.rows(tmp_path, [tmp_path / "a/2", tmp_path / "b/1"])
   assert [r["run"] for r in rows] == ["a/2", "b/1"]
   assert [r["seed"] for r in rows] == [2, 1]
   assert rows[0]["config"] == {"seed": 2, "chunk": 4} and rows[0]["step"] == 3
   assert rows[0]["config_hash"] != rows[1]["config_hash"]
-
-
-def test_nothing_to_collect_is_an_error(tmp_path):
-  with pytest.raises(ValueError, match="holds no finished run"):
-    rows_lib.collect(tmp_path)
 
 
 def test_plot_is_a_png_with_every_series(tmp_path):
@@ -72,7 +68,7 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
 
 def test_what_a_sweep_set_is_in_the_row(tmp_path):
   make_run(tmp_path, "a", 1)
-  note = {"settings": {"system": "swa"}, "error": ""}
+  note = {"settings": {"system": "perk"}, "error": ""}
   (tmp_path / "a" / rows_lib.SWEEP_FILE).write_text(json.dumps(note))
-  [row] = rows_lib.collect(tmp_path)
-  assert row["settings"] == {"system": "swa"}
+  [row] = rows_lib.rows(tmp_path, [tmp_path / "a"])
+  assert row["settings"] == {"system": "perk"}

@@ -7,7 +7,7 @@ import pytest
 
 from mattt_jax import config as config_lib
 from mattt_jax import registry
-from mattt_jax.commands import cli
+from mattt_jax.commands import cli, train
 from mattt_jax.sweeps import sweep
 from mattt_jax.sweeps.sweep import chain, param, product, zip_
 
@@ -18,7 +18,7 @@ from mattt_jax.registry import load_config
 from mattt_jax.sweeps.sweep import *
 
 def get_config(arg=""):
-  args = parse_arg(arg, tiny=False, seed=0, system="swa")
+  args = parse_arg(arg, tiny=False, seed=0, system="sliding_window")
   return load_config(f"recall:tiny,system={{args.system}},seed={{args.seed}}")
 
 def sweep({arg}):
@@ -67,14 +67,15 @@ def test_a_run_is_what_its_command_trains(tmp_path, monkeypatch, capsys):
   """Through the real command line, with every kind of value."""
   text = experiment(
     tmp_path,
-    "return [{'seed': 3, 'system': 'ttt', 'config.outer.learning_rate': 3e-4,"
+    "return [{'seed': 3, 'system': 'ttt_e2e', "
+    "'config.outer.learning_rate': 3e-4,"
     " 'config.eval.lengths': (64,), 'config.model.pre_norm': False,"
     " 'config.inner.optimizer': 'adamw', 'config.train.steps': 9,"
     " 'config.model.fast': ('suffix/fast_mlp/w1',)}]",
   )
   [run] = sweep.runs(f"{text}:tiny")
   calls = []
-  monkeypatch.setitem(cli.COMMANDS, "train", _recording(calls))
+  monkeypatch.setattr(train, "COMMAND", _recording(calls))
   assert cli.main(["train", *run.arguments]) == 0, capsys.readouterr().err
   [tree] = calls
   assert json.loads(json.dumps(tree)) == run.tree
@@ -83,7 +84,7 @@ def test_a_run_is_what_its_command_trains(tmp_path, monkeypatch, capsys):
   assert tree["eval"]["lengths"] == (64,)
   assert not tree["model"]["pre_norm"]
   assert tree["inner"]["optimizer"] == "adamw"
-  assert run.config == f"{text}:tiny,seed=3,system=ttt"
+  assert run.config == f"{text}:tiny,seed=3,system=ttt_e2e"
   assert "'" in sweep.command(run, "a dir").split("--workdir=")[0]
 
 
@@ -93,7 +94,7 @@ def _recording(calls):
   def run(values):
     calls.append(config_lib.to_dict(config_lib.from_config_dict(values.config)))
 
-  return dataclasses.replace(cli.COMMANDS["train"], run=run)
+  return dataclasses.replace(train.COMMAND, run=run)
 
 
 def test_the_hash_is_of_the_resolved_settings(tmp_path):
@@ -118,8 +119,8 @@ def test_the_hash_is_of_the_resolved_settings(tmp_path):
     ("yield 3", "arg", "sweep gave 3: each run must be a dict"),
     ("return param('seed', [1, 1])", "", "two runs of its sweep are the same"
      r".*'seed=1' and 'seed=1'"),
-    ("return [{'system': 'swa'}, {'seed': 0}]", "",
-     "'system=swa' and 'seed=0'"),
+    ("return [{'system': 'sliding_window'}, {'seed': 0}]", "",
+     "'system=sliding_window' and 'seed=0'"),
     ("return param('sede', [1])", "", r"run \{'sede': 1\}.*unknown config arg"),
     ("return param('config.sede', [1])", "", "unknown field sede: .*'seed'"),
     ("return param('config.model.dimm', [1])", "", "Did you mean 'dim'"),

@@ -309,14 +309,6 @@ def test_the_longest_sentences_are_known(kind):
   assert (facts, questions) == babi.worlds.LONGEST[kind]
 
 
-def test_weights():
-  config = Config(answer_weight=2.0, context_weight=0.25)
-  example = Task(config, SEED).example("train", 0, LENGTH)
-  weight = np.where(example["answer"] >= 0, 2.0, 0.25)
-  np.testing.assert_array_equal(example["outer_weight"], weight)
-  assert (example["inner_weight"] == 1).all()
-
-
 def test_another_process_makes_the_same_examples():
   code = (
     "from mattt_jax.tasks.babi import Config, Task\n"

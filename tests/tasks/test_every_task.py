@@ -103,10 +103,31 @@ def test_unknown_split_and_index(task):
     task.example("train", -1, LENGTH)
 
 
-def test_without_an_accelerator_library(name):
-  """Tasks are made on hosts that need no device: they import no jax."""
+def test_weights(name):
+  module = registry.load("mattt_jax.tasks", name)
+  if not hasattr(module.Config, "answer_weight"):
+    assert name == "language_modeling"
+    return
+  config = module.Config(answer_weight=2.0, context_weight=0.25)
+  example = module.Task(config, 3).example("train", 1, LENGTH)
+  weight, read = example["outer_weight"], example["inner_weight"] > 0
+  answered = example["answer"] >= 0
+  assert (weight[answered] == 2.0).all() and (weight[~read] == 0.0).all()
+  other = weight[read & ~answered]
+  if name == "rule_recall":  # scores queries of the rule alone, too
+    other = other[other != 2.0]
+  assert len(other) > 0 and (other == 0.25).all()
+
+
+def test_another_process_makes_the_same_example(name, task):
+  """On a host that needs no device, too: it imports no jax."""
   code = (
-    f"import sys, mattt_jax.tasks.{name} as task; task.Config(); "
+    f"import sys, mattt_jax.tasks.{name} as module; "
+    "task = module.Task(module.Config(), 3); "
+    f"print(task.example('tune', 1, {LENGTH})['tokens'].tobytes().hex()); "
     "sys.exit('jax' in sys.modules)"
   )
-  assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+  run = subprocess.run([sys.executable, "-c", code], capture_output=True)
+  assert run.returncode == 0, run.stderr.decode()
+  expected = task.example("tune", 1, LENGTH)["tokens"].tobytes()
+  assert bytes.fromhex(run.stdout.decode()) == expected

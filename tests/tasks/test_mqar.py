@@ -1,8 +1,6 @@
 """MQAR against a reader that knows only the format, and its power law."""
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -117,27 +115,6 @@ def test_interference_is_the_share_of_misleading_filler(share):
   assert len(misleading) / len(filler) == pytest.approx(share, abs=0.015)
   if share:  # from the 60 keys that are not bound, and all values
     assert len(np.unique(misleading)) == 60 + 64
-
-
-def test_weights():
-  config = Config(answer_weight=2.0, context_weight=0.25)
-  example = Task(config, SEED).example("train", 0, 256)
-  weight = np.where(example["answer"] >= 0, 2.0, 0.25)
-  np.testing.assert_array_equal(example["outer_weight"], weight)
-  assert (example["inner_weight"] == 1).all()
-
-
-def test_another_process_makes_the_same_example():
-  code = (
-    "from mattt_jax.tasks.mqar import Config, Task; print(Task("
-    "Config(), 7).example('tune', 5, 256)['tokens'].tobytes().hex())"
-  )
-  out = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True, check=True
-  ).stdout
-  task = Task(Config(), SEED)
-  task.example("train", 0, 512)  # what was asked before does not matter
-  assert bytes.fromhex(out) == task.example("tune", 5, 256)["tokens"].tobytes()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from mattt_jax.devices import meshes, sharding
 from mattt_jax.learners import build
 from mattt_jax.training import train_step
 from mattt_jax.training.optimizer import make_optimizer
+from mattt_jax.ttt.parts import Parts
 
 MOVES = ("all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 LENGTH, CHUNK, WINDOW, DIM = 256, 8, 8, 16
@@ -69,7 +70,7 @@ def program(memory, shape, inner=True, **changes):
   batch = sharding.abstract(
     build.abstract_batch(8, LENGTH), sharding.split_batch(mesh)
   )
-  lowered = step.lower(state, batch, inner=inner, memory=memory != "none")
+  lowered = step.lower(state, batch, Parts(inner, memory != "none"))
   return lowered.compile().as_text()
 
 

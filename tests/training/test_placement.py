@@ -5,6 +5,7 @@ import pathlib
 
 import jax
 import pytest
+import tiny
 
 from mattt_jax import registry
 from mattt_jax.data import tokenizer
@@ -12,7 +13,7 @@ from mattt_jax.devices import meshes, sharding
 from mattt_jax.learners import build
 from mattt_jax.planning import planner, topology
 from mattt_jax.training import placement, trainer
-from tests import tiny
+from mattt_jax.ttt.parts import Parts
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 EXPERIMENTS = sorted(registry.experiments())
@@ -72,7 +73,7 @@ def test_bytes_are_those_of_the_compiled_programs(trainable):
   steps = planner.Steps(made, topology.parse("cpu:2"), None)
   mesh = meshes.abstract_mesh(made.mesh, 2)
   placed = placement.place(made, steps.task.vocab_size, mesh)
-  train = steps.train(2, 32, inner=False, memory=False)
+  train = steps.train(2, 32, Parts(inner=False, memory=False))
   # More than that is what is read of one sequence: five arrays at most of 32
   # tokens to train, four of 16 to evaluate.
   more = train.argument_bytes - placed.train_bytes()
@@ -94,7 +95,7 @@ SLOTS = dict(memory__write_top=1, memory__top_k=2, mesh__context=4)
   "changes, message",
   [
     ({**SLOTS, "memory__capacity": 10},
-     "memory/pointer/.* 4 devices .* 'context' must divide 10"),
+     "memory/key_HxMxK .* 4 devices .* 'context' must divide 10"),
     ({"mesh__tensor": 2, "task__num_fillers": 8},
      "embedding .* 2 devices .* 'tensor' must divide 27"),
     ({"batch_size": 12}, "^batch_size=12 .* the 8 devices"),
@@ -119,6 +120,5 @@ def test_what_it_divides_has_a_place():
   mesh = meshes.abstract_mesh(made.mesh, 8)
   assert mesh.shape == meshes.mesh_of(made.mesh).shape
   placed = placement.place(made, 30, mesh)
-  assert placed.reading[32].memory.pointer.value.sharding.shard_shape(
-    (2, 8)
-  ) == (1, 2)
+  token_M = placed.reading[32].memory.token_M
+  assert token_M.sharding.shard_shape((2, 8)) == (1, 2)

@@ -148,7 +148,7 @@ def test_mistakes_come_before_training(
   monkeypatch.setitem(sys.modules, "wandb", None)
   argv = {
     "train": ["--config=recall:tiny", f"--workdir={tmp_path}/w"],
-    "sweep": ["--experiment=recall:tiny", f"--out={tmp_path}/w"],
+    "sweep": ["--config=recall:tiny", f"--out={tmp_path}/w"],
   }[command]
   if how == "flag":
     argv.append(f"--tracker={tracker}")

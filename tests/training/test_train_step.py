@@ -13,6 +13,7 @@ from mattt_jax.devices import meshes, sharding
 from mattt_jax.learners import build
 from mattt_jax.tasks import batches
 from mattt_jax.training import optimizer, parameters, train_step
+from mattt_jax.ttt.parts import ALL
 
 # What each system adds to the smallest experiment: a prefix, and queries that
 # more than one block of slots answers.
@@ -70,7 +71,7 @@ def one_step(
   batch = next(batches.train_batches(task, settings))
   on_mesh = sharding.put_batch(batch, mesh)
   assert len(on_mesh["tokens"].sharding.device_set) == mesh.size
-  state, values = step(state, on_mesh, inner=True, memory=True)
+  state, values = step(state, on_mesh, ALL)
   assert jax.tree.map(lambda x: x.sharding, state) == placed
   after = nnx.to_pure_dict(state.params)
   grads = jax.tree.map(lambda a, b: (a - np.asarray(b)) / RATE, before, after)

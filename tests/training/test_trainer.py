@@ -67,7 +67,7 @@ def test_trace_and_utilisation(tmp_path):
 
   def ideal(vocab_size):
     assert vocab_size == build.make_task(experiment()).vocab_size
-    return lambda inner, memory, length: 0.25 if inner else 0.5
+    return lambda parts, length: 0.25 if parts.inner else 0.5
 
   trainer.train(
     experiment(train__steps=4), tmp_path, mesh=ONE, profile=2, ideal=ideal

@@ -16,7 +16,8 @@ from flax import nnx, struct
 
 from mattt_jax.config import CoordinationConfig, InnerConfig
 from mattt_jax.model.fast_weights import FastWeight
-from mattt_jax.ttt.inner_loop import Learner, make_learner
+from mattt_jax.ttt.inner_loop import make_learner
+from mattt_jax.ttt.learner import Learner
 
 DIM, VOCAB, CHUNK = 3, 7, 4
 

@@ -14,6 +14,8 @@ import pytest
 import small
 from flax import nnx
 
+from mattt_jax.ttt.parts import Parts
+
 CHUNK = small.CHUNK
 LENGTH = 4 * CHUNK
 INPUTS = jnp.arange(LENGTH)
@@ -47,7 +49,9 @@ def losses_of(learner, inner=True):
   def losses(state, tokens=INPUTS, targets=TARGETS):
     model = nnx.merge(graphdef, state)
     weight = jnp.ones(LENGTH)
-    _, out = small.read(model, tokens, targets, weight, inner=inner)
+    _, out = small.read(
+      model, tokens, targets, weight, parts=Parts(inner=inner)
+    )
     return out.loss_C.reshape(-1)
 
   return losses, state

@@ -11,11 +11,15 @@ import small
 from flax import nnx
 
 from mattt_jax.config import CoordinationConfig, InnerConfig
+from mattt_jax.memory import episodic
 from mattt_jax.memory.base import PointerRead
-from mattt_jax.model.transformer import Transformer
+from mattt_jax.model import sites
 from mattt_jax.ttt.coordination import Coordination, parts_on, rate_scale
 from mattt_jax.ttt.inner_loop import read_sequence
-from mattt_jax.ttt.meta_loss import meta_loss, read_batch
+from mattt_jax.ttt.meta_loss import meta_loss
+from mattt_jax.ttt.parts import Parts
+from mattt_jax.ttt.read_batch import read_batch
+from mattt_jax.ttt.tokens import make_tokens, tokens_of
 
 C = small.CHUNK
 CLOSE = dict(rtol=1e-5, atol=1e-6)
@@ -126,7 +130,7 @@ def assert_close(a, b, **close):
 @pytest.mark.parametrize("memory, how", [POINTER, RESIDUAL])
 def test_memory_off_is_the_model_without_memory(memory, how):
   learner = small.learner(memory, how)
-  state, out = read(learner, 4, memory=False)
+  state, out = read(learner, 4, parts=Parts(memory=False))
   bare_state, bare = read(memoryless(learner), 4)
   assert_close((out, state.fast, state.inner_opt, state.cache),
                (bare, bare_state.fast, bare_state.inner_opt,
@@ -193,7 +197,7 @@ def quadratic_text(chunks=3):
 
 def quadratic_read(learner, tokens, weight):
   state = learner.init_state(len(tokens))
-  return read_sequence(learner, state, tokens, tokens, weight)
+  return read_sequence(learner, state, make_tokens(tokens, tokens, weight))
 
 
 @pytest.mark.parametrize("power", [0.5, 2.0])
@@ -279,14 +283,15 @@ def test_learned_rates_are_said():
 
     def said(**how):
       state = learner.init_state(len(tokens))
-      args = learner, state, tokens, tokens, weight
-      return read_sequence(*args, **how)[1].diagnostics["inner_rate"]
+      given = make_tokens(tokens, tokens, weight)
+      out = read_sequence(learner, state, given, **how)[1]
+      return out.diagnostics["inner_rate"]
 
     first = np.asarray(learner.model.places[...])[tokens, 0]
     use = (1 / (1 + np.exp(-first))).reshape(-1, quadratic.CHUNK).mean(1)
     expected = 0.35 * 0.7 * np.exp(-0.4 + 0.9 * use)
     np.testing.assert_allclose(said(rate_scale=0.7), expected, rtol=1e-9)
-    assert not said(inner=False).any()
+    assert not said(parts=Parts(inner=False)).any()
     fixed = quadratic_read(quadratic.learner(), tokens, weight)[1]
     assert "inner_rate" not in fixed.diagnostics
 
@@ -310,11 +315,11 @@ def test_read_loss_of_a_pointer_by_hand():
     log_null_C=jnp.log(jnp.asarray(1 - mass.sum(-1), jnp.float32)),
   )
 
+  site = sites.HeadSite(episodic.Config())
+
   def loss(log_prob_CxJ):
-    forward = types.SimpleNamespace(
-      pointer=read.replace(log_prob_CxJ=log_prob_CxJ)
-    )
-    loss_C, has_C = Transformer.read_loss(None, forward, target)
+    found = read.replace(log_prob_CxJ=log_prob_CxJ)
+    loss_C, has_C = site.read_loss(None, found, target)
     return jnp.sum(loss_C), (loss_C, has_C)
 
   grad, (loss_C, has_C) = jax.grad(loss, has_aux=True)(read.log_prob_CxJ)
@@ -334,8 +339,9 @@ def test_read_loss_of_a_residual_read_by_hand():
   added_SxCxD[:, 1] = 0
   target = np.array([4, 5, 6])
   forward = types.SimpleNamespace(
-    pointer=None,
-    reads=types.SimpleNamespace(output_CxD=jnp.asarray(added_SxCxD)),
+    read=types.SimpleNamespace(
+      answer=types.SimpleNamespace(output_CxD=jnp.asarray(added_SxCxD))
+    )
   )
   loss_C, has_C = model.read_loss(forward, jnp.asarray(target))
   x = added_SxCxD.sum(0)
@@ -373,7 +379,7 @@ def test_the_meta_loss_has_a_share_of_the_read_loss(memory, how):
 
   without = small.learner(memory, how, length=length)
   plain, _ = jax.jit(lambda: meta_loss(without, batch))()
-  out = jax.jit(lambda: read_batch(with_share, batch))()
+  out = jax.jit(lambda: read_batch(with_share, tokens_of(batch)))()
   has = np.asarray(out.has_read_loss_BxL)
   assert has.any() and not has[:, :C].any()  # chunk 1 has nothing to recall
   weight = np.asarray(batch["outer_weight"])[has]

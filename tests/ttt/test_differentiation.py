@@ -10,8 +10,9 @@ import small
 from flax import nnx
 
 from mattt_jax.ttt import differentiation
-from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.learner import Learner
 from mattt_jax.ttt.remat import split_evenly
+from mattt_jax.ttt.tokens import make_tokens
 
 CHUNKS = 8
 
@@ -153,7 +154,7 @@ def test_meta_gradients_agree(memory, read, changes, monkeypatch):
 
       def loss(state):
         out = nnx.merge(graphdef, state).read_whole(
-          tokens, targets, weight, jnp.zeros(length, bool)
+          make_tokens(tokens, targets, weight)
         )
         return jnp.sum(out.loss_C.reshape(-1) * jnp.linspace(0, 1, length))
 

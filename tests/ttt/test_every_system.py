@@ -13,8 +13,9 @@ from flax import nnx
 from mattt_jax import config, systems
 from mattt_jax.devices import meshes, sharding
 from mattt_jax.learners.build import build_learner
-from mattt_jax.ttt.inner_loop import Learner
+from mattt_jax.ttt.learner import Learner
 from mattt_jax.ttt.meta_loss import meta_loss
+from mattt_jax.ttt.parts import Parts
 
 LENGTH = 6 * small.CHUNK
 # What cuts gradients as published, and how to have them whole: with a cut they
@@ -83,7 +84,7 @@ def loss_and_gradient(name, graphdef):
 
   def loss(state, batch):
     learner = nnx.merge(graphdef, state)
-    loss, output = meta_loss(learner, batch, inner=inner)
+    loss, output = meta_loss(learner, batch, Parts(inner=inner))
     return loss, output.loss_BxL
 
   return jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -167,8 +168,11 @@ def losses(name, graphdef):
   @jax.jit
   def read(state, batch, rate_scale):
     learner = nnx.merge(graphdef, state)
-    on = meta_loss(learner, batch, inner=enabled, rate_scale=rate_scale)[1]
-    return on.loss_BxL, meta_loss(learner, batch, inner=False)[1].loss_BxL
+    on, off = (
+      meta_loss(learner, batch, Parts(inner), rate_scale=rate_scale)[1]
+      for inner in (enabled, False)
+    )
+    return on.loss_BxL, off.loss_BxL
 
   return read
 
@@ -215,7 +219,8 @@ def test_a_gate_of_zero_leaves_the_model_untouched(memory):
   def losses(state):
     learner = nnx.merge(graphdef, state)
     return [
-      meta_loss(learner, given, memory=on)[1].loss_BxL for on in (True, False)
+      meta_loss(learner, given, Parts(memory=on))[1].loss_BxL
+      for on in (True, False)
     ]
 
   np.testing.assert_array_equal(*losses(state))

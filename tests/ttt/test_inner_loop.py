@@ -9,8 +9,10 @@ import quadratic
 from flax import nnx
 from quadratic import CHUNK, VOCAB
 
-from mattt_jax.ttt.inner_loop import read_sequence, weighted_mean
+from mattt_jax.ttt.inner_loop import read_sequence
 from mattt_jax.ttt.meta_loss import meta_loss
+from mattt_jax.ttt.parts import Parts
+from mattt_jax.ttt.tokens import make_tokens, weighted_mean
 
 CHUNKS = 4
 LENGTH = CHUNKS * CHUNK
@@ -33,7 +35,8 @@ def text(seed=0, length=LENGTH):
 def read(learner, tokens, weight, **kwargs):
   """(final state, outputs), differentiable; the targets do not matter."""
   state = learner.init_state(len(tokens))
-  return read_sequence(learner, state, tokens, tokens, weight, **kwargs)
+  tokens = make_tokens(tokens, tokens, weight)
+  return read_sequence(learner, state, tokens, **kwargs)
 
 
 def start(learner):
@@ -209,7 +212,10 @@ def test_rate_zero_is_inner_off_is_the_static_model(optimizer):
   zero = quadratic.learner(optimizer=optimizer, learning_rate=0.0)
   state, out = read(zero, tokens, weight)
   off, out_off = read(
-    quadratic.learner(optimizer=optimizer), tokens, weight, inner=False
+    quadratic.learner(optimizer=optimizer),
+    tokens,
+    weight,
+    parts=Parts(inner=False),
   )
   static = quadratic.token_losses(zero.model, start(zero), tokens)
   for s, o in ((state, out), (off, out_off)):

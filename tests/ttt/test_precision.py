@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from mattt_jax.learners.build import build_learner
 from mattt_jax.ttt.inner_loop import read_sequence
-from tests import tiny
+from mattt_jax.ttt.tokens import make_tokens
 
 CHUNKS, CHUNK, VOCAB = 64, 16, 64
 SIZES = dict(dim=32, num_layers=2, num_suffix=1, num_heads=4, mlp_dim=64,
@@ -41,7 +42,7 @@ def read(memory, dtype):
   def run():
     first = learner.init_state(len(ones))
     last, out = read_sequence(
-      learner, first, tokens[:-1], tokens[1:], ones, ones
+      learner, first, make_tokens(tokens[:-1], tokens[1:], ones, ones)
     )
     return out.loss_C, jax.tree.map(jnp.subtract, last.fast, first.fast), last
 

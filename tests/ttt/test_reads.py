@@ -36,7 +36,7 @@ def test_fed_tokens_enter_the_suffix_as_their_embeddings():
     small.learner("episodic", "pointer", memory__feed=True)
   )
   forward = run(model, x, cache, memory, 0)
-  read = model.pointer.read(memory.pointer, x)
+  read = model.pointer.read(memory, x)
   fed = np.array(x)
   for t in range(len(x)):
     for token, log_prob in zip(
@@ -58,14 +58,14 @@ def test_what_is_fed_need_not_be_predicted(bias, share):
   model.speak_bias[...] = jnp.asarray(bias)
   model.speak_weight[...] = jnp.zeros_like(model.speak_weight[...])
   forward = run(model, x, cache, memory, 0)
-  read = model.pointer.read(memory.pointer, x)
+  read = model.pointer.read(memory, x)
   recalled = np.exp(read.log_prob_CxJ).sum(-1)
   np.testing.assert_allclose(
-    np.exp(forward.pointer.log_prob_CxJ).sum(-1), share * recalled,
+    np.exp(forward.read.log_prob_CxJ).sum(-1), share * recalled,
     rtol=1e-5, atol=1e-6,
   )  # fmt: skip
   np.testing.assert_allclose(
-    np.exp(forward.pointer.log_null_C), 1 - share * recalled, rtol=1e-4
+    np.exp(forward.read.log_null_C), 1 - share * recalled, rtol=1e-4
   )
   np.testing.assert_allclose(
     model.next_token_probs(forward).sum(-1), 1, rtol=1e-5
@@ -107,13 +107,13 @@ def test_share_of_the_residual_stream():
   graphdef, state = nnx.split(model.suffix)
 
   block = nnx.merge(graphdef, jax.tree.map(lambda a: a[0], state))
-  first = jax.tree.map(lambda a: a[0], (cache.suffix, memory.blocks))
+  first = jax.tree.map(lambda a: a[0], (cache.suffix, memory))
   out, _ = block.attention(block.attention_norm(x), first[0], 0)
   before = np.asarray(x + block.attention_post_norm(out))
   read = np.asarray(block.memory.read(first[1], x).output_CxD)
   share = np.linalg.norm(read, axis=-1) / np.linalg.norm(before + read, axis=-1)
-  np.testing.assert_allclose(forward.read_share_SxC[0], share, rtol=1e-4)
-  np.testing.assert_allclose(forward.reads.output_CxD[0], read, rtol=1e-5)
+  np.testing.assert_allclose(forward.read.share_C[0], share, rtol=1e-4)
+  np.testing.assert_allclose(forward.read.answer.output_CxD[0], read, rtol=1e-5)
 
 
 def test_gradient_norm_is_that_of_the_loss():

@@ -11,6 +11,8 @@ from flax import nnx
 from mattt_jax.config import CoordinationConfig
 from mattt_jax.ttt import replay
 from mattt_jax.ttt.inner_loop import read_sequence
+from mattt_jax.ttt.parts import Parts
+from mattt_jax.ttt.tokens import make_tokens
 
 C, D, CHUNKS = quadratic.CHUNK, quadratic.DIM, 6
 LENGTH = CHUNKS * C
@@ -118,7 +120,8 @@ def make(number=2, capacity=0, keep=True, **inner):
 
 def read(learner, tokens, weight, **kwargs):
   state = learner.init_state(len(tokens))
-  return read_sequence(learner, state, tokens, tokens, weight, **kwargs)
+  tokens = make_tokens(tokens, tokens, weight)
+  return read_sequence(learner, state, tokens, **kwargs)
 
 
 def unrolled(learner, tokens, weight, optimizer, number, capacity, keep):
@@ -179,8 +182,9 @@ def test_equals_an_unrolled_loop(name, number, capacity, keep):
 
 def test_only_an_inner_loop_replays():
   tokens, weight = text()
-  state, out = read(make(), tokens, weight, inner=False)
-  plain_state, plain = read(quadratic.learner(), tokens, weight, inner=False)
+  off = dict(parts=Parts(inner=False))
+  state, out = read(make(), tokens, weight, **off)
+  plain_state, plain = read(quadratic.learner(), tokens, weight, **off)
   np.testing.assert_array_equal(out.loss_C, plain.loss_C)
   jax.tree.map(np.testing.assert_array_equal, state.fast, plain_state.fast)
 

@@ -7,7 +7,10 @@ import pytest
 import small
 from flax import nnx
 
+from mattt_jax.model import sites
 from mattt_jax.ttt.inner_loop import read_sequence
+from mattt_jax.ttt.parts import Parts
+from mattt_jax.ttt.tokens import make_tokens
 
 LENGTH = 6 * small.CHUNK
 CASES = [(*system, {}) for system in small.SYSTEMS] + [
@@ -36,7 +39,8 @@ def empty(learner, streaming=True):
 @pytest.fixture(scope="module")
 def read(learner):
   def part(state, tokens, targets, weight):
-    return read_sequence(learner, state, tokens, targets, weight)
+    given = make_tokens(tokens, targets, weight)
+    return read_sequence(learner, state, given)
 
   return jax.jit(part)
 
@@ -102,16 +106,16 @@ def test_padding_is_neither_learned_nor_remembered(learner, read):
 
 def recall(model, memory, asked):
   """What the memory answers, as a distribution or as vectors."""
-  if model.memory_read is None:
+  if model.site == sites.OFF:
     return ()
-  if model.memory_read == "pointer":
-    read = model.pointer.read(memory.pointer, asked)
+  if isinstance(model.site, sites.HeadSite):
+    read = model.pointer.read(memory, asked)
     probs = jnp.zeros((len(asked), small.VOCAB))
     rows = jnp.arange(len(asked))[:, None]
     # Slots that are not valid have no mass, whatever token they hold.
     return probs.at[rows, read.token_CxJ].add(jnp.exp(read.log_prob_CxJ))
   return jax.vmap(lambda block, state: block.memory.read(state, asked))(
-    model.suffix, memory.blocks
+    model.suffix, memory
   )
 
 
@@ -131,7 +135,7 @@ def test_of_a_plain_transformer_a_chunk_is_only_what_is_read_at_once(attention):
     def loss(params):
       learner = nnx.merge(graphdef, params)
       _, out = small.read(
-        learner, tokens, targets, jnp.ones(LENGTH), inner=False
+        learner, tokens, targets, jnp.ones(LENGTH), parts=Parts(inner=False)
       )
       loss_L = out.loss_C.reshape(-1)
       return jnp.mean(loss_L), loss_L

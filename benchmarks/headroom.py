@@ -1,15 +1,15 @@
 """What a longer past is worth on real text, to a compressor.
 
-    python results/headroom.py
+    python benchmarks/headroom.py --out=results/headroom.json
 
 Of the held-out documents, the first BYTES of each: nats a byte when a repeat
 may be found so many bytes back (zlib to 32768, lzma to 65536). It predicts
 nothing but repeats, which is what a memory of far pairs is for: what it gains
 from one reach to the next says how much of the text repeats from there. It is
-no bound, a model also learns what does not repeat verbatim. Writes
-headroom.json.
+no bound, a model also learns what does not repeat verbatim.
 """
 
+import argparse
 import json
 import lzma
 import math
@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from mattt_jax.data import sources
 from mattt_jax.sweeps import rows as rows_lib
 
-HERE = pathlib.Path(__file__).parent
 BYTES = 65536
 CORPORA = {
   "standard library": ("stdlib", 32_768),
@@ -56,6 +55,9 @@ def nats(texts: Sequence[bytes]) -> dict[str, dict[str, float]]:
 
 def main() -> None:
   """Reads, compresses, writes."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--out", type=pathlib.Path, required=True)
+  out = parser.parse_args().out
   rows = {}
   for name, (source, least) in CORPORA.items():
     documents = sources.load(source, min_bytes=least)["test"]
@@ -63,7 +65,7 @@ def main() -> None:
     rows[name] = {"bytes": sum(map(len, texts)), **nats(texts)}
     print(name, rows[name])
   found = {"commit": rows_lib.commit(), "corpora": rows}
-  (HERE / "headroom.json").write_text(json.dumps(found, indent=1) + "\n")
+  out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from flax import nnx
 
 from mattt_jax import config, registry
 from mattt_jax.learners.build import build_learner
-from mattt_jax.ttt.inner_loop import Learner, read_sequence
+from mattt_jax.ttt.inner_loop import read_sequence
+from mattt_jax.ttt.learner import Learner
+from mattt_jax.ttt.tokens import make_tokens
 
 VOCAB, CHUNK = 40, 4
 MEMORIES = registry.names(config.MEMORIES)
@@ -79,4 +81,5 @@ def read(learner, tokens, targets, weight, **kwargs):
   state = learner.init_state(len(tokens), streaming=False)
   if learner.model.config.dtype == "float64":
     state = as_float64(state)
-  return read_sequence(learner, state, tokens, targets, weight, **kwargs)
+  tokens = make_tokens(tokens, targets, weight)
+  return read_sequence(learner, state, tokens, **kwargs)

@@ -1,31 +1,31 @@
-"""A million tokens in one pass: resident memory and seconds a chunk.
+r"""A million tokens in one pass: resident memory and seconds a chunk.
 
-    make results && python results/streaming.py
+    mattt train --config=recall:hard,system=ttt_e2e,seed=1 --workdir=runs/ttt
+    python benchmarks/million.py --workdir=runs/ttt \
+      --out=results/streaming.jsonl
 
-TTT alone, trained on 768 tokens (runs/hard/ttt/1), reads one sequence of 2^20,
-with its state carried from segment to segment. That state has a constant size,
-so that both should be flat. Writes streaming.jsonl (a row a segment), of which
-notebooks/02_scaling.ipynb makes streaming.png. About 3 minutes on one core,
-Linux only (/proc).
+TTT alone, trained on 768 tokens, reads one sequence of 2^20, with its state
+carried from segment to segment. That state has a constant size, so that both
+should be flat. Writes a row a segment, of which notebook 02 makes
+streaming.png. About 3 minutes on one core, Linux only (/proc).
 """
 
+import argparse
 import dataclasses
 import os
 import pathlib
 import time
 
 import numpy as np
-from flax import nnx
 
 from mattt_jax import config as config_lib
-from mattt_jax.devices import meshes
-from mattt_jax.evaluation import reader
+from mattt_jax.evaluation.reader import Reader
 from mattt_jax.learners import build
 from mattt_jax.registry import load_config
 from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.training import load
+from mattt_jax.ttt.tokens import tokens_of
 
-HERE = pathlib.Path(__file__).parent
 LENGTH, SEGMENT = 2**20, 2**14
 
 
@@ -35,12 +35,12 @@ def resident_bytes() -> int:
   return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def measure() -> list[dict]:
-  """One row a segment."""
+def measure(workdir: pathlib.Path) -> list[dict]:
+  """One row a segment, of the run in `workdir`."""
   experiment = config_lib.from_config_dict(
-    load_config("recall:hard,system=ttt,seed=1")
+    load_config("recall:hard,system=ttt_e2e,seed=1")
   )
-  learner, _ = load.load_learner(experiment, HERE.parent / "runs/hard/ttt/1")
+  learner, _ = load.load_learner(experiment, workdir)
   experiment = dataclasses.replace(
     experiment, eval=dataclasses.replace(experiment.eval, segment=SEGMENT)
   )
@@ -48,10 +48,7 @@ def measure() -> list[dict]:
   batch = {key: np.asarray(array)[None] for key, array in example.items()}
   rows = []
   started = time.perf_counter()
-  for out in reader.segments(
-    experiment, *nnx.split(learner), batch, meshes.make_mesh(1),
-    inner=True, memory=False,
-  ):  # fmt: skip
+  for out in Reader(learner, experiment).segments(tokens_of(batch)):
     now = time.perf_counter()
     rows.append(
       {
@@ -69,7 +66,11 @@ def measure() -> list[dict]:
 
 def main() -> None:
   """Measures and writes."""
-  rows_lib.write(measure(), HERE / "streaming.jsonl")
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--workdir", type=pathlib.Path, required=True)
+  parser.add_argument("--out", type=pathlib.Path, required=True)
+  args = parser.parse_args()
+  rows_lib.write(measure(args.workdir), args.out)
 
 
 if __name__ == "__main__":
