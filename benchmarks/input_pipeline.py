@@ -65,7 +65,7 @@ def training(name: str, steps: int) -> dict:
   graphdef, params = nnx.split(build_learner(experiment, task.vocab_size))
   mesh = meshes.make_mesh(1)
   optimizer = make_optimizer(experiment.outer, ENDLESS)
-  state = init_state(params, optimizer, mesh)
+  state = init_state(params, optimizer, mesh, experiment.train.trainable)
   step = jit_train_step(graphdef, optimizer, experiment, state, mesh)
 
   def take(batches: Iterator[dict[str, jax.Array]], number: int) -> np.ndarray:

@@ -78,7 +78,9 @@ class Measured:
     )
     optimizer = make_optimizer(experiment.outer, experiment.train.steps)
     self.graphdef, params = nnx.split(learner)
-    self.state = init_state(params, optimizer, self.mesh)
+    self.state = init_state(
+      params, optimizer, self.mesh, experiment.train.trainable
+    )
     steps = range(experiment.train.steps)
     kinds = {parts_on(experiment, step) for step in steps}
     self.step = (
