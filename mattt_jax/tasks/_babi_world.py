@@ -105,7 +105,7 @@ def hide(
 
 
 class World:
-  """The knowledge of a reader of all facts so far; nothing else is true.
+  """Knowledge of a reader of all facts so far; nothing else is true.
 
   Nobody is anywhere before the first move. A thing that nobody has touched is
   wherever it is first taken.
@@ -169,7 +169,7 @@ class World:
       self.holder[what] = fact[3], number
 
   def where(self, thing: str) -> tuple[str, tuple[int, int]]:
-    """The place of a thing that was touched, and the two facts that say so."""
+    """Place of a thing that was touched, and the two facts that say so."""
     if thing in self.left:
       return self.left[thing]
     person, since = self.holder[thing]

@@ -134,11 +134,7 @@ class Task(base.BaseTask):
   def draft(
     self, rng: np.random.Generator, length: int, step: int | None
   ) -> Draft:
-    """Draws an example.
-
-    Raises:
-      ValueError: `length` is too short.
-    """
+    """Draws an example; `ValueError`: `length` is too short."""
     raise NotImplementedError
 
 
@@ -264,6 +260,5 @@ def filler(
   misleading, from `first` .. `own` - 1."""
   foreign = rng.random(number) < interference
   misleading = rng.integers(first, own, number)
-  return np.where(foreign, misleading, rng.integers(own, end, number)).astype(
-    np.int32
-  )
+  plain = rng.integers(own, end, number)
+  return np.where(foreign, misleading, plain).astype(np.int32)

@@ -210,18 +210,14 @@ class Task(_cloze.Task):
           return read
       raise self._nothing(split, length)
     windows = self._held_out(split, length)
-    what = f"window with a question of length={length}"
-    return base.at_index(windows, index, what, split)
+    what = f"window of split={split!r}, length={length}, that has a question"
+    return base.at_index(windows, index, what)
 
   def _windows_with_questions(self, split: str, length: int) -> list[_Read]:
-    windows = enumerate(self._windows(split, length))
-    reads = [
-      self._plan(
-        base.example_rng(self.seed, split, number),
-        split, document, start, length,
-      )
-      for number, (start, document) in windows
-    ]  # fmt: skip
+    reads = []
+    for number, (start, document) in enumerate(self._windows(split, length)):
+      rng = base.example_rng(self.seed, split, number)
+      reads.append(self._plan(rng, split, document, start, length))
     if reads := [read for read in reads if read.questions]:
       return reads
     raise self._nothing(split, length)

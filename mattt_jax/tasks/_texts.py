@@ -130,7 +130,7 @@ class Task(TextTask):
   def _document(self, split: str, index: int) -> Read:
     splits.require_split(split)
     documents = self._documents[split]
-    return base.at_index(documents, index, "document", split)
+    return base.at_index(documents, index, f"document of split={split!r}")
 
   def _train_window(self, index: int, length: int) -> tuple[int, int]:
     """The document and the start of training example `index`."""

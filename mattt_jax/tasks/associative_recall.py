@@ -17,7 +17,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mattt_jax.config import require, require_chunked
+from mattt_jax.config import require
 from mattt_jax.tasks import _documents
 from mattt_jax.tasks._drafts import Draft
 
@@ -119,8 +119,6 @@ class Config(_documents.PairConfig):
     return _documents.ramped(self.interference, self.interference_ramp, step)
 
   def check(self, experiment) -> None:
-    """Raises `ValueError` where lengths do not fit or, with `out_of_reach`,
-    attention could answer."""
     require(
       not self.lengths or not experiment.train.random_lengths,
       f"task.lengths={self.lengths} does nothing with train.random_lengths="
@@ -128,7 +126,10 @@ class Config(_documents.PairConfig):
     )
     shorter = [("task.lengths", length) for length in self.lengths]
     for field, length in shorter:
-      require_chunked(experiment.chunk, length, field)
+      require(
+        length > 0 and length % experiment.chunk == 0,
+        f"{field}={length} must be a multiple of chunk={experiment.chunk}",
+      )
     lengths = experiment.lengths + shorter
     _documents.require_out_of_reach(self, experiment, lengths)
 
@@ -176,16 +177,17 @@ class Task(_documents.Task):
   def _values(self, rng, bound_P) -> np.ndarray:
     """Value tokens of each pair; a key's next value is always another one."""
     c = self.config
-    number, codes, bound = c.different_values, [], {}
+    number = c.different_values
+    codes: list[int] = []
+    bound: dict[int, int] = {}  # key -> its last value
     for key in bound_P:
       if key in bound:
         bound[key] = (bound[key] + 1 + rng.integers(number - 1)) % number
       else:
         bound[key] = rng.integers(number)
       codes.append(bound[key])
-    return (
-      _digits(np.array(codes), c.num_values, c.value_length) + c.first_value
-    )
+    digits = _digits(np.array(codes), c.num_values, c.value_length)
+    return digits + c.first_value
 
 
 def _digits(codes: np.ndarray, base_: int, number: int) -> np.ndarray:

@@ -85,13 +85,13 @@ class Config(_documents.Config):
 
   @property
   def vocabulary(self) -> tuple[str, ...]:
-    """The word of each token; token 0 is unused."""
+    """Word of each token; token 0 is unused."""
     fillers = (f"filler{number}" for number in range(self.num_fillers))
     return "", *worlds.GRAMMAR, *itertools.chain(*self.names), *fillers
 
   @property
   def first_name(self) -> int:
-    """The first token that names a thing; people, places, then objects."""
+    """First token that names a thing; people, places, then objects."""
     return 1 + len(worlds.GRAMMAR)
 
   @property
@@ -115,7 +115,7 @@ class Config(_documents.Config):
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-  """The sentences of what happened, in order, and questions about it."""
+  """Sentences of what happened, in order, and questions about it."""
 
   sentences: tuple[worlds.Words, ...]
   questions: tuple[worlds.Question, ...]
@@ -129,11 +129,7 @@ class Task(_documents.Task):
     self._token = {word: token for token, word in enumerate(config.vocabulary)}
 
   def story(self, split: str, index: int) -> Story:
-    """The story of example `index` of `split`, in words.
-
-    Raises:
-      ValueError: unknown split, or negative index.
-    """
+    """Story of example `index` of `split`, in words; raises as `example`."""
     return tell(self.config, base.example_rng(self.seed, split, index))
 
   def draft(self, rng, length, step):
@@ -178,9 +174,9 @@ class Task(_documents.Task):
       return {}
     stories = [self.story(split, index) for index in range(sequences)]
     cases = [
-      (rules.names(s.sentences), question)
+      (rules.names(s.sentences), asked)
       for s in stories
-      for question in s.questions
+      for asked in s.questions
     ]
     return {
       name: float(np.mean([rule(*case) == case[1].answer for case in cases]))

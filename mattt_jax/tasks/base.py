@@ -2,16 +2,14 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypedDict, TypeVar, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
 from mattt_jax.config import Experiment, require
 from mattt_jax.data.splits import SPLITS, require_split
 from mattt_jax.data.tokenizer import Tokenizer
-
-T = TypeVar("T")
 
 
 def example_rng(seed: int, split: str, index: int) -> np.random.Generator:
@@ -100,16 +98,11 @@ class ReadingTask(Task, Protocol):
     """Checksum of each document, or part of the data, by its name."""
 
 
-def at_index(items: Sequence[T], index: int, what: str, split: str) -> T:
-  """Item `index` of a split.
-
-  Raises:
-    ValueError: no such item; `what` says what the items are.
-  """
+def at_index(items: Any, index: int, what: str) -> Any:
+  """Item `index`, or `ValueError`; `what` says what an item is."""
   require(
     0 <= index < len(items),
-    f"index={index} is no {what} of split={split!r}: it has {len(items)}, "
-    "counted from 0",
+    f"index={index} is no {what}: there are {len(items)}, counted from 0",
   )
   return items[index]
 

@@ -90,8 +90,6 @@ class Config(_documents.PairConfig):
     return self.queries(length)[0] - last
 
   def check(self, experiment) -> None:
-    """Raises `ValueError` where lengths do not fit or, with `out_of_reach`,
-    attention could answer."""
     _documents.require_out_of_reach(
       self, experiment, experiment.lengths, whole_gap=self.depth == 0
     )

@@ -60,8 +60,8 @@ class Task(_cloze.Task):
       return self._train_window(index, length)
     splits.require_split(split)
     windows = self._windows(split, length)
-    what = f"window of length={length}"
-    start, document = base.at_index(windows, index, what, split)
+    what = f"window of split={split!r} and length={length}"
+    start, document = base.at_index(windows, index, what)
     return document, start
 
   def example(

@@ -14,9 +14,9 @@ after its last one, is
     common_words      words, each several times       QUERY w w ..
     frequent_words    words, by a power law           QUERY w w ..
 
-Several values, variables or words are asked for in the order in which they first
-appear; each is an answer of its own, so that the exact matches are RULER's
-share of references found.
+Several values, variables or words are asked for in the order in which they
+first appear; each is an answer of its own, so that the exact matches are
+RULER's share of references found.
 
 A share `interference` of the rest of the haystack, the gap included, can be
 confused with what is asked for:
@@ -90,7 +90,7 @@ class Config(_documents.PairConfig):
     )
     require(
       self.kind != "variable_tracking"
-      or self.items > 1 == self.value_length < self.num_values,
+      or (self.items > 1 and self.value_length == 1 < self.num_values),
       f"task.kind={self.kind!r} needs task.num_items={self.num_items} >= 2 (or "
       f"0), task.value_length={self.value_length} == 1 and task.num_values="
       f"{self.num_values} >= 2",
@@ -144,7 +144,7 @@ class Config(_documents.PairConfig):
     return 2  # the mark, and what is before the gap
 
   def areas(self, length: int) -> tuple[int, int]:
-    """The end of the area of what is asked for, and the start of the question.
+    """End of the area of what is asked for, and start of the question.
 
     Raises:
       ValueError: `length` cannot hold it, or what `_ruler_words.counts` raises.
@@ -225,8 +225,7 @@ class Task(_documents.Task):
     if c.depth is None:
       room = end - size - others.size
       others = np.concatenate([others, self._others(rng, wanted, names, room)])
-      order = rng.permutation(len(wanted) + len(others))
-      first = order < len(wanted)
+      first = rng.permutation(len(wanted) + len(others)) < len(wanted)
       merged = np.zeros((len(first), c.unit), np.int64)
       merged[first], merged[~first] = wanted, others
       at = _strew(rng, seq[:end], merged)[first]
