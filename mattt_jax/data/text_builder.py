@@ -19,10 +19,7 @@ class TextBuilder(
   VERSION = tfds.core.Version("1.0.0")
 
   def __init__(
-    self,
-    documents: Mapping[str, Sequence[tuple[str, Path]]],
-    *,
-    data_dir: Path,
+    self, documents: Mapping[str, Sequence[tuple[str, Path]]], data_dir: Path
   ):
     self._documents = documents
     super().__init__(data_dir=data_dir, file_format="array_record")
@@ -54,7 +51,7 @@ def write(
   tfds.disable_progress_bar()
   offline = tfds.download.DownloadConfig(try_download_gcs=False)
   with contextlib.redirect_stdout(io.StringIO()):
-    builder = TextBuilder(documents, data_dir=data_dir)
+    builder = TextBuilder(documents, data_dir)
     builder.download_and_prepare(download_config=offline)
 
 
@@ -98,19 +95,9 @@ def prepared(folder: Path) -> Rows:
   return Rows(tfds.builder_from_directory(folder), "text", "name")
 
 
-def read(data_dir: Path) -> dict[str, list[tuple[str, bytes]]]:
-  """Reads what `write` wrote below `data_dir`."""
-  return _all(prepared(folder(data_dir)))
-
-
-def read_published(name: str, text_key: str) -> dict[str, list[bytes]]:
-  """Reads the texts of every split of a prepared tfds data set.
-
-  Raises:
-    ValueError: as `published`.
-  """
-  parts = _all(published(name, text_key))
-  return {split: [text for _, text in rows] for split, rows in parts.items()}
+def read(rows: Rows) -> dict[str, list[tuple[str, bytes]]]:
+  """Reads the names and texts of every split."""
+  return {part: [rows[i] for i in has] for part, has in rows.parts.items()}
 
 
 def published(name: str, text_key: str) -> Rows:
@@ -141,10 +128,6 @@ def published(name: str, text_key: str) -> Rows:
       f"{', '.join(known) or '(there is none)'}"
     )
   return Rows(builder, text_key)
-
-
-def _all(rows: Rows) -> dict[str, list[tuple[str, bytes]]]:
-  return {part: [rows[i] for i in has] for part, has in rows.parts.items()}
 
 
 def _bytes(text: str | bytes) -> bytes:
