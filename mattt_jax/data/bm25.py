@@ -53,15 +53,15 @@ class BM25:
       self._scores[word] = at, added
 
   def scores(self, query: str) -> np.ndarray:
-    """The score of each text: [N] float64; a word asked twice counts twice."""
+    """Score of each text: [N] float64; a word that stands twice in the query
+    counts twice."""
     scores_N = np.zeros(self._number)
-    for word in words(query):
-      if word in self._scores:
-        at, added = self._scores[word]
-        scores_N[at] += added
+    for word in filter(self._scores.__contains__, words(query)):
+      at, added = self._scores[word]
+      scores_N[at] += added
     return scores_N
 
   def best(self, query: str, number: int) -> np.ndarray:
-    """The `number` texts that score highest, best first: [number] int64. Equal
-    ones keep their order."""
+    """The texts that score highest, best first: [number] int64; equal ones keep
+    their order."""
     return np.argsort(-self.scores(query), kind="stable")[:number]
