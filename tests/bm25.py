@@ -44,3 +44,8 @@ class BM25:
       at, added = self._scores[word]
       scores_N[at] += added
     return scores_N
+
+  def best(self, query: str, number: int) -> np.ndarray:
+    """The texts that score highest, best first: [number] int64; equal ones keep
+    their order."""
+    return np.argsort(-self.scores(query), kind="stable")[:number]

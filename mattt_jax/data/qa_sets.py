@@ -1,12 +1,11 @@
 """Question sets, from their publishers' JSON, as two lists of rows.
 
 paragraphs: {title, text}; a paragraph's number is its place in the list.
-questions: {id, question, answers, paragraphs, evidence}; `paragraphs` numbers
-those that the set gives with the question, `evidence` those that hold the
-answer.
+questions: {id, question, answers, paragraphs, evidence}; the numbers of the
+paragraphs that come with the question, and of those that hold the answer.
 
-`mattt prepare` writes them as paragraphs.jsonl and questions.jsonl. A set is
-named by a string: "town" (data/town.py), or "directory:PATH" with these files.
+`mattt prepare` writes them as FILES. A set is named by a string: "town"
+(data/town.py), or "directory:PATH" with these files.
 """
 
 import dataclasses
@@ -20,7 +19,7 @@ from mattt_jax.data import sources, town
 from mattt_jax.data.splits import SPLITS
 
 Row = dict[str, Any]
-_FILES = ("paragraphs.jsonl", "questions.jsonl")
+FILES = ("paragraphs.jsonl", "questions.jsonl")
 _HELD_OUT_SHARE = 0.2  # of the groups of questions, for each of tune and test
 
 
@@ -46,7 +45,7 @@ def load(source: str) -> tuple[list[Row], list[Row]]:
     f"task.source={source!r} is not known: use 'town' or 'directory:PATH'",
   )
   lists: list[list[Row]] = []
-  for file in _FILES:
+  for file in FILES:
     path = Path(name).expanduser() / file
     try:
       with path.open(encoding="utf-8") as lines:
@@ -62,7 +61,7 @@ def load(source: str) -> tuple[list[Row], list[Row]]:
         "it again in another directory"
       ) from error
   paragraphs, questions = lists
-  for file, rows in zip(_FILES, lists, strict=True):
+  for file, rows in zip(FILES, lists, strict=True):
     require(bool(rows), f"task.source={source!r}: {file} has no rows")
     for number, row in enumerate(rows, 1):
       wrong = _problem(row, file, len(paragraphs))
@@ -81,7 +80,7 @@ def _problem(row: Any, file: str, paragraphs: int) -> str:
     values = row.get(field)
     return isinstance(values, list) and bool(values) and all(map(good, values))
 
-  if file == _FILES[0]:
+  if file == FILES[0]:
     good = isinstance(row, dict) and all(
       isinstance(row.get(field), str) for field in ("title", "text")
     )
@@ -109,12 +108,7 @@ def split(
   fifth for each of tune and test. Paragraphs of evidence follow their
   questions. The others go with the test questions that they were published
   with, then with those of tune; the rest is in train. So training reads nothing
-  that a held-out question needs.
-
-  Args:
-    questions: with different ids.
-    paragraphs: how many there are.
-    source: for messages.
+  that a held-out question needs. `paragraphs` is how many there are.
 
   Raises:
     ValueError: an id comes twice, or fewer than three groups.

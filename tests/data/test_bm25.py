@@ -34,5 +34,12 @@ def test_the_formula(k1, b):
   assert index.scores("unicorn").tolist() == [0, 0, 0, 0]
 
 
+def test_best_first():
+  index = BM25(TEXTS)
+  assert index.best("dog", 2).tolist() == [1, 3]
+  assert index.best("mouse cat", 9).tolist() == [3, 0, 1, 2]
+  assert index.best("unicorn", 3).tolist() == [0, 1, 2]  # all equal
+
+
 def test_texts_without_words():
   assert BM25(["", "?"]).scores("cat").tolist() == [0, 0]
