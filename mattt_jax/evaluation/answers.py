@@ -160,7 +160,11 @@ def measure(
         if "written" in kinds:
           text = reader.write(own, tokens_L, question, task.tokenizer, context)
           shares.add(first + row, "written", _written_scores(question, text))
-  return {"sequences": len(asked), **shares.summary()}
+  return {
+    "sequences": len(asked),
+    **shares.questions,
+    **bootstrap.summary(shares.sums),
+  }
 
 
 def _by_chunk(
@@ -207,17 +211,6 @@ class _Shares:
     self.questions[f"{kind}_questions"] += 1
     for name, score in scores.items():
       self.sums[f"{kind}_{name}"][row] += score, 1
-
-  def summary(self) -> dict[str, Any]:
-    totals = {name: sums_Nx2.sum(0) for name, sums_Nx2 in self.sums.items()}
-    return {
-      **self.questions,
-      **{name: float(total / count) for name, (total, count) in totals.items()},
-      "intervals": {
-        name: bootstrap.interval(*sums_Nx2.T)
-        for name, sums_Nx2 in self.sums.items()
-      },
-    }
 
 
 def _shape(asked, chunk: int) -> tuple[int, int]:
