@@ -146,9 +146,8 @@ class Totals:
     n = len(self.edges) - 1
     position_BxL = np.broadcast_to(np.arange(self.length), loss_BxL.shape)
     bucket = self._bucket(position_BxL[counts_BxL])
-    for total, values_BxL in zip(
-      self.by_position, (counts_BxL, loss_BxL), strict=True
-    ):
+    measures: tuple[np.ndarray, ...] = counts_BxL, loss_BxL
+    for total, values_BxL in zip(self.by_position, measures, strict=True):
       total += np.bincount(bucket, values_BxL[counts_BxL], minlength=n)
     distance = np.asarray(batch["distance"])[is_answer_BxL]
     bucket = np.where(distance < 0, n, self._bucket(distance))

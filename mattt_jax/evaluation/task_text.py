@@ -1,5 +1,5 @@
-"""A task, written "NAME", or "NAME:field=value,field=value": the settings of the
-trained task, or the defaults of another with its tokenizer, with these changed.
+"""A task, written "NAME", or "NAME:field=value,field=value": the settings of
+the trained task, or the defaults of another with its tokenizer, so changed.
 """
 
 import ast
