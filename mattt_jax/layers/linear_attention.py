@@ -110,12 +110,7 @@ def chunk_parallel(
 
 
 def flops_per_token(
-  key_dim: int,
-  value_dim: int,
-  chunk: int,
-  *,
-  erase: bool,
-  chunkwise: bool,
+  key_dim: int, value_dim: int, chunk: int, *, erase: bool, chunkwise: bool
 ) -> float:
   """FLOPs of the matrix products of one head's recurrence without queries; the
   triangular solve takes chunk^2 value_dim a chunk."""

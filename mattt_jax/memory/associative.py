@@ -33,13 +33,7 @@ from mattt_jax.config import require, require_at_least, require_choice
 from mattt_jax.layers import linear_attention
 from mattt_jax.layers.norms import RMSNorm, unit
 from mattt_jax.layers.parameters import normal_param
-from mattt_jax.memory.base import (
-  BaseConfig,
-  Gate,
-  Memory,
-  Pairs,
-  ResidualRead,
-)
+from mattt_jax.memory.base import BaseConfig, Gate, Memory, Pairs, ResidualRead
 
 NORMALIZED = ("linear", "linear_delta")  # rules that read q S / q z
 DECAYED = ("decayed_delta", "gated_delta")

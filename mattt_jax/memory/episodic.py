@@ -27,13 +27,7 @@ from mattt_jax.layers.norms import RMSNorm, unit
 from mattt_jax.layers.parameters import normal_param
 from mattt_jax.memory import _landmarks, _search, _selection
 from mattt_jax.memory._episodic_settings import Settings
-from mattt_jax.memory.base import (
-  Gate,
-  Memory,
-  Pairs,
-  PointerRead,
-  ResidualRead,
-)
+from mattt_jax.memory.base import Gate, Memory, Pairs, PointerRead, ResidualRead
 
 
 @dataclasses.dataclass(frozen=True)

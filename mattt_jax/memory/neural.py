@@ -38,13 +38,7 @@ from jax import Array
 from mattt_jax.config import require, require_at_least, require_positive
 from mattt_jax.layers.norms import RMSNorm, unit
 from mattt_jax.layers.parameters import normal_param
-from mattt_jax.memory.base import (
-  BaseConfig,
-  Gate,
-  Memory,
-  Pairs,
-  ResidualRead,
-)
+from mattt_jax.memory.base import BaseConfig, Gate, Memory, Pairs, ResidualRead
 
 Layers = tuple[Array, ...]  # [H, I, O] of each layer
 

@@ -39,13 +39,7 @@ from jax import Array
 from mattt_jax.config import require, require_at_least
 from mattt_jax.layers.norms import RMSNorm, unit
 from mattt_jax.layers.parameters import normal_param
-from mattt_jax.memory.base import (
-  BaseConfig,
-  Gate,
-  Memory,
-  Pairs,
-  ResidualRead,
-)
+from mattt_jax.memory.base import BaseConfig, Gate, Memory, Pairs, ResidualRead
 
 _NO_NULL = -1e30  # score of what is never chosen; finite, so are gradients
 _NOTHING = 1e-6  # weights or norms far below it fade to 0, not to 0 / 0
