@@ -192,7 +192,6 @@ class GatedDeltaNet(nnx.Module):
     self, x_CxD: Array, cache: DeltaCache | None, position: Array | int
   ) -> tuple[Array, DeltaCache | None]:
     """Reads C tokens; cache None: no past. `position` does not matter."""
-    del position
 
     def project(w):
       y = x_CxD @ w[...].astype(x_CxD.dtype)
