@@ -150,7 +150,7 @@ class Memory(nnx.Module):
       AXES: ClassVar = {"matrix_HxFxE": ("tensor", None, None)}
 
   has a mesh axis (or None) for each axis of an array, or of each array of a
-  field; () if every device holds it whole. A field that is a struct has its own.
+  field; () if every device holds it whole. A struct in a field has its own.
   """
 
   config: Any  # the memory file's Config, a BaseConfig

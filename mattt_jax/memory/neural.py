@@ -178,17 +178,17 @@ class Neural(Memory):
       )
       decayed, kept, carried = (x[:, None, None] for x in effects.of_before_3xH)
 
-      def change(start, change, momentum, added):
+      def new_change(start, change, momentum, added):
         # Forgetting goes to 0, not to M_0.
         forgotten = (1 - kept) * start
         return kept * change - forgotten + carried * momentum - added[1]
 
-      def move(momentum, added):
+      def new_momentum(momentum, added):
         return decayed * momentum - added[0]
 
       return State(
-        jax.tree.map(change, initial, state.change, state.momentum, added),
-        jax.tree.map(move, state.momentum, added),
+        jax.tree.map(new_change, initial, state.change, state.momentum, added),
+        jax.tree.map(new_momentum, state.momentum, added),
       ), None
 
     xs = jax.tree.map(
