@@ -156,10 +156,8 @@ class RAG(WholeReader):
     c, far = self.config, None
     if c.top_k:
       room = math.ceil((context_length - self.local) / self.chunk)
-      key_size = (
-        c.table_size if c.retriever == "bm25" else self.model.config.dim
-      )
-      far = chunk_store.empty(max(room, c.top_k), self.chunk, key_size)
+      size = c.table_size if c.retriever == "bm25" else self.model.config.dim
+      far = chunk_store.empty(max(room, c.top_k), self.chunk, size)
     return Past(
       far=far,
       token_W=jnp.zeros((self.local,), jnp.int32),
