@@ -37,10 +37,9 @@ class Session:
     rate_scale: float = 1.0,
     state: ContextState | None = None,
   ):
-    """Starts a session of at most `context_length` tokens; `learner` does not
-    change, `rate_scale` multiplies the inner learning rate, and `state` is one
-    after whole chunks, made for `context_length` with `streaming=True` (default:
-    before the first token)."""
+    """Starts a session of at most `context_length` tokens. `rate_scale`
+    multiplies the inner learning rate; `state` is one after whole chunks, made
+    for `context_length` with `streaming=True` (default: an empty one)."""
     require_at_least("context_length", context_length, 1)
     self.chunk = learner.chunk
     self.context_length = context_length

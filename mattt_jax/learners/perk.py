@@ -30,12 +30,7 @@ import optax
 from flax import nnx
 from jax import Array
 
-from mattt_jax.config import (
-  require,
-  require_at_least,
-  require_chunked,
-  require_positive,
-)
+from mattt_jax.config import require_chunked
 from mattt_jax.devices.sharding import path_name
 from mattt_jax.learners._whole import WholeReader, require_inner_loop
 from mattt_jax.learners.base import BaseConfig
@@ -43,6 +38,7 @@ from mattt_jax.model import fast_weights
 from mattt_jax.model.fast_weights import FastWeight
 from mattt_jax.model.transformer import Cache, Transformer
 from mattt_jax.recompute import recomputed
+from mattt_jax.strict import require, require_at_least, require_positive
 from mattt_jax.ttt.inner_optimizer import InnerOptimizer, transform
 from mattt_jax.ttt.parts import ALL
 from mattt_jax.ttt.tokens import ChunkOutput, Tokens, in_chunks, weighted_mean
@@ -159,8 +155,8 @@ class Perk(WholeReader):
         model.config.dim, 1, kernel_init=nnx.initializers.zeros, rngs=rngs
       )
     # Rates of all steps: K times T.
-    rates = InnerOptimizer(inner, config.steps * 2 * len(shapes))
-    super().__init__(model, rates, chunk)
+    optimizer = InnerOptimizer(inner, config.steps * 2 * len(shapes))
+    super().__init__(model, optimizer, chunk)
 
   def adapted(self):
     """The model with the adapter added to its matrices."""
@@ -209,29 +205,25 @@ class Perk(WholeReader):
         if not self.inner.config.second_order:
           grads = jax.lax.stop_gradient(grads)
         updates, opt_state = descend.update(grads, opt_state, fast)
-        moved = jax.tree.map(
-          lambda w, rate, u: w - rate * u,
-          fast,
-          jax.tree.unflatten(treedef, list(rate_T)),
-          updates,
-        )
-        seen = jax.lax.stop_gradient((loss, optax.tree.norm(grads)))
-        return (moved, opt_state), seen
+        rates = treedef.unflatten(list(rate_T))
+        fast = jax.tree.map(lambda w, eta, u: w - eta * u, fast, rates, updates)
+        stats = jax.lax.stop_gradient((loss, optax.tree.norm(grads)))
+        return (fast, opt_state), stats
 
       if self.inner.config.remat_levels:
         step = recomputed(step)
       return jax.lax.scan(step, carry, rate_KxT)
 
     start = fast_0, descend.init(fast_0)
-    (fast, opt_state), seen = run(
+    (fast, opt_state), stats = run(
       *jax.lax.stop_gradient((slow, start, rate_KxT[:early]))
     )
     # phi_0 + what the early steps added, a constant.
     fast = jax.tree.map(
       lambda w, moved: w + jax.lax.stop_gradient(moved - w), fast_0, fast
     )
-    (fast, _), seen_last = run(slow, (fast, opt_state), rate_KxT[early:])
-    return fast, [jnp.concatenate(x) for x in zip(seen, seen_last, strict=True)]
+    (fast, _), last = run(slow, (fast, opt_state), rate_KxT[early:])
+    return fast, [jnp.concatenate(x) for x in zip(stats, last, strict=True)]
 
   def read_whole(self, tokens, parts=ALL, rate_scale=1.0) -> ChunkOutput:
     """Learns the context, then reads the questions, [n, ...].

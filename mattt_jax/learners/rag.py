@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jax import Array
 
-from mattt_jax.config import require, require_chunked
+from mattt_jax.config import require_chunked
 from mattt_jax.layers.norms import unit
 from mattt_jax.learners import _bm25
 from mattt_jax.learners._whole import WholeReader
@@ -31,7 +31,7 @@ from mattt_jax.learners.base import BaseConfig
 from mattt_jax.memory import chunk_store
 from mattt_jax.model.transformer import Cache, Transformer
 from mattt_jax.recompute import recomputed
-from mattt_jax.strict import require_at_least, require_choice
+from mattt_jax.strict import require, require_at_least, require_choice
 from mattt_jax.ttt.inner_loop import make_learner
 from mattt_jax.ttt.learner import Learner
 from mattt_jax.ttt.parts import ALL

@@ -20,17 +20,13 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from mattt_jax.config import (
-  CoordinationConfig,
-  require,
-  require_at_least,
-  require_chunked,
-)
+from mattt_jax.config import CoordinationConfig, require_chunked
 from mattt_jax.learners import recurrence
 from mattt_jax.learners._whole import WholeReader, require_inner_loop
 from mattt_jax.learners.base import BaseConfig
 from mattt_jax.model import fast_weights
 from mattt_jax.recompute import recomputed
+from mattt_jax.strict import require, require_at_least
 from mattt_jax.ttt import replay
 from mattt_jax.ttt.inner_step import replay_chunks
 from mattt_jax.ttt.parts import ALL

@@ -89,12 +89,12 @@ class Recurrence(Learner):
     return read(self.init_state(length, streaming=bool(outer)), tokens)[1]
 
   def remat_parts(self, length: int) -> tuple[int, ...]:
-    """In how many segments, segments of segments, ... and chunks a sequence of
-    `length` tokens is read for the backward pass (`inner.remat_levels`)."""
+    """Numbers of segments, segments of segments, ... and chunks that a sequence
+    of `length` tokens has in the backward pass (`inner.remat_levels`)."""
     chunks, levels = length // self.chunk, self.inner.config.remat_levels
-    one, two = (remat.split_evenly(chunks, n) for n in (1, 2))
     if levels >= 0:
       return remat.split_evenly(chunks, max(1, levels))
+    one, two = (remat.split_evenly(chunks, n) for n in (1, 2))
 
     def kept(parts) -> int:
       """Bytes of the states before parts; only segments have a prefix cache."""

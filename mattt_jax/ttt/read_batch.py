@@ -23,7 +23,7 @@ class SequenceOutput:
   loss_BxL: Array  # of each token, before it was learned; unmasked
   correct_BxL: Array  # bool
   chunk_loss_Bxn: Array  # what each inner step descended
-  # The memory's own loss, where it has one (bool); None: not asked for.
+  # The memory's own loss and (bool) where it has one; None: unused.
   read_loss_BxL: Array | None
   has_read_loss_BxL: Array | None
   aux: dict[str, Array]  # scalars, averaged over the batch

@@ -130,7 +130,7 @@ def _learn(
 
 
 def _read_loss(learner: Learner, chunk: Chunk, reading: _Reading):
-  """The memory's own loss and where it has one; (None, None): not asked for."""
+  """The memory's own loss and where it has one; (None, None) if unused."""
   if not learner.coordination.config.read_loss:
     return None, None
   return learner.model.read_loss(reading.forward, chunk.tokens.targets)

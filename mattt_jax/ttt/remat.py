@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from mattt_jax.recompute import recomputed
 
-# The name of what a chunk's backward pass finds saved (checkpoint_name).
+# `checkpoint_name` of what is saved for a chunk's backward pass.
 SAVED = "inner_gradient"
 _STATE = "state"
 
@@ -58,7 +58,7 @@ def _kept(body, offload: bool, *saved: str):
 
 
 def split_evenly(number: int, factors: int) -> tuple[int, ...]:
-  """So many factors of `number`, each close to its root: (8, 4) of 32, 2."""
+  """Factors of `number`, each close to its root: (8, 4) for 32 and 2."""
   if factors == 1:
     return (number,)
   root = number ** (1 / factors)

@@ -81,9 +81,8 @@ def store(
 
 
 def nearest(state: ReplayState, number: int, wanted: Array | bool = True):
-  """(x_RxCxD, target_RxC, weight_RxC), nearest first; the last chunk itself,
-  just learned from, is left out, and weights are 0 where there is none (or
-  none is `wanted`)."""
+  """(x_RxCxD, target_RxC, weight_RxC), nearest first, without the last chunk,
+  just learned from; weights are 0 where there is none (or none is `wanted`)."""
   n = len(state.key_NxD)
   slot_N = jnp.arange(n)
   last = (state.written - 1) % n
