@@ -7,7 +7,7 @@ from mattt_jax.commands import launch
 
 def _define_export(values: flags.FlagValues) -> None:
   launch.define_checkpoint(values)
-  flags.DEFINE_string("out", None, "a new directory", flag_values=values)
+  launch.strings(values, out="a new directory")
 
 
 def _export(values: flags.FlagValues) -> None:

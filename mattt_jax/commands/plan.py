@@ -16,30 +16,29 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def define(values: flags.FlagValues) -> None:
   """Adds the flags of `mattt plan`."""
-  flags.DEFINE_string(
-    "topology", None, "v5e:4x4, 2*v5e:4x4 (slices), cpu:8; chips: "
+  launch.strings(
+    values,
+    topology="v5e:4x4, 2*v5e:4x4 (slices), cpu:8; chips: "
     f"{', '.join(topology.CHIPS)}",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_float(
-    "mfu", 0.3, "share of the peak FLOP/s that the model's FLOPs are assumed "
-    "to reach, in (0, 1]",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_string(
-    "search", None, "batch or length: also find the largest that fits",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_float(
-    "memory", None, "usable GiB of a device; default: what its compiler allows",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_bool(
-    "quick", False, "compile with the least effort: several times sooner, for "
-    "programs that take up to 15 % more memory",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_string("json", None, "file to write", flag_values=values)
+    search="batch or length: also find the largest that fits",
+    json="file to write",
+  )
+  launch.floats(
+    values,
+    0.3,
+    mfu="share of the peak FLOP/s that the model's FLOPs are assumed to reach, "
+    "in (0, 1]",
+  )
+  launch.floats(
+    values,
+    memory="usable GiB of a device; default: what its compiler allows",
+  )
+  launch.booleans(
+    values,
+    False,
+    quick="compile with the least effort: several times sooner, for programs "
+    "that take up to 15 % more memory",
+  )
 
 
 def run(values: flags.FlagValues) -> None:

@@ -7,18 +7,15 @@ from mattt_jax.data import prepare, sources
 
 
 def _define_prepare(values: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    "from", "", "for texts: the directory to take them from",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_string(
-    "encoding", "utf-8", "for texts: that of the files", flag_values=values
-  )
+  source = {"from": "for texts: the directory to take them from"}
+  launch.strings(values, "", **source)
+  encoding = "for texts: that of the files"
+  launch.strings(values, "utf-8", encoding=encoding)
 
 
 def _prepare(values: flags.FlagValues, name: str, directory: str) -> None:
   manifest = prepare.prepare(
-    name, directory, texts=values["from"].value or "", encoding=values.encoding
+    name, directory, texts=values["from"].value, encoding=values.encoding
   )
   size = sum(file["bytes"] for file in manifest["files"].values())
   print(f"{len(manifest['files'])} files, {size:,} bytes, in {directory}/")

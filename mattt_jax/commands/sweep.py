@@ -16,35 +16,34 @@ PARQUET_FILE = "results.parquet"
 
 def define(values: flags.FlagValues) -> None:
   """Adds the flags of `mattt sweep`."""
-  for name, about in (
-    ("config", "NAME:ARG or FILE:ARG; its sweep(ARG) says what to run"),
-    ("out", "directory of the runs: a new one, or that of the same sweep"),
-  ):
-    flags.DEFINE_string(name, None, about, flag_values=values)
+  launch.strings(
+    values,
+    config="NAME:ARG or FILE:ARG; its sweep(ARG) says what to run",
+    out="directory of the runs: a new one, or that of the same sweep",
+  )
   define_results(values)
-  for name, default, about in (
-    ("index", 0, "do only this share of the runs, from 0 on"),
-    ("of", 1, "number of shares"),
-  ):
-    flags.DEFINE_integer(name, default, about, flag_values=values)
-  for name, about in (
-    ("dry-run", "print the commands of the runs that are not finished"),
-    ("status", "print a table of the runs and where they stand"),
-    ("parquet", f"also write OUT/{PARQUET_FILE}"),
-    ("together", "every host of a slice calls this; they do each run together"),
-  ):
-    flags.DEFINE_bool(name, False, about, flag_values=values)
+  index = "do only this share of the runs, from 0 on"
+  launch.integers(values, 0, index=index)
+  launch.integers(values, 1, of="number of shares")
+  launch.booleans(
+    values,
+    False,
+    dry_run="print the commands of the runs that are not finished",
+    status="print a table of the runs and where they stand",
+    parquet=f"also write OUT/{PARQUET_FILE}",
+    together="every host of a slice calls this; they do each run together",
+  )
   launch.define_tracker(values)
 
 
 def define_results(values: flags.FlagValues) -> None:
   """Adds `--results` and `--workers`."""
-  flags.DEFINE_string(
-    "results", None, f"JSONL of the rows (default: OUT/{rows_lib.ROWS_FILE}); "
-    "a run that it has a row of is not done again, wherever it was done",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_integer("workers", 1, "processes at a time", flag_values=values)
+  launch.strings(
+    values,
+    results=f"JSONL of the rows (default: OUT/{rows_lib.ROWS_FILE}); a run "
+    "that it has a row of is not done again, wherever it was done",
+  )
+  launch.integers(values, 1, workers="processes at a time")
 
 
 def directory(values: flags.FlagValues, example: str) -> pathlib.Path:

@@ -9,15 +9,13 @@ from mattt_jax.data import tokenizer
 
 
 def _define_tokenizer(values: flags.FlagValues) -> None:
-  for name, about in (
-    ("source", "texts, as task.source: its training documents are read"),
-    ("out", "the new file"),
-  ):
-    flags.DEFINE_string(name, None, about, flag_values=values)
-  flags.DEFINE_integer(
-    "vocab", 1024, "number of tokens, 256 for the bytes among them",
-    flag_values=values,
-  )  # fmt: skip
+  launch.strings(
+    values,
+    source="texts, as task.source: its training documents are read",
+    out="the new file",
+  )
+  vocab = "number of tokens, 256 for the bytes among them"
+  launch.integers(values, 1024, vocab=vocab)
 
 
 def _tokenizer(values: flags.FlagValues, action: str) -> None:

@@ -8,19 +8,16 @@ from mattt_jax.training import trackers
 
 
 def _define_train(values: flags.FlagValues) -> None:
-  launch.define_workdir(values)
+  launch.strings(values, workdir="directory of the run")
   launch.define_tracker(values)
-  flags.DEFINE_integer(
-    "profile", 0, "trace so many outer steps (jax.profiler), to "
-    "WORKDIR/profile",
-    lower_bound=0,
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_bool(
-    "distributed", False, "one of several processes, a host each, that are all "
-    "started with this flag (jax.distributed)",
-    flag_values=values,
-  )  # fmt: skip
+  profile = "trace so many outer steps (jax.profiler), to WORKDIR/profile"
+  flags.DEFINE_integer("profile", 0, profile, 0, flag_values=values)
+  launch.booleans(
+    values,
+    False,
+    distributed="one of several processes, a host each, that are all started "
+    "with this flag (jax.distributed)",
+  )
 
 
 def _train(values: flags.FlagValues) -> int:
