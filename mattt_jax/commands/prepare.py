@@ -15,7 +15,7 @@ def _define_prepare(values: flags.FlagValues) -> None:
 
 def _prepare(values: flags.FlagValues, name: str, directory: str) -> None:
   manifest = prepare.prepare(
-    name, directory, texts=values["from"].value, encoding=values.encoding
+    name, directory, texts=values["from"].value or "", encoding=values.encoding
   )
   size = sum(file["bytes"] for file in manifest["files"].values())
   print(f"{len(manifest['files'])} files, {size:,} bytes, in {directory}/")
