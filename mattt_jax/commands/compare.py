@@ -10,7 +10,7 @@ from mattt_jax.sweeps import sweep as sweep_lib
 TABLE_FILE = "compare.md"
 
 
-def _define_compare(values: flags.FlagValues) -> None:
+def _define(values: flags.FlagValues) -> None:
   launch.strings(
     values,
     config="an experiment, NAME:ARG or FILE:ARG; without it, the finished RUNs "
@@ -25,7 +25,7 @@ def _define_compare(values: flags.FlagValues) -> None:
   sweep.define_results(values)
 
 
-def _compare(values: flags.FlagValues, *words: str) -> int:
+def _run(values: flags.FlagValues, *words: str) -> int:
   from mattt_jax.report import compare
 
   if words:
@@ -61,9 +61,8 @@ def _parse_seeds(text: str) -> tuple[int, ...]:
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="--config=recall:hard --systems=2x2:episodic,titans --seeds=1,2,3",
-  run=_compare,
-  define=_define_compare,
+  run=_run,
+  define=_define,
   words=("RUN...",),
 )

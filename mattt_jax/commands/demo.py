@@ -18,9 +18,4 @@ def _run(values: flags.FlagValues) -> None:
   _demo.run(out)
 
 
-COMMAND = launch.Command(
-  about=__doc__,
-  example="--out=runs/demo",
-  run=_run,
-  define=_define,
-)
+COMMAND = launch.Command(example="--out=runs/demo", run=_run, define=_define)

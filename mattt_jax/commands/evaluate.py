@@ -8,7 +8,7 @@ from absl import flags
 from mattt_jax.commands import launch
 
 
-def _define_evaluate(values: flags.FlagValues) -> None:
+def _define(values: flags.FlagValues) -> None:
   launch.define_checkpoint(values)
   launch.strings(
     values,
@@ -37,7 +37,7 @@ def _define_evaluate(values: flags.FlagValues) -> None:
   )
 
 
-def _evaluate(values: flags.FlagValues) -> None:
+def _run(values: flags.FlagValues) -> None:
   workdir = launch.required(values, "workdir", "runs/recall")
   parse_lengths(values.lengths, 1)  # mistakes before anything is loaded
   launch.keep_compiled_programs()
@@ -57,10 +57,8 @@ def _evaluate(values: flags.FlagValues) -> None:
   lengths = lengths or trained.eval.lengths or (trained.length,)
   experiment = trained
   if values.sequences is not None:
-    experiment = dataclasses.replace(
-      trained,
-      eval=dataclasses.replace(trained.eval, sequences=values.sequences),
-    )
+    settings = dataclasses.replace(trained.eval, sequences=values.sequences)
+    experiment = dataclasses.replace(trained, eval=settings)
   parts = Parts(
     trained.eval.inner if values.inner is None else values.inner,
     trained.eval.memory if values.memory is None else values.memory,
@@ -71,12 +69,9 @@ def _evaluate(values: flags.FlagValues) -> None:
     learner, experiment, None, parts, rate_scale(experiment.inner, step)
   )
   tasks = (values.tasks or tree["task"]["name"]).split(";")
-  wanted = suite.Suite(
-    [task.strip() for task in tasks],
-    lengths,
-    values.split,
-    values.answers.split(","),
-  )
+  tasks = [task.strip() for task in tasks]
+  answers = values.answers.split(",")
+  wanted = suite.Suite(tasks, lengths, values.split, answers)
   about = {
     "workdir": str(workdir),
     "config_hash": config_hash(tree),
@@ -107,9 +102,8 @@ def parse_lengths(text: str | None, trained: int) -> tuple[int, ...]:
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="--workdir=runs/recall --lengths=1x,4x,64x --noinner",
-  run=_evaluate,
-  define=_define_evaluate,
+  run=_run,
+  define=_define,
   takes_config=True,
 )

@@ -43,9 +43,8 @@ class UsageError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """What a file of this folder calls its `COMMAND`."""
+  """A `COMMAND` of a file here, whose docstring says what it does."""
 
-  about: str
   example: str  # arguments
   # Gets the values of the flags, then the words; an integer is the exit code.
   run: Callable[..., object]
@@ -55,11 +54,8 @@ class Command:
 
 
 def launch(command: Command, program: str, argv: Sequence[str]) -> int:
-  """Runs a command with the arguments `argv`; returns the exit code.
-
-  What went wrong is one message on stderr and exit code 2, with `--debug` a
-  traceback. `--help` prints what the command does, an example and its flags.
-  """
+  """Runs a command with the arguments `argv`; returns the exit code, for an
+  error 2 after one message on stderr (with `--debug` a traceback)."""
   values = flags.FlagValues()
   booleans(
     values,
@@ -192,7 +188,8 @@ def _require_field(config: ConfigDict, path: str) -> None:
 
 def _help(command: Command, program: str, values: flags.FlagValues) -> str:
   example = f"  {program} {command.example}".rstrip()
-  lines = [command.about, "", "Example:", example, "", "Flags:"]
+  about = sys.modules[command.run.__module__].__doc__
+  lines = [about or "", "", "Example:", example, "", "Flags:"]
   if command.takes_config:
     lines += [
       "  --config=NAME:ARG    an experiment, or its file: see `mattt list`",

@@ -84,35 +84,30 @@ def run(values: flags.FlagValues) -> None:
 
 
 def text(found: dict[str, Any]) -> str:
-  """A plan for a person."""
-  cost, step, run_, search = (
-    found[k] for k in ("cost", "step", "run", "search")
-  )
+  """A plan as text."""
+  cost, step, search = found["cost"], found["step"], found["search"]
   kinds = ", ".join(f"{n:,} {k}" for k, n in cost["parameters"].items())
-  state = ", ".join(
-    f"{size(n)} {k}" for k, n in cost["state_bytes"].items() if n
-  )
+  sizes = [f"{size(n)} {k}" for k, n in cost["state_bytes"].items() if n]
+  heads = ("arguments", "temporaries", "peak", "compiled in")
   lines = [
     f"{found['topology']}: {found['chips']} chips, {found['devices']} devices, "
     f"{size(found['usable_bytes'])} usable a device",
     f"Parameters: {kinds}",
-    f"State of a sequence: {state or 'none'}",
+    f"State of a sequence: {', '.join(sizes) or 'none'}",
     "",
     f"{'of a device':<12}{'batch':>7}{'tokens':>9}"
-    + "".join(
-      f"{h:>13}" for h in ("arguments", "temporaries", "peak", "compiled in")
-    ),
+    + "".join(f"{head:>13}" for head in heads),
   ]
   for name in ("train", "evaluation"):
     program = found[name]
     if program is None:
       lines.append(f"{name:<12}batch_size is no multiple of the devices")
       continue
-    sizes = [program[f"{k}_bytes"] for k in ("argument", "temporary", "peak")]
+    used = [program[f"{k}_bytes"] for k in ("argument", "temporary", "peak")]
     verdict = {None: "memory not known", True: "fits", False: "does not fit"}
     lines.append(
       f"{name:<12}{program['sequences']:>7}{program['length']:>9}"
-      + "".join(f"{size(n):>13}" for n in sizes)
+      + "".join(f"{size(n):>13}" for n in used)
       + f"{program['compile_seconds']:>11.0f} s  {verdict[program['fits']]}"
     )
     if program["compiler"]:
@@ -120,15 +115,12 @@ def text(found: dict[str, Any]) -> str:
   predicted = found["predicted"]
   if predicted is not None:
     largest = sorted(predicted, key=lambda k: -predicted[k])[:5]
-    lines.append(
-      f"Predicted peak of train: {size(sum(predicted.values()))} ("
-      + ", ".join(f"{k} {size(predicted[k])}" for k in largest)
-      + ", ...)"
-    )
+    parts = ", ".join(f"{k} {size(predicted[k])}" for k in largest)
+    total = size(sum(predicted.values()))
+    lines.append(f"Predicted peak of train: {total} ({parts}, ...)")
   if search is not None:
-    lines.append(
-      f"Largest {search['of']} that fits: {search['largest'] or 'none'}"
-    )
+    best = search["largest"] or "none"
+    lines.append(f"Largest {search['of']} that fits: {best}")
   tokens = cost["tokens"]
   lines += [
     "",
@@ -138,15 +130,14 @@ def text(found: dict[str, Any]) -> str:
   ]
   if step is None:
     return "\n".join([*lines, "No peaks of this machine are known: no times"])
+  roofline = f"{step['compute_seconds']:.3g} s of matrix products"
+  if "memory_seconds" in step:
+    roofline += f", {step['memory_seconds']:.3g} s to read its arguments and "
+    roofline += "write its results"
+  run_ = found["run"]
   lines += [
     f"A step takes at least {step['at_least_seconds']:.3g} s (roofline: "
-    f"{step['compute_seconds']:.3g} s of matrix products"
-    + (
-      f", {step['memory_seconds']:.3g} s to read its arguments and write its "
-      "results)"
-      if "memory_seconds" in step
-      else ")"
-    ),
+    f"{roofline})",
     f"At {run_['mfu']:.0%} of the peak: {run_['tokens_per_second']:,.0f} "
     f"tokens/s; {run_['steps']} steps in {run_['seconds'] / 3600:.3g} h, "
     f"{run_['chip_hours']:.3g} chip hours",
@@ -165,7 +156,6 @@ def size(number: float | None) -> str:
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="--config=recall --topology=v5e:2x2 --search=batch --json=plan.json",
   run=run,
   define=define,

@@ -22,7 +22,7 @@ def _define(values: flags.FlagValues) -> None:
   )
 
 
-def _plot(values: flags.FlagValues, kind: str, *runs: str) -> None:
+def _run(values: flags.FlagValues, kind: str, *runs: str) -> None:
   if kind not in KINDS:
     raise launch.UsageError(f"unknown kind {kind!r}: use {' or '.join(KINDS)}")
   if kind == "curves":
@@ -82,9 +82,8 @@ def _rows(path: str) -> list[dict[str, Any]]:
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="curves runs/recall --out=curves.png",
-  run=_plot,
+  run=_run,
   define=_define,
   words=("KIND", "RUN..."),
 )

@@ -90,37 +90,31 @@ def do(
   values: flags.FlagValues,
   together: bool = False,
 ) -> tuple[int, list[rows_lib.Row]]:
-  """Does the runs `mine` of a sweep that are not finished.
+  """Does the runs `mine` of the sweep `every` that are not finished, each in a
+  directory of `out`; returns the exit code and the rows of `every` so far.
 
   Args:
-    every: the runs of the sweep.
-    mine: those to do here.
-    out: directory of their directories.
     values: of the flags that `define_results` adds.
     together: as in `runner.SweepRunner`.
-
-  Returns:
-    The exit code, and the rows of `every` that there are.
   """
   results = pathlib.Path(values.results or out / rows_lib.ROWS_FILE)
   known = rows_lib.known(results) if values.results else {}
-  doing = runner.SweepRunner(
+  run_all = runner.SweepRunner(
     [one for one in mine if one.hash not in known],
     out,
     workers=values.workers,
     together=together,
     report=lambda line: print(line, flush=True),
   )
-  code = doing()
+  code = run_all()
   rows = rows_lib.update(every, out, results)
   print(f"{len(rows)} of {len(every)} runs finished; rows are in {results}")
-  if doing.failed:
-    print(f"{len(doing.failed)} failed: {', '.join(sorted(doing.failed))}")
+  if run_all.failed:
+    print(f"{len(run_all.failed)} failed: {', '.join(sorted(run_all.failed))}")
   return code, rows
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="--config=recall:tiny --out=runs/sweep --workers=2",
   run=run,
   define=define,

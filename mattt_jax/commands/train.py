@@ -7,7 +7,7 @@ from mattt_jax.commands import launch
 from mattt_jax.training import trackers
 
 
-def _define_train(values: flags.FlagValues) -> None:
+def _define(values: flags.FlagValues) -> None:
   launch.strings(values, workdir="directory of the run")
   launch.define_tracker(values)
   profile = "trace so many outer steps (jax.profiler), to WORKDIR/profile"
@@ -20,7 +20,7 @@ def _define_train(values: flags.FlagValues) -> None:
   )
 
 
-def _train(values: flags.FlagValues) -> int:
+def _run(values: flags.FlagValues) -> int:
   launch.required(values, "config", "recall:tiny")
   workdir = launch.required(values, "workdir", "runs/recall")
   trackers.choose(values.tracker)
@@ -46,10 +46,9 @@ def _train(values: flags.FlagValues) -> int:
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="--config=recall:tiny --workdir=runs/recall "
   "--config.outer.learning_rate=3e-3",
-  run=_train,
-  define=_define_train,
+  run=_run,
+  define=_define,
   takes_config=True,
 )
