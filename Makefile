@@ -60,7 +60,6 @@ RESULTS := recall=recall hard=recall:hard easy=recall:easy \
 	write=coordination:write records=student_records frontier=frontier \
 	reasoning=reasoning retention_tune=retention:tune retention=retention \
 	retention_long=retention:long context=context_scaling
-TABLES := hard easy induction rule records  # the notebooks make the others
 TTT := recall:hard,system=ttt_e2e,seed=1
 
 results: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
@@ -69,8 +68,6 @@ results: demo
 	for pair in $(RESULTS); do \
 		$(BIN)/mattt sweep --config=$${pair#*=} --out=runs/$${pair%%=*} \
 			--results=results/$${pair%%=*}.jsonl || exit 1; done
-	for name in $(TABLES); do $(BIN)/mattt compare results/$$name.jsonl \
-		>results/$$name.md || exit 1; done
 	$(BIN)/mattt train --config=$(TTT) --workdir=runs/million
 	$(BIN)/python benchmarks/million.py --workdir=runs/million \
 		--out=results/streaming.jsonl

@@ -305,7 +305,7 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices on each axis of the mesh (`sharding.py`; README has the table).
+  """Devices on each axis of the mesh (docs/meshes.md says what each splits).
 
   Where a run computes, not what: it may go on with another mesh.
   """

@@ -114,8 +114,7 @@ def test_settings_are_frozen_and_hashable():
      "use a length of 512"),
     (dict(train__random_lengths=(256, 500)), "chunk=32 must divide "
      "train.random_lengths=500: use a length of 512"),
-    (dict(train__random_lengths=(64,)), "length=64 is too short for 48 tokens "
-     "of facts"),
+    (dict(train__random_lengths=(64,)), "length=64 is too short for task"),
     (dict(train__random_lengths=(512,), task__lengths=(256,),
           task__lengths_until=(3,)), "task.lengths=(256,) does nothing with "
      "train.random_lengths=(512,): choose one"),
@@ -219,7 +218,7 @@ def test_an_error_names_field_value_and_fix(changes, message):
 
 def fields_of(cls, path=()):
   for name, hint in typing.get_type_hints(cls).items():
-    if typing.get_origin(hint) is typing.ClassVar or hint is typing.Any:
+    if typing.ClassVar in (hint, typing.get_origin(hint)) or hint is typing.Any:
       continue
     if dataclasses.is_dataclass(hint):
       yield from fields_of(hint, (*path, name))

@@ -16,7 +16,7 @@ PACKAGE = "mattt_jax"
 # From the ground up. A room is a folder, or a file outside of any; rooms of one
 # floor do not know each other.
 FLOORS = (
-  ("registry", "recompute", "versions"),
+  ("registry", "recompute", "versions", "sizes"),
   ("strict",),
   ("sections",),
   ("config",),
@@ -39,7 +39,7 @@ FLOORS = (
 FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms}
 # Help and most errors come without waiting for JAX.
 WITHOUT_JAX = {"registry", "versions", "strict", "sections", "config",
-               "systems", "data", "main"}  # fmt: skip
+               "systems", "sizes", "data", "main"}  # fmt: skip
 WITH_JAX = {"jax", "jaxlib", "flax", "optax", "orbax", "clu"}
 
 
@@ -141,7 +141,7 @@ def violations(modules, experiments):
       lines.append(f"{module} imports the transformer")
   allowed = {
     f"{PACKAGE}.{name}"
-    for name in ("config", "registry", "systems", "sweeps.sweep")
+    for name in ("config", "registry", "sizes", "systems", "sweeps.sweep")
   } | {"ml_collections"}
   for module, source in experiments.items():
     lines += [

@@ -12,7 +12,7 @@ Stacks of blocks have one axis more in front.
 The rest follows from where parameters and batches lie, and from what
 `constrain` says where a sequence is read: how its tokens and chunks are split.
 
-README has the table of what each mesh axis splits.
+docs/meshes.md has the table of what each mesh axis splits.
 """
 
 import contextlib

@@ -15,7 +15,7 @@ from mattt_jax import config as config_lib
 from mattt_jax import systems
 from mattt_jax.learners import build
 from mattt_jax.planning import cost_model
-from mattt_jax.report import tables
+from mattt_jax.report import guess, tables
 from mattt_jax.sweeps import labels
 from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.sweeps.sweep import Settings, param, product
@@ -121,7 +121,8 @@ def table(rows: Sequence[Row]) -> str:
     "kFLOP/token",
     "train tokens/s",
   ]
-  cells = {name: _cells(found, lengths) for name, found in by_system.items()}
+  cells = _guessing(rows, lengths, len(head))
+  cells |= {name: _cells(found, lengths) for name, found in by_system.items()}
   tasks = sorted({row["config"]["task"]["name"] for row in rows})
   steps = sorted({row["step"] for row in rows})
   seeds = sorted({row["seed"] for row in rows})
@@ -137,6 +138,18 @@ def table(rows: Sequence[Row]) -> str:
       *tables.markdown("system", head, cells),
     ]
   )
+
+
+def _guessing(
+  rows: Sequence[Row], lengths: Sequence[str], columns: int
+) -> dict[str, list[str]]:
+  """The guesser's line, if all rows are of one task and it is known."""
+  shares = {guess.share(row["config"]["task"]) for row in rows}
+  (line,) = shares if len(shares) == 1 else (None,)
+  if line is None:
+    return {}
+  cells = [f"{line:.3f}"] * len(lengths)
+  return {"guessing": cells + ["-"] * (columns - len(cells))}
 
 
 def _listed(numbers: Sequence[int]) -> str:
@@ -155,20 +168,34 @@ def _cells(found: Sequence[Row], lengths: Sequence[str]) -> list[str]:
   state = measured[0].get("state_bytes", {}).get(longest)
   number, flops = measured[0].get("parameters"), flops_per_token(found[0])
   speed = [row["train"].get("tokens_per_second") for row in found]
+  answers = [over_seeds(summaries, right) for summaries in by_length]
+  rest = [
+    over_seeds([one.get("parts_off", {}).get(part) for one in measured], right)
+    for part in ("inner", "memory")
+  ] + [over_seeds(by_length[-1], "other_loss")]
+  if _unlearned(found):
+    answers = [f"not learned in {found[0]['step']} steps"] * len(lengths)
+    rest = ["-"] * len(rest)
   return [
-    *(over_seeds(summaries, right) for summaries in by_length),
-    *(
-      over_seeds(
-        [one.get("parts_off", {}).get(part) for one in measured], right
-      )
-      for part in ("inner", "memory")
-    ),
-    over_seeds(by_length[-1], "other_loss"),
+    *answers,
+    *rest,
     f"{number:,}" if number else "-",
     f"{sum(state.values()) / 1024:,.0f}" if state else "-",
     f"{flops / 1000:,.0f}" if flops else "-",
     tables.summary(speed, 0),
   ]
+
+
+def _unlearned(found: Sequence[Row]) -> bool:
+  """Whether the rows, one a seed, are at chance where they were trained."""
+  task = found[0]["config"]["task"]
+  own = [
+    row["evaluation"]["lengths"].get(str(row["config"].get("length")))
+    for row in found
+  ]
+  return None not in own and guess.at_chance(
+    [summary | {"task": task} for summary in own]
+  )
 
 
 def flops_per_token(row: Row) -> float | None:

@@ -27,7 +27,7 @@ import numpy as np
 from mattt_jax import systems
 from mattt_jax.config import require
 from mattt_jax.evaluation import bootstrap
-from mattt_jax.report import plots, tables
+from mattt_jax.report import guess, plots, tables
 from mattt_jax.sweeps import labels
 
 Row = dict[str, Any]
@@ -49,14 +49,15 @@ SQUARE = systems.square("episodic")
 class Estimate:
   """A mean over seeds and its 95 % bootstrap interval over them.
 
-  Of three seeds, that interval is the lowest and the highest; of one there is
-  none (`low` and `high` are the value).
+  Of three seeds that is the lowest and the highest; one has none (`low` and
+  `high` are the value). Where nothing was learned, `words` say so instead.
   """
 
   mean: float
   low: float
   high: float
   seeds: int
+  words: str = ""
 
   def __str__(self) -> str:
     return self.format()
@@ -64,19 +65,19 @@ class Estimate:
   def format(self, digits: int = 3) -> str:
     """ "0.984 [0.971, 0.996]", without the interval if there is none."""
     mean = f"{self.mean:,.{digits}f}"
-    if self.seeds < 2:
-      return mean
+    if self.seeds < 2 or self.words:
+      return self.words or mean
     return f"{mean} [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
 
 
 Curves = dict[str, dict[Any, Estimate]]
 
 
-def estimate(values: Sequence[float]) -> Estimate:
+def estimate(values: Sequence[float], words: str = "") -> Estimate:
   """The mean of one value a seed, in order of the seeds."""
   found = bootstrap.interval(np.asarray(values), np.ones(len(values)))
   low, high = found or (min(values), max(values))
-  return Estimate(statistics.mean(values), low, high, len(values))
+  return Estimate(statistics.mean(values), low, high, len(values), words)
 
 
 def label(system: str) -> str:
@@ -94,8 +95,8 @@ def read(path: str | os.PathLike) -> list[Row]:
   (tokens), `asked` ("": the task it was trained on; or another, as `eval.tasks`
   had it), `task` (its settings, as far as the file says), `settings` (what the
   sweep said of the run), `off` (the part that was off, "inner" or "memory"; or
-  ""), `state_bytes` (of a sequence, None if
-  unknown) and what was measured ("answer_exact_match", "other_loss", ...).
+  ""), `state_bytes` (of a sequence, None if unknown), `steps` and `unlearned`
+  (`guess.judge`), and what was measured ("answer_exact_match", ...).
 
   Raises:
     ValueError: a line that is no such row.
@@ -112,6 +113,7 @@ def read(path: str | os.PathLike) -> list[Row]:
       raise ValueError(
         f"{path}, line {number}: no row of a result ({error!r}): remove it"
       ) from error
+  guess.judge(rows)
   return rows
 
 
@@ -132,6 +134,7 @@ def _flat(row: Row) -> list[Row]:
     "commit": row["commit"],
     "config_hash": row["config_hash"],
     "trained_at": at,
+    "steps": row["config"].get("train", {}).get("steps"),
     "parameters": found.get("parameters"),
     "flops_per_token": row.get("flops_per_token"),
   }
@@ -199,19 +202,30 @@ def curves(
   Raises:
     ValueError: two rows of one seed at the same point.
   """
+
+  def mean(seeds: dict[int, Row]) -> Estimate:
+    same = [seeds[seed] for seed in sorted(seeds)]
+    words = guess.words(same) if measure in guess.RIGHT else ""
+    return estimate([_get(row, measure) for row in same], words)
+
   return {
-    name: {at: estimate([points[at][s] for s in sorted(points[at])])
-           for at in sorted(points)}
+    name: {at: mean(points[at]) for at in sorted(points)}
     for name, points in _by_seed(rows, measure, x, by).items()
-  }  # fmt: skip
+  }
 
 
-def _by_seed(rows, measure, x, by) -> dict[Any, dict[Any, dict[int, float]]]:
-  """label -> x -> seed -> value; arguments and errors are as of `curves`."""
+def guessing(rows: Iterable[Row], x: str = "length") -> Curves:
+  """The line of the guesser (`guess.share`), where it is known."""
+  shares = {_get(row, x): guess.share(row["task"]) for row in rows}
+  found = {at: estimate([y]) for at, y in sorted(shares.items()) if y}
+  return {"guessing": found} if found else {}
+
+
+def _by_seed(rows, measure, x, by) -> dict[Any, dict[Any, dict[int, Row]]]:
+  """label -> x -> seed -> row; arguments and errors are as of `curves`."""
   found: dict[Any, dict] = collections.defaultdict(dict)
   for row in rows:
-    value = _get(row, measure)
-    if value is None:
+    if _get(row, measure) is None:
       continue
     name = label(_get(row, by)) if by == "system" else _get(row, by)
     seeds = found[name].setdefault(_get(row, x), {})
@@ -220,7 +234,7 @@ def _by_seed(rows, measure, x, by) -> dict[Any, dict[Any, dict[int, float]]]:
       f"{name} at {_get(row, x)} has two rows of seed {row['seed']}: take the "
       "rows of one task and one part that is off (study.where)",
     )
-    seeds[row["seed"]] = value
+    seeds[row["seed"]] = row
   return found
 
 
@@ -246,7 +260,9 @@ def exponents(
   for name, points in _by_seed(rows, measure, x, by).items():
     whole = set.intersection(*map(set, points.values()))
     if len(points) > 1 and whole:
-      values = [[seeds[s] for s in sorted(whole)] for seeds in points.values()]
+      values = [
+        [_get(at[s], measure) for s in sorted(whole)] for at in points.values()
+      ]
       slopes, _ = np.polyfit(np.log([*points]), np.log(values), 1)
       fitted[name] = estimate(slopes.tolist())
   return fitted

@@ -38,6 +38,9 @@ class Config:
   answer_weight: float = 1.0  # outer weight of the answers
   context_weight: float = 1.0  # outer weight of every other target
 
+  # The fields that say how many facts and questions there are.
+  counts: ClassVar[tuple[str, ...]] = ()
+
   def __post_init__(self):
     require_least(self, num_fillers=1)
     require(
@@ -208,9 +211,11 @@ def areas(
   least = math.ceil((facts + questions - 1) / (1 - config.gap_share))
   require(
     facts <= end,
-    f"length={length} is too short for {facts} tokens of facts and "
-    f"{questions} of questions with task.gap_share={config.gap_share}: use a "
-    f"length of at least {least}, fewer of them, or a smaller gap_share",
+    f"length={length} is too short for "
+    + "".join(f"task.{n}={getattr(config, n)}, " for n in config.counts)
+    + f"{facts} tokens of facts and {questions} of questions with "
+    f"task.gap_share={config.gap_share}: use a length of at least {least}, "
+    "fewer of them, or a smaller gap_share",
   )
   return end, questions_at
 

@@ -47,6 +47,8 @@ class Config(_documents.PairConfig):
 
   first_key: ClassVar[int] = FIRST_KEY
 
+  counts: ClassVar = ("num_pairs", "updates", "num_queries")
+
   def __post_init__(self):
     super().__post_init__()
     _documents.require_least(

@@ -21,6 +21,7 @@ with source="babi:qa1".
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -46,6 +47,8 @@ class Config(_documents.Config):
   num_people: int = 4
   num_places: int = 8
   num_objects: int = 4
+
+  counts: ClassVar = ("num_facts", "num_questions")
 
   def __post_init__(self):
     super().__post_init__()

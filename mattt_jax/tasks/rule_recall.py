@@ -13,6 +13,7 @@ still needs the item.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import numpy as np
 
@@ -40,6 +41,14 @@ class Config(_documents.Config):
   # outer steps to 1 at the second; (0, 0): no ramp. f(x) = x for the others.
   rule_ramp: tuple[int, int] = (0, 0)
   answer_weight: float = 8.0  # outer weight of what the queries ask for
+
+  counts: ClassVar = (
+    "num_pairs",
+    "demonstrations",
+    "num_symbols",
+    "num_queries",
+    "num_rule_queries",
+  )
 
   def __post_init__(self):
     super().__post_init__()

@@ -19,6 +19,7 @@ mean is rounded, halves up. Filler never holds a mark, but a share
 
 import dataclasses
 import itertools
+from typing import ClassVar
 
 from mattt_jax.config import require, require_choice
 from mattt_jax.tasks import _documents
@@ -47,6 +48,8 @@ class Config(_documents.Config):
   num_schools: int = 16
   num_majors: int = 16
   num_grades: int = 16
+
+  counts: ClassVar = ("num_students", "num_questions")
 
   def __post_init__(self):
     super().__post_init__()

@@ -9,7 +9,7 @@ import types
 import pytest
 
 import mattt_jax
-from mattt_jax import registry
+from mattt_jax import commands, registry
 from mattt_jax.commands import cli, evaluate
 from mattt_jax.training import preemption
 
@@ -147,7 +147,7 @@ def test_a_file_of_ones_own(trained, capsys, tmp_path):
 @pytest.mark.parametrize(
   "argv, message",
   [
-    ([], "--config is missing: add --config=experiments/recall.py:tiny"),
+    ([], "--config is missing: add --config=recall:tiny"),
     ([CONFIG], "--workdir is missing: add --workdir=runs/recall"),
     (["--config=recal:tiny"], "no file 'recal', and no experiment of that "
      "name: expected one of"),
@@ -308,10 +308,10 @@ def test_lengths():
 
 def test_demo_runs_in_its_directory(capsys, monkeypatch):
   calls = []
-  fake = types.ModuleType("demo")
+  fake = types.ModuleType("_demo")
   fake.run = calls.append
-  monkeypatch.setitem(sys.modules, "mattt_jax.commands.demo", fake)
-  monkeypatch.setattr(mattt_jax, "demo", fake, raising=False)
+  monkeypatch.setitem(sys.modules, "mattt_jax.commands._demo", fake)
+  monkeypatch.setattr(commands, "_demo", fake, raising=False)
   assert run(capsys, "demo", "--out=elsewhere")[0] == 0
   assert run(capsys, "demo")[0] == 0
   assert calls == ["elsewhere", "runs/demo"]

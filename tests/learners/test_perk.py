@@ -159,9 +159,9 @@ def test_an_unrolled_loop_by_hand(unroll, questions, suffix):
   """Losses, and gradients by everything that is meta-learned; truncation is a
   stop_gradient on what the first K - T steps add."""
   learner = make(
-    baseline__unroll=unroll, baseline__question_chunks=questions,
+    learner__unroll=unroll, learner__question_chunks=questions,
     inner__remat_levels=int(unroll == 1), model__num_suffix=suffix,
-    baseline__layers=("*/attention/wq", "*/mlp/w1", "embedding"),
+    learner__layers=("*/attention/wq", "*/mlp/w1", "embedding"),
   )  # fmt: skip
   arrays = text()
   outer = np.random.default_rng(4).random((CHUNKS, CHUNK))
@@ -200,8 +200,8 @@ def test_an_unrolled_loop_by_hand(unroll, questions, suffix):
 def test_meta_gradient_by_finite_differences():
   """(Without weighting, whose look at the hidden state has no gradient.)"""
   learner = make(
-    baseline__weigh_tokens=False,
-    baseline__layers=("suffix/mlp/w1",),
+    learner__weigh_tokens=False,
+    learner__layers=("suffix/mlp/w1",),
   )
   graphdef, state = nnx.split(learner)
   arrays = text(5)
@@ -264,7 +264,7 @@ def test_the_adapter_starts_as_the_base_model():
   base = build_learner(
     dataclasses.replace(
       experiment(model__fast=(), model__num_layers=2),
-      baseline=config.registry.load(config.BASELINES, "none").Config(),
+      learner=config.registry.load(config.LEARNERS, "recurrence").Config(),
       inner=config.InnerConfig(enabled=False),
     ),
     VOCAB,
@@ -289,12 +289,12 @@ def test_the_adapter_starts_as_the_base_model():
 @pytest.mark.parametrize(
   "changes, message",
   [
-    (dict(baseline__rank=0), "baseline.rank=0"),
-    (dict(baseline__alpha=0.0), "baseline.alpha=0.0"),
-    (dict(baseline__unroll=3), "learner.unroll=3 must be <= baseline.steps=2"),
-    (dict(baseline__question_chunks=4), "question_chunks=4 leaves no context"),
+    (dict(learner__rank=0), "learner.rank=0"),
+    (dict(learner__alpha=0.0), "learner.alpha=0.0"),
+    (dict(learner__unroll=3), "learner.unroll=3 must be <= learner.steps=2"),
+    (dict(learner__question_chunks=4), "question_chunks=4 leaves no context"),
     (
-      dict(eval__lengths=(16, 12), baseline__question_chunks=3),
+      dict(eval__lengths=(16, 12), learner__question_chunks=3),
       "the 3 chunks of eval.lengths=12: use fewer, or a length of at least 16",
     ),
     (dict(model__attention="window", model__window=3), "model.window=3 must"),
@@ -306,7 +306,7 @@ def test_the_adapter_starts_as_the_base_model():
         model__prefix_attention="splash",
         task__out_of_reach=False,
       ),
-      "inner loop of baseline perk goes through the prefix",
+      "inner loop of learner perk goes through the prefix",
     ),
     (dict(inner__retention=0.9), "inner.retention does nothing"),
     (dict(coordination__replay=1), "coordination.replay does nothing"),
@@ -325,8 +325,8 @@ def test_its_prefix_can_be_differentiated_twice():
   "layers", [("suffix/fast_mlp/*",), ("*norm*",), ("suffix/*",), ()]
 )
 def test_layers_that_are_no_matrices(layers):
-  with pytest.raises(ValueError, match=r"baseline.layers=\("):
-    make(baseline__layers=layers)
+  with pytest.raises(ValueError, match=r"learner.layers=\("):
+    make(learner__layers=layers)
 
 
 def test_no_memory_no_stream_no_context():

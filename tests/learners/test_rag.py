@@ -20,11 +20,11 @@ from mattt_jax.ttt.tokens import make_tokens
 
 VOCAB, CHUNK, WINDOW, LENGTH = 24, 4, 7, 32
 LOCAL = 8  # WINDOW in whole chunks
-BM25_ALONE = dict(baseline__retriever="bm25")
+BM25_ALONE = dict(learner__retriever="bm25")
 
 
 def settings(**changes):
-  tree = config.template("associative_recall", baseline="rag")
+  tree = config.template("associative_recall", learner="rag")
   tree.update({"length": LENGTH, "chunk": CHUNK, "batch_size": 2})
   tree.inner.enabled = False
   tree.model.update(
@@ -110,7 +110,7 @@ def by_hand(learner, tokens, targets, weight, top_k, query_tokens=3):
 
 @pytest.mark.parametrize("top_k", [0, 1, 3])
 def test_each_chunk_is_read_behind_what_resembles_the_last_tokens(top_k):
-  learner = make(baseline__top_k=top_k)
+  learner = make(learner__top_k=top_k)
   tokens, targets = text()
   expected = by_hand(learner, tokens, targets, np.ones(LENGTH), top_k)
   out = read(learner, tokens, targets)
@@ -124,7 +124,7 @@ def test_each_chunk_is_read_behind_what_resembles_the_last_tokens(top_k):
 
 
 def test_padding_is_not_retrieved():
-  learner = make(baseline__top_k=2)
+  learner = make(learner__top_k=2)
   tokens, targets = text(1)
   weight = np.ones(LENGTH, np.float32)
   weight[CHUNK : 2 * CHUNK] = 0  # a whole chunk
@@ -149,11 +149,11 @@ def fronts(learner, tokens):
 
 
 @pytest.mark.parametrize(
-  "how", [dict(baseline__embedding="random"), {}, BM25_ALONE]
+  "how", [dict(learner__embedding="random"), {}, BM25_ALONE]
 )
 def test_a_planted_chunk_is_found(how):
   """The last tokens before a chunk occur, in another order, far back."""
-  learner = make(baseline__top_k=1, **how)
+  learner = make(learner__top_k=1, **how)
   tokens = np.random.default_rng(5).integers(0, 12, 64).astype(np.int32)
   planted = np.array([20, 21, 22, 23], np.int32)
   tokens[8:12] = planted  # chunk 2
@@ -164,7 +164,7 @@ def test_a_planted_chunk_is_found(how):
 
 
 def test_in_front_is_the_past_alone():
-  learner = make(baseline__top_k=2)
+  learner = make(learner__top_k=2)
   tokens, _ = text(2)
   got = fronts(learner, tokens)
   assert [int(missing) for _, missing in got[:5]] == [16, 12, 8, 4, 0]
@@ -183,7 +183,7 @@ def test_in_front_is_the_past_alone():
 def test_scores_are_those_of_bm25(ngram, table_size):
   """Before each chunk, of the chunks that are far by then and of no other."""
   learner = make(
-    **BM25_ALONE, baseline__ngram=ngram, baseline__table_size=table_size
+    **BM25_ALONE, learner__ngram=ngram, learner__table_size=table_size
   )
   tokens = np.random.default_rng(7).integers(0, 6, 64)  # that words repeat
   tokens[20:24] = VOCAB - 1  # one word, several times
@@ -218,7 +218,7 @@ def test_scores_are_those_of_bm25(ngram, table_size):
 
 
 def test_words_of_one_column_are_one_word():
-  learner = make(**BM25_ALONE, baseline__table_size=5)
+  learner = make(**BM25_ALONE, learner__table_size=5)
   count = learner.embed(jnp.array([3, 8, 4, 23]), jnp.ones(4, bool))
   np.testing.assert_array_equal(count, [0, 0, 0, 3, 1])
 
@@ -226,7 +226,7 @@ def test_words_of_one_column_are_one_word():
 @pytest.mark.parametrize("how", [{}, BM25_ALONE])
 def test_no_loss_looks_ahead(how):
   """Later tokens change no earlier loss: neither as text nor as a query."""
-  learner = make(baseline__top_k=2, **how)
+  learner = make(learner__top_k=2, **how)
   tokens, targets = text(3)
   base = np.ravel(read(learner, tokens, targets).loss_C)
   for at in range(0, LENGTH, 3):
@@ -243,7 +243,7 @@ def test_gradients_follow_what_was_put_in_front():
   Every position has a token of its own, so that an embedding is a position.
   """
   learner = build_learner(
-    settings(baseline__top_k=1, model__tie_embeddings=False), LENGTH
+    settings(learner__top_k=1, model__tie_embeddings=False), LENGTH
   )
   tokens = np.random.default_rng(6).permutation(LENGTH).astype(np.int32)
   targets = np.roll(tokens, -1)
@@ -268,15 +268,15 @@ def test_gradients_follow_what_was_put_in_front():
 
 
 def test_bytes_are_of_what_is_carried():
-  learner = make(baseline__top_k=2)
+  learner = make(learner__top_k=2)
   for length, far in ((64, 14), (10, 2)):  # room for top_k at least
     size = learner.state_bytes(length)
     # Of a chunk: an embedding; of a token: an id and a flag.
     assert size["memory"] == far * (4 * 8 + CHUNK * 5) + 4
     assert size["cache"] == LOCAL * 5 + 4
     assert sum(size.values()) == size["memory"] + size["cache"]
-  assert make(baseline__top_k=0).state_bytes(64)["memory"] == 0
-  words = make(**BM25_ALONE, baseline__table_size=50).state_bytes(64)
+  assert make(learner__top_k=0).state_bytes(64)["memory"] == 0
+  words = make(**BM25_ALONE, learner__table_size=50).state_bytes(64)
   assert words["memory"] == 14 * (4 * 50 + CHUNK * 5) + 4  # of it, counts
 
 
@@ -299,7 +299,7 @@ def test_it_trains_and_is_evaluated(tmp_path):
   result = trainer.train(experiment, tmp_path, mesh=meshes.make_mesh(1))
   assert result["step"] == 2
   assert result["evaluation"]["lengths"][str(LENGTH)]["loss"] > 0
-  assert json.loads((tmp_path / "config.json").read_text())["baseline"] == {
+  assert json.loads((tmp_path / "config.json").read_text())["learner"] == {
     "name": "rag", "top_k": 2, "query_tokens": 3, "retriever": "embedding",
     "embedding": "token", "ngram": 1, "table_size": 1024,
   }  # fmt: skip
@@ -313,22 +313,22 @@ def test_it_does_not_stream():
 @pytest.mark.parametrize(
   "changes, error",
   [
-    (dict(baseline__top_k=-1), "baseline.top_k=-1 must be at least 0"),
-    (dict(baseline__query_tokens=0), "baseline.query_tokens=0 must be at l"),
-    (dict(baseline__query_tokens=9), "query_tokens=9 must be <= 8, the local"),
-    (dict(baseline__embedding="bert"), "baseline.embedding='bert' is not"),
-    (dict(baseline__retriever="bm52"), "baseline.retriever='bm52' is not"),
-    (dict(baseline__table_size=0), "baseline.table_size=0 must be at least 1"),
-    (dict(baseline__ngram=0), "baseline.ngram=0 must be at least 1"),
-    (dict(baseline__ngram=2), "ngram=2 does nothing with .*'embedding': use 1"),
-    (dict(**BM25_ALONE, baseline__embedding="random"), "'random' does nothing"),
-    (dict(**BM25_ALONE, baseline__ngram=4), "must be <= baseline.query_tokens"),
+    (dict(learner__top_k=-1), "learner.top_k=-1 must be at least 0"),
+    (dict(learner__query_tokens=0), "learner.query_tokens=0 must be at l"),
+    (dict(learner__query_tokens=9), "query_tokens=9 must be <= 8, the local"),
+    (dict(learner__embedding="bert"), "learner.embedding='bert' is not"),
+    (dict(learner__retriever="bm52"), "learner.retriever='bm52' is not"),
+    (dict(learner__table_size=0), "learner.table_size=0 must be at least 1"),
+    (dict(learner__ngram=0), "learner.ngram=0 must be at least 1"),
+    (dict(learner__ngram=2), "ngram=2 does nothing with .*'embedding': use 1"),
+    (dict(**BM25_ALONE, learner__embedding="random"), "'random' does nothing"),
+    (dict(**BM25_ALONE, learner__ngram=4), "must be <= learner.query_tokens"),
     (
-      dict(**BM25_ALONE, baseline__ngram=5, baseline__query_tokens=5),
-      "baseline.ngram=5 must be <= chunk=4",
+      dict(**BM25_ALONE, learner__ngram=5, learner__query_tokens=5),
+      "learner.ngram=5 must be <= chunk=4",
     ),
-    (dict(inner__enabled=True), "inner.enabled=True, but baseline rag"),
-    (dict(model__attention="full"), "model.attention='full' leaves baseline"),
+    (dict(inner__enabled=True), "inner.enabled=True, but learner rag"),
+    (dict(model__attention="full"), "model.attention='full' leaves learner"),
     (dict(model__suffix_mixer="gated_delta"), "suffix_mixer='gated_delta' doe"),
   ],
 )

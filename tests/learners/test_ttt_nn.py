@@ -105,7 +105,7 @@ def by_hand(learner, tokens, targets, weight, optimizer, reset, kept=CHUNKS):
 def test_a_loop_by_hand(reset, capacity):
   learner = make(
     inner__optimizer="momentum", inner__clip_norm=0.0,
-    baseline__reset_optimizer=reset, baseline__capacity=capacity,
+    learner__reset_optimizer=reset, learner__capacity=capacity,
   )  # fmt: skip
   tokens, targets, weight = text()
   weight[[1, 6, 10]] = 0.0, 0.5, 0.0
@@ -124,7 +124,7 @@ def test_a_loop_by_hand(reset, capacity):
 def test_a_chunk_depends_on_its_window_and_neighbours_only():
   """Two fast blocks, so that the window would carry what W learned."""
   tree = dict(
-    model__num_layers=3, model__num_suffix=2, baseline__neighbours=1,
+    model__num_layers=3, model__num_suffix=2, learner__neighbours=1,
     model__window=2,
   )  # fmt: skip
   learner = make(**tree)
@@ -204,8 +204,8 @@ def test_near_copies_lower_the_loss():
 @pytest.mark.parametrize(
   "changes, message",
   [
-    (dict(baseline__neighbours=0), "baseline.neighbours=0"),
-    (dict(baseline__capacity=2), "baseline.capacity=2 must be > "),
+    (dict(learner__neighbours=0), "learner.neighbours=0"),
+    (dict(learner__capacity=2), "learner.capacity=2 must be > "),
     (dict(inner__enabled=False), "inner.enabled=False"),
     (dict(coordination__replay=1), "coordination.replay=1"),
     (dict(coordination__surprise_power=1.0), "coordination.surprise_power=1.0"),

@@ -21,6 +21,7 @@ from mattt_jax.devices import meshes
 from mattt_jax.learners import build
 from mattt_jax.planning import memory_model
 from mattt_jax.training import placement
+from tests.training import test_train_step
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLE = pathlib.Path(__file__).with_name("example_memory.py")
@@ -74,15 +75,24 @@ def test_it_is_listed_and_has_its_place(add):
   assert name in registry.names(config.MEMORIES)
   assert registry.summaries(config.MEMORIES)[name].startswith("A matrix a head")
   made = tiny.experiment(name, batch_size=8, eval__batch_size=8)
-  mesh = meshes.abstract_mesh(MeshConfig(2, 1, 4, 1), 8)
+  mesh = meshes.abstract_mesh(MeshConfig(2, 1, 2, 2), 8)
   placed = placement.place(made, 28, mesh)
   matrix = placed.reading[32].memory.matrix_HxKxE
   assert matrix.shape == (8, 1, 4, 16, 16)
-  assert matrix.sharding.shard_shape(matrix.shape) == (4, 1, 1, 16, 16)
+  assert matrix.sharding.shard_shape(matrix.shape) == (4, 1, 2, 16, 16)
   with pytest.raises(
     ValueError, match="mesh.tensor=2 must divide memory.num_heads=5"
   ):
     tiny.experiment(name, memory__num_heads=5, mesh__tensor=2)
+
+
+def test_many_devices_are_one(add, monkeypatch):
+  """A step of training on a mesh of 8: metrics and gradients."""
+  name = add()
+  monkeypatch.setitem(test_train_step.SYSTEMS, name, (name, {}))
+  test_train_step.test_many_devices_and_small_parts_are_one_batch(
+    name, (1, 2, 2, 2), 0
+  )
 
 
 LINE = (

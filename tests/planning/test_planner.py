@@ -21,7 +21,7 @@ from mattt_jax.ttt.read_batch import start_states
 from mattt_jax.ttt.tokens import tokens_of
 
 CPUS = topology.parse("cpu:2")
-ABOUT = dict(sequences=2, length=32, inner=True, memory=True)
+ABOUT = dict(sequences=2, length=32, parts=ALL)
 V5E = topology.parse("v5e:2x2")
 
 
