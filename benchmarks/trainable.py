@@ -39,8 +39,8 @@ WAYS = {
   "all": parameters.ALL,
   "later": ("suffix/*", "final_norm/*", "pointer/*"),
 }
-COMPARED = ("cpu_seconds", "wall_seconds", "argument_bytes", "temp_bytes",
-            "optimizer_bytes", "hardware_flops")  # fmt: skip
+COMPARED = ("cpu_seconds", "argument_bytes", "temp_bytes", "optimizer_bytes",
+            "hardware_flops")  # fmt: skip
 
 
 def settings(sequences: int, length: int, way: str) -> Experiment:
