@@ -210,8 +210,12 @@ class Task(_cloze.Task):
           return read
       raise self._nothing(split, length)
     windows = self._held_out(split, length)
-    what = f"window of split={split!r}, length={length}, that has a question"
-    return base.at_index(windows, index, what)
+    require(
+      index < len(windows),
+      f"index={index} is no window of split={split!r}: {len(windows)} of "
+      f"length={length} have a question, counted from 0",
+    )
+    return windows[index]
 
   def _windows_with_questions(self, split: str, length: int) -> list[_Read]:
     reads = []

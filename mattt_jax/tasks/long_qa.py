@@ -200,7 +200,7 @@ class Task(_texts.TextTask):
     return *self._cut(record, room), self._rest(record, record.answers)
 
   def _after(self, record) -> int:
-    """Most tokens after the context, so that all choices leave the same room."""
+    """Most tokens after the context: all choices leave the same room."""
     candidates = [(choice,) for choice in record.choices] or [record.answers]
     parts = (self._rest(record, answers) for answers in candidates)
     return max(sum(len(tokens) for tokens, _ in rest) for rest in parts)

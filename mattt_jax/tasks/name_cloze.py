@@ -60,8 +60,12 @@ class Task(_cloze.Task):
       return self._train_window(index, length)
     splits.require_split(split)
     windows = self._windows(split, length)
-    what = f"window of split={split!r} and length={length}"
-    start, document = base.at_index(windows, index, what)
+    require(
+      0 <= index < len(windows),
+      f"index={index} is no window of split={split!r}: it has {len(windows)} "
+      f"of length={length}, counted from 0",
+    )
+    start, document = windows[index]
     return document, start
 
   def example(

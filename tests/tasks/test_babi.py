@@ -343,7 +343,7 @@ def test_the_default_experiment(kind):
     (dict(num_places=1), "task.num_places=1 must lie in 2 .. 16"),
     (dict(num_objects=0), "task.num_objects=0 must lie in 1 .. 16"),
     (dict(num_questions=0), "task.num_questions=0 must be at least 1"),
-    (dict(num_facts=21), "too short for 126 tokens .* 5 .* at least 260"),
+    (dict(num_facts=21), "too short for .*, 126 tokens .* 5 .* at least 260"),
     (dict(gap_share=0.45), "puts answers within 120 tokens .* reaches 125"),
     (dict(interference=2.0), "task.interference=2.0 must lie in"),
     (dict(answer_weight=0.0, context_weight=0.0), "leave nothing to learn"),

@@ -79,7 +79,10 @@ def test_each_document_has_its_rule():
     (dict(rule="sum"), "task.rule='sum' is not known: use one of perm"),
     (dict(num_pairs=300), "task.num_pairs=300 <= task.num_keys=256 must"),
     (dict(num_queries=33), "task.num_queries=33 <= task.num_pairs=16"),
-    (dict(demonstrations=18), "too short for 480 tokens .* 24 .* least 1006"),
+    (
+      dict(demonstrations=18),
+      "too short for .*, 480 tokens .* 24 .* least 1006",
+    ),
     (dict(gap_share=0.0), "task.gap_share=0.0 puts answers within 3 tokens"),
     (dict(interference=1.5), "task.interference=1.5 must lie in"),
   ],
