@@ -19,7 +19,9 @@ demo: $(VENV)/.installed
 	$(BIN)/mattt demo --out=runs/demo
 
 # Compiled programs are kept between runs; delete .cache/jax to compile anew.
-test: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+test test-newest soak results books: \
+	export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest $(TEST_FLAGS)
 
@@ -29,7 +31,6 @@ NEWEST := .cache/newest
 NEWEST_TESTS ?= tests/test_versions.py tests/commands/test_demo.py tests/devices/test_sharding.py \
 	tests/interop tests/ttt/test_meta_gradient.py \
 	tests/ttt/test_differentiation.py tests/training/test_checkpoint.py
-test-newest: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 test-newest:
 	$(check_python)
 	rm -rf $(NEWEST)
@@ -40,7 +41,6 @@ test-newest:
 	$(NEWEST)/bin/pytest $(TEST_FLAGS) $(NEWEST_TESTS)
 
 # Runs killed 20 times, at random moments, and every other fault.
-soak: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 soak: $(VENV)/.installed
 	MATTT_KILLS=20 MATTT_SOAK=$(CURDIR)/results/soak.json \
 		$(BIN)/python -m pytest tests/faults tests/devices/test_processes.py
@@ -62,7 +62,6 @@ RESULTS := recall=recall hard=recall:hard easy=recall:easy \
 	retention_long=retention:long context=context_scaling
 TTT := recall:hard,system=ttt_e2e,seed=1
 
-results: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 results: demo
 	cp runs/demo/results.json results/demo.json
 	for pair in $(RESULTS); do \
@@ -74,7 +73,6 @@ results: demo
 	$(MAKE) notebooks
 
 # A real book from end to end: prepared, trained on others, read.
-books: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 books: data/books.json
 	$(BIN)/mattt sweep --config=books:ask --out=runs/books
 	$(BIN)/python benchmarks/headroom.py --out=results/headroom.json

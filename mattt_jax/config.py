@@ -1,11 +1,8 @@
 """Experiment settings: a ConfigDict at the flag edge, frozen dataclasses below
 (`sections.py` has them one by one).
 
-An experiment file starts from `template(task=..., memory=...)`, a `ConfigDict`
-that holds every field with its default, and changes what it needs.
-`from_config_dict` turns it into an `Experiment`; every mistake (a key that does
-not exist, a wrong type, sizes that do not fit) is one `ValueError` that names
-the field, its value and the fix, raised before anything is compiled.
+An experiment file changes what it needs of `template(task=..., memory=...)`;
+`from_config_dict` makes it an `Experiment`, before anything is compiled.
 """
 
 import dataclasses
@@ -98,7 +95,7 @@ class Experiment:
     )
 
   def _check_coordination(self):
-    """Settings that would do nothing without the part that they are about."""
+    """Rejects settings of a part that is not there."""
     c = self.coordination
     for field in ("inner_start", "inner_off_share", "surprise_power",
                   "rate_from_memory", "replay"):  # fmt: skip
@@ -128,7 +125,7 @@ def template(
   task: str, memory: str = "none", learner: str = "recurrence"
 ) -> ConfigDict:
   """A ConfigDict with every field of an experiment at its default."""
-  config = _defaults(Experiment, skip=tuple(_ENTRIES))
+  config = _defaults(Experiment)
   for key, name in (("task", task), ("memory", memory), ("learner", learner)):
     config[key] = entry(key, name)
   return config
@@ -136,20 +133,17 @@ def template(
 
 def entry(key: str, name: str) -> ConfigDict:
   """The ConfigDict of a "task", "memory" or "learner" at its defaults."""
-  cls = registry.load(_ENTRIES[key], name).Config
-  return ConfigDict({"name": name, **_defaults(cls).to_dict()})
+  defaults = _defaults(registry.load(_ENTRIES[key], name).Config)
+  return ConfigDict({"name": name, **defaults.to_dict()})
 
 
-def _defaults(cls: type, skip: tuple[str, ...] = ()) -> ConfigDict:
+def _defaults(cls: type) -> ConfigDict:
   out = ConfigDict()
   for field in dataclasses.fields(cls):
-    if field.name in skip or field.default is dataclasses.MISSING:
-      continue
-    value = field.default
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-      out[field.name] = _defaults(type(value))
-    else:
-      out[field.name] = value
+    if dataclasses.is_dataclass(field.default):
+      out[field.name] = _defaults(type(field.default))
+    elif field.default is not dataclasses.MISSING:
+      out[field.name] = field.default
   return out
 
 
@@ -186,10 +180,8 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
 
 
 def restore(tree: dict[str, Any]) -> Experiment | None:
-  """The settings that `to_dict` gave earlier, as they are understood today.
-
-  Fields that have come since have their defaults; None if one has gone.
-  """
+  """The settings of an earlier `to_dict`: new fields at their defaults; None if
+  a field has gone."""
   try:
     return from_config_dict(ConfigDict(renamed(tree)))
   except ValueError:
@@ -218,7 +210,7 @@ def renamed(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def identity(tree: dict[str, Any]) -> dict[str, Any]:
-  """Of plain settings those that say what is computed: not on which mesh."""
+  """The plain settings that say what is computed, not on which mesh."""
   return {key: value for key, value in tree.items() if key != "mesh"}
 
 
@@ -252,10 +244,8 @@ def _listed(value: Any) -> Any:
 def parse_arg(
   arg: str | None, **defaults: bool | int | float | str
 ) -> ConfigDict:
-  """Parses an experiment's argument, `"tiny,system=perk,seed=3"`.
-
-  Each name must be in `defaults`, which also give the types; a boolean may
-  stand alone.
+  """Parses an experiment's argument, `"tiny,system=perk,seed=3"`; `defaults`
+  give the names and types, and a boolean may stand alone.
 
   Raises:
     ValueError: unknown or repeated name, or a value of another type.
@@ -271,15 +261,14 @@ def parse_arg(
     require(name not in seen, f"config argument {name!r} is given twice")
     seen.add(name)
     kind = type(defaults[name])
-    forms = (
-      f"{name} or {name}=false" if kind is bool else f"{name}=<{kind.__name__}>"
-    )
+    form = f"{name}=<{kind.__name__}>"
     try:
       if kind is bool:
+        form = f"{name} or {name}=false"
         out[name] = {"": True, "true": True, "false": False}[text.lower()]
       else:
         require(bool(equals), "a value is needed")
         out[name] = kind(text)
     except (KeyError, ValueError):
-      raise ValueError(f"config argument {part!r}: expected {forms}") from None
+      raise ValueError(f"config argument {part!r}: expected {form}") from None
   return out

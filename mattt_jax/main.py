@@ -1,7 +1,6 @@
-"""The doors: the script `mattt`, and `python -m mattt_jax.main`, which trains.
+"""Entry points: the script `mattt`, and `python -m mattt_jax.main` (training).
 
-Versions that do not fit end here, in one line, before anything is imported that
-may not work with them.
+Versions that do not fit end here, before anything that needs them is imported.
 """
 
 import sys

@@ -6,26 +6,24 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-_NOTHING = contextvars.ContextVar("nothing", default=False)
+_KEEPS_ALL = contextvars.ContextVar("keeps_all", default=False)
 
 
 def recomputed(fn: Callable, *, policy: Callable | None = None) -> Callable:
-  """`fn`, whose results a backward pass computes again from its arguments.
-
-  For bodies of `lax.scan`, which XLA does not merge with their recomputation.
-  `policy`: which results are kept all the same (`jax.checkpoint_policies`).
-  """
-  if _NOTHING.get():
+  """Makes a backward pass compute the results of `fn` again, but those that
+  `policy` keeps (`jax.checkpoint_policies`). `fn` is the body of a `lax.scan`,
+  which XLA does not merge with its recomputation."""
+  if _KEEPS_ALL.get():
     return fn
   return jax.checkpoint(fn, prevent_cse=False, policy=policy)
 
 
 @contextlib.contextmanager
-def nothing() -> Iterator[None]:
-  """Everything traced here keeps what its backward pass needs: what a program
-  computes, if memory were free."""
-  token = _NOTHING.set(True)
+def keeping_all() -> Iterator[None]:
+  """Lets all that is traced here keep what its backward pass needs, as if
+  memory were free."""
+  token = _KEEPS_ALL.set(True)
   try:
     yield
   finally:
-    _NOTHING.reset(token)
+    _KEEPS_ALL.reset(token)

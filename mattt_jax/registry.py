@@ -1,9 +1,4 @@
-"""One registration: the name of a file is the name of the thing in it.
-
-`tasks/associative_recall.py` is the task `associative_recall`; there is no
-other list to keep. Files of `_NOT_ENTRIES`, or starting with `_`, are not
-entries.
-"""
+"""One registration: `tasks/associative_recall.py` is the task of that name."""
 
 import ast
 import difflib
@@ -18,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
   from ml_collections import ConfigDict
 
-# What the entries of a folder share.
+# What the entries of a folder share; files that start with "_" are none either.
 _NOT_ENTRIES = frozenset({"base", "batches", "build", "cli", "launch"})
 
 
@@ -54,8 +49,8 @@ def experiments() -> dict[str, pathlib.Path]:
   package = pathlib.Path(__file__).parent
   for folder in (package / "experiments", package.parent / "experiments"):
     if folder.is_dir():
-      found = {path.stem: path for path in folder.glob("*.py")}
-      return {name: found[name] for name in _entries(found)}
+      paths = {path.stem: path for path in folder.glob("*.py")}
+      return {name: paths[name] for name in _entries(paths)}
   return {}
 
 
@@ -70,9 +65,7 @@ def load_config(text: str) -> "ConfigDict":
 
 
 def load_experiment(text: str) -> tuple[ModuleType, str, str | None]:
-  """The module of "FILE:ARG" or "NAME:ARG", FILE or NAME, and ARG.
-
-  ARG is None if there is no colon.
+  """The module of "FILE:ARG" or "NAME:ARG", FILE or NAME, and ARG or None.
 
   Raises:
     ValueError: no such file or experiment, or it has no `get_config`.
@@ -114,7 +107,6 @@ def suggest(name: str, known: Iterable[str]) -> str:
   return f": expected one of {', '.join(known)}.{hint}"
 
 
-def _entries(found: Iterable[str]) -> tuple[str, ...]:
-  return tuple(
-    sorted(n for n in found if n not in _NOT_ENTRIES and n[0] != "_")
-  )
+def _entries(stems: Iterable[str]) -> tuple[str, ...]:
+  kept = (s for s in stems if s not in _NOT_ENTRIES and s[0] != "_")
+  return tuple(sorted(kept))

@@ -1,7 +1,5 @@
-"""The sections of an experiment's settings: frozen, typed, checked one by one.
-
-What is about several of them, `config.Experiment` checks.
-"""
+"""The sections of an experiment's settings; `config.Experiment` checks what is
+about several of them."""
 
 import dataclasses
 from typing import Any
@@ -17,11 +15,9 @@ from mattt_jax.strict import (
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """The decoder transformer (tests/golden/README.md has the exact semantics).
-
-  The last `num_suffix` of `num_layers` blocks run inside the inner loop and
-  may hold fast weights; the blocks before them are the prefix.
-  """
+  """The decoder transformer (semantics: tests/golden/README.md). Its last
+  `num_suffix` blocks run inside the inner loop and may hold fast weights; the
+  blocks before them are the prefix."""
 
   dim: int = 64
   num_layers: int = 4
@@ -36,22 +32,17 @@ class ModelConfig:
   rope_theta: float = 10_000.0
   norm_eps: float = 1e-6
   init_std: float = 0.02
-  # 0: init_std. With post-norms each block adds a vector of unit RMS, so small
-  # embeddings drown; fast weights then bind tokens late or never.
-  embedding_std: float = 0.0
+  embedding_std: float = 0.0  # 0: init_std; with post-norms small ones drown
   tie_embeddings: bool = True
   qk_norm: bool = True
   pre_norm: bool = True
   post_norm: bool = True
   dtype: str = "float32"  # of matrix products; norms, softmax, loss are float32
   remat_prefix: bool = True
-  # How the prefix attends to its window: "banded" (layers/attention.py),
-  # "splash" (a kernel for TPUs, layers/splash.py), or "auto", which is splash
-  # in programs for TPUs where lengths are multiples of its blocks.
+  # Or "banded" (layers/attention.py), "splash" (layers/splash.py); "auto" is
+  # splash in programs for TPUs where lengths are multiples of its blocks.
   prefix_attention: str = "auto"
-  # Entries of the vocabulary that the head scores at once (a larger vocabulary
-  # is scored in blocks, whose logits are not stored); 0: all.
-  vocab_block: int = 8192
+  vocab_block: int = 8192  # entries that the head scores at once; 0: all
 
   def __post_init__(self):
     for field in ("dim", "num_layers", "num_heads", "mlp_dim", "window"):
@@ -76,14 +67,9 @@ class ModelConfig:
     require_at_least("model.embedding_std", self.embedding_std, 0.0)
     require_at_least("model.vocab_block", self.vocab_block, 0)
     require_choice("model.attention", self.attention, ("window", "full"))
-    require_choice(
-      "model.suffix_mixer", self.suffix_mixer, ("attention", "gated_delta")
-    )
-    require_choice(
-      "model.prefix_attention",
-      self.prefix_attention,
-      ("auto", "banded", "splash"),
-    )
+    mixers, kinds = ("attention", "gated_delta"), ("auto", "banded", "splash")
+    require_choice("model.suffix_mixer", self.suffix_mixer, mixers)
+    require_choice("model.prefix_attention", self.prefix_attention, kinds)
     require(
       self.prefix_attention != "splash" or self.attention == "window",
       "model.prefix_attention='splash' reads a window, but model.attention="
@@ -118,27 +104,21 @@ class InnerConfig:
   retention: float = 1.0  # in (0, 1]; 1: nothing is forgotten
   learn_retention: bool = False  # one per fast tensor, starting at retention
   second_order: bool = True  # False: first-order meta-gradients
-  # Of inner gradients, for the meta-gradient: "mixed" (forward over reverse)
-  # or "reverse" (over reverse), the same numbers (ttt/differentiation.py).
-  differentiation: str = "mixed"
+  differentiation: str = "mixed"  # or "reverse" (ttt/differentiation.py)
   # What the outer backward pass recomputes. 0: nothing; 1: each of n chunks; 2:
-  # segments of about sqrt(n), then their chunks; 3: a third level, and so on.
-  # States kept grow like n^(1/levels); each level costs one forward pass. -1:
-  # two where they keep at most a quarter of the bytes that one would, else one.
+  # segments of about sqrt(n), then their chunks, and so on. States kept grow
+  # like n^(1/levels); a level costs one forward pass. -1: two where they keep
+  # at most a quarter of the bytes that one would, else one.
   remat_levels: int = -1
-  offload: bool = False  # the states kept for that lie in the host's memory
-  # The meta-gradient goes back through the inner steps of so many chunks at
-  # most; 0: all of them (truncated unrolling).
+  offload: bool = False  # keeps these states in the host's memory
+  # Chunks whose inner steps the meta-gradient goes back through; 0: all.
   unroll: int = 0
   max_drift: float = 0.0  # cap on the norm of W_i - W_0 over all; 0: none
 
   def __post_init__(self):
-    require_choice(
-      "inner.optimizer", self.optimizer, ("sgd", "momentum", "adamw")
-    )
-    require_choice(
-      "inner.differentiation", self.differentiation, ("mixed", "reverse")
-    )
+    optimizers, orders = ("sgd", "momentum", "adamw"), ("mixed", "reverse")
+    require_choice("inner.optimizer", self.optimizer, optimizers)
+    require_choice("inner.differentiation", self.differentiation, orders)
     for field in ("learning_rate", "warmup_init", "clip_norm", "weight_decay",
                   "max_drift"):  # fmt: skip
       require_at_least(f"inner.{field}", getattr(self, field), 0.0)
@@ -165,26 +145,22 @@ class InnerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class CoordinationConfig:
-  """How weights and memory share the work. Each setting stands alone; at the
-  defaults both learn everything from the first step on."""
+  """How weights and memory share the work; at the defaults both learn all of it
+  from the first step on."""
 
-  # When each learns (in outer steps of training): a part is off before its
-  # start, and afterwards in a share of the steps.
+  # A part is off before its start (outer step), then in a share of the steps.
   inner_start: int = 0
   inner_off_share: float = 0.0
   memory_start: int = 0
   memory_off_share: float = 0.0
-  # Weight, in the meta loss, of the memory's own next-token loss.
-  read_loss: float = 0.0
-  # What the inner loss is of: the prediction "after_read" of the memory, so
-  # that weights learn what it lacks, or "without_memory".
+  read_loss: float = 0.0  # weight of the memory's next-token loss (meta loss)
+  # Or "without_memory"; after the read, weights learn what the memory lacks.
   inner_loss: str = "after_read"
-  # Tokens of the inner loss are weighted by loss^surprise_power.
-  surprise_power: float = 0.0
+  surprise_power: float = 0.0  # inner loss: tokens weigh loss^surprise_power
   # A learned inner rate, exp(a + b m), m the share of the read that is memory.
   rate_from_memory: bool = False
-  # Replay: so many past chunks, those most like the chunk just read, take an
-  # inner step each before the next chunk is read.
+  # Past chunks, those most like the chunk just read, that take an inner step
+  # each before the next chunk.
   replay: int = 0
   replay_capacity: int = 0  # chunks kept for it, the newest; 0: all
   replay_keep: bool = True  # False: its steps serve one chunk, then go
@@ -196,11 +172,8 @@ class CoordinationConfig:
       require_share(f"coordination.{field}", getattr(self, field))
     for field in ("read_loss", "surprise_power"):
       require_at_least(f"coordination.{field}", getattr(self, field), 0.0)
-    require_choice(
-      "coordination.inner_loss",
-      self.inner_loss,
-      ("after_read", "without_memory"),
-    )
+    losses = ("after_read", "without_memory")
+    require_choice("coordination.inner_loss", self.inner_loss, losses)
     require(
       not self.replay_capacity or self.replay < self.replay_capacity,
       f"coordination.replay={self.replay} must be < "
@@ -245,19 +218,16 @@ class TrainConfig:
   eval_every: int = 0  # 0: only after the last step
   checkpoint_every: int = 100
   keep_checkpoints: int = 2  # the newest
-  # And the one of the lowest loss on the tuning split, saved when it is
-  # measured (`eval_every`).
-  keep_best: bool = False
+  keep_best: bool = False  # also that of the lowest `eval_every` tuning loss
   prefetch: int = 8  # batches made ahead, and placed on the devices
-  # Sequences whose gradient is taken at once, the parts of a batch one after
-  # the other: less memory at the same numbers; 0: the whole batch.
+  # Sequences whose gradient is taken at once (less memory, the same numbers);
+  # 0: the whole batch.
   micro_batch: int = 0
-  # Each step draws its length (tokens) from these, so that the fast weights
-  # meet several numbers of chunks; (): the task's length at that step.
+  # Each step draws its length (tokens) from these; (): the task's at that step.
   random_lengths: tuple[int, ...] = ()
-  # The parameters that the outer optimiser moves: globs over paths as in
-  # `model.fast`, and "inner/*", "coordination/*". The rest keeps what it starts
-  # with: no gradient, no optimiser state (fast weights still learn from W_0).
+  # Parameters that the outer optimiser moves: globs as in `model.fast`, and
+  # "inner/*", "coordination/*". The rest has no gradient and no optimiser
+  # state (fast weights still learn from W_0).
   trainable: tuple[str, ...] = ("*",)
 
   def __post_init__(self):
@@ -281,19 +251,18 @@ class EvalConfig:
   sequences: int = 32  # at each length
   batch_size: int = 8
   position_buckets: int = 8  # for loss by token position, answers by distance
-  # Longer sequences are read in segments of so many tokens (rounded down to
-  # whole chunks), with the state carried on, so that activations do not grow
-  # with the length; 0: always whole.
+  # Tokens (rounded down to whole chunks) read at once, with the state carried
+  # on, so that activations do not grow with the length; 0: all.
   segment: int = 4096
   inner: bool = True  # False: read with the inner loop off
   memory: bool = True  # False: read with the memory off
   choices: int = 8  # answers of a multiple choice at most, with the right one
-  # What a run ends with (evaluation/final.py): the split that is read, more
-  # tasks ("mqar:num_pairs=64@4096": at 4096 tokens, without: at `lengths`), and
-  # whether it is also read without each part, at the training length.
+  # The end of a run (evaluation/final.py):
   split: str = "test"
-  tasks: tuple[str, ...] = ()
-  parts_off: bool = False
+  tasks: tuple[
+    str, ...
+  ] = ()  # more: "mqar:num_pairs=64@4096"; @: not `lengths`
+  parts_off: bool = False  # also without each part, at the training length
 
   def __post_init__(self):
     for field in ("sequences", "batch_size", "position_buckets"):
@@ -305,10 +274,8 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices on each axis of the mesh (docs/meshes.md says what each splits).
-
-  Where a run computes, not what: it may go on with another mesh.
-  """
+  """Devices on each axis of the mesh (docs/meshes.md); a run may go on with
+  another one."""
 
   data: int = -1  # sequences; -1: all devices that the others leave
   fsdp: int = 1  # sequences, and parameters with their optimiser state

@@ -1,10 +1,8 @@
-"""Sizes of models by name: what of `ModelConfig` each sets.
+"""Sizes of models by name: `config.model.update(sizes.SIZES["small"])`.
 
-    config.model.update(sizes.SIZES["small"], window=32)
-
-Of 125m to 3b, TTT-E2E's (arXiv 2512.23675), the last quarter of the blocks has
-a fast MLP, and all MLPs are narrower for it, so that a model has as many
-parameters as a plain one; 100k to 3m are called after their own.
+125m to 3b are TTT-E2E's (arXiv 2512.23675): the last quarter of the blocks has
+a fast MLP, and MLPs are narrower, so that they have as many parameters as plain
+models. 100k to 3m are named after their number of parameters.
 """
 
 from typing import Any

@@ -43,8 +43,8 @@ def build(cls: Any, values: dict[str, Any], path: str) -> Any:
 
   Args:
     cls: a dataclass; fields that are dataclasses take nested dicts.
-    values: by field name; a field with a default may be left out.
-    path: goes in front of the field names in messages ("model.").
+    values: by field name; those with a default may be absent.
+    path: in front of the field names in messages ("model.").
 
   Raises:
     ValueError: names the first field that is wrong, its value and the fix.

@@ -1,21 +1,14 @@
 """Every system that is compared, as a change of an experiment's settings.
 
-    @_system
-    def name(config):
-      'One line about it.'
-
-is the one registration: `mattt list` shows it, `experiments/*.py:system=name`
-trains it, `mattt compare --systems=name` measures it. `apply` starts from an
-experiment's own sizes (model, task, steps) and changes nothing of them but what
-makes the system.
+A function under `@_system` is the one registration: its name and its docstring,
+a line, are what `mattt list` shows, and the settings that it does not change
+are the experiment's own.
 
 Each memory makes two more: `swa_MEMORY`, the window and that memory, and
-`ttt_MEMORY`, test-time training too. With `sliding_window` and `ttt_e2e` they
-are a 2x2 of TTT on or off, memory on or off (`square`). A system has one name:
-TTT with an episodic memory is `ttt_memory`.
+`ttt_MEMORY`, test-time training too (`ttt_memory` if it is episodic). With
+`sliding_window` and `ttt_e2e` they are a 2x2 (`square`).
 """
 
-import dataclasses
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
@@ -23,18 +16,8 @@ from ml_collections import ConfigDict
 from mattt_jax import registry
 from mattt_jax.config import MEMORIES, entry
 
-
-@dataclasses.dataclass(frozen=True)
-class System:
-  """A name, one line about it, and what it changes."""
-
-  name: str
-  summary: str
-  change: Callable[[ConfigDict], None]
-
-
-SYSTEMS: dict[str, System] = {}
-# What earlier versions called them.
+SYSTEMS: dict[str, Callable[[ConfigDict], None]] = {}
+# Names in earlier versions.
 RENAMED = {
   "swa": "sliding_window",
   "ttt": "ttt_e2e",
@@ -43,8 +26,7 @@ RENAMED = {
 
 
 def _system(change):
-  summary = change.__doc__.rstrip(".")
-  SYSTEMS[change.__name__] = System(change.__name__, summary, change)
+  SYSTEMS[change.__name__] = change
   return change
 
 
@@ -55,7 +37,7 @@ def names() -> tuple[str, ...]:
 
 def summaries() -> dict[str, str]:
   """One line about each system of the table."""
-  return {name: system.summary for name, system in SYSTEMS.items()}
+  return {k: (v.__doc__ or "").rstrip(".") for k, v in SYSTEMS.items()}
 
 
 def square(memory: str) -> tuple[str, str, str, str]:
@@ -87,7 +69,7 @@ def apply(config: ConfigDict, name: str) -> None:
   _memory(config, "none")
   config.learner = entry("learner", "recurrence")
   if name in SYSTEMS:
-    SYSTEMS[name].change(config)
+    SYSTEMS[name](config)
     return
   attention, _, memory = name.partition("_")
   _memory(config, memory)
@@ -96,8 +78,8 @@ def apply(config: ConfigDict, name: str) -> None:
 
 def _parts() -> tuple[str, ...]:
   memories = [m for m in registry.names(MEMORIES) if m != "none"]
-  made = [f"{a}_{m}" for m in memories for a in ("swa", "ttt")]
-  return tuple(name for name in made if name not in RENAMED)
+  pairs = [f"{a}_{m}" for m in memories for a in ("swa", "ttt")]
+  return tuple(name for name in pairs if name not in RENAMED)
 
 
 def _inner(config: ConfigDict, on: bool) -> None:
@@ -127,8 +109,8 @@ def sliding_window(config: ConfigDict) -> None:
 @_system
 def sliding_window_equal_bytes(config: ConfigDict) -> None:
   """Sliding window as wide as the bytes of an episodic memory allow."""
-  # A slot of the pointer memory: a key of num_heads * head_dim float32, an id,
-  # a flag. A window position: key and value, dim each, in every block.
+  # Bytes: a slot is a key, an id and a flag; a position a key and a value in
+  # every block.
   memory = entry("memory", "episodic")
   slot = 4 * memory.num_heads * memory.head_dim + 4 + 1
   position = 4 * 2 * config.model.dim * config.model.num_layers

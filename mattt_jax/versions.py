@@ -1,7 +1,6 @@
-"""What the installed Python and libraries must be, in one line if they are not.
+"""Whether Python and the libraries are as new as `pyproject.toml` asks.
 
-The bounds are those of `pyproject.toml`, as the installed package states them.
-Nothing but the standard library is imported, so that the line comes first.
+It imports the standard library alone, so that its message comes first.
 """
 
 import re
@@ -15,8 +14,8 @@ _PYTHON = (3, 11)
 def problem() -> str | None:
   """The first version that is too old or missing, and what is needed."""
   if sys.version_info < _PYTHON:
-    found = ".".join(map(str, sys.version_info[:3]))
-    return f"Python {found} is too old: use Python 3.11 or newer"
+    version = ".".join(map(str, sys.version_info[:3]))
+    return f"Python {version} is too old: use Python 3.11 or newer"
   try:
     required = metadata.requires(_PACKAGE) or []
   except metadata.PackageNotFoundError:
@@ -27,11 +26,11 @@ def problem() -> str | None:
       continue  # of an extra, or any version
     name, least = match.groups()
     try:
-      found = metadata.version(name)
+      version = metadata.version(name)
     except metadata.PackageNotFoundError:
       return f"{name} is not installed: pip install '{name}>={least}'"
-    if _numbers(found) < _numbers(least):
-      return f"{name} {found} is too old: pip install '{name}>={least}'"
+    if _numbers(version) < _numbers(least):
+      return f"{name} {version} is too old: pip install '{name}>={least}'"
   return None
 
 

@@ -1,10 +1,10 @@
 """The demo: three systems on associative recall, then a real document.
 
-Everything is trained here and now, from one seed, and kept under `out`; an
-interrupted demo goes on where it stopped.
+It trains from one seed under `out`; after an interruption it goes on.
 """
 
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -48,9 +48,8 @@ def run(out: str | os.PathLike, *, tiny: bool = False) -> dict[str, Any]:
     system: _train(f"recall:{size}system={system}", out / system)
     for system in SYSTEMS
   }
-  document = _read_document(
-    f"language_modeling:{size}system=ttt_e2e", out / "lm"
-  )
+  language = f"language_modeling:{size}system=ttt_e2e"
+  document = _read_document(language, out / "lm")
   results = {
     "recall": recall,
     "document": document,
@@ -59,8 +58,7 @@ def run(out: str | os.PathLike, *, tiny: bool = False) -> dict[str, Any]:
   }
   (out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
   _plot(results, out)
-  print(_tables(results))
-  print(f"\n{results['found']}")
+  print(f"{_tables(results)}\n\n{results['found']}")
   print(f"\n{results['seconds']:.0f} s. Results and plots are in {out}/")
   return results
 
@@ -106,11 +104,8 @@ def _losses(graphdef, params, tokens, parts):
 
 
 def _read_document(config: str, workdir: pathlib.Path) -> dict[str, Any]:
-  """Trains a language model and reads one held-out document, learning or not.
-
-  The document is the longest of the test split, as far as whole chunks and the
-  longest evaluation length go.
-  """
+  """Trains a language model and reads, learning or not, the longest document of
+  the test split, in whole chunks up to the longest evaluation length."""
   print(f"\n== {config} -> {workdir}", flush=True)
   experiment = _experiment(config)
   trainer.train(experiment, workdir, mesh=meshes.make_mesh(1))
@@ -121,10 +116,8 @@ def _read_document(config: str, workdir: pathlib.Path) -> dict[str, Any]:
     key=lambda i: len(task.document("test", i)[1]),
   )
   name, tokens = task.document("test", index)
-  longest = max(load_config(config).eval.lengths)
-  length = min(
-    longest, (len(tokens) - 1) // experiment.chunk * experiment.chunk
-  )
+  longest, chunk = max(load_config(config).eval.lengths), experiment.chunk
+  length = min(longest, (len(tokens) - 1) // chunk * chunk)
   batch = {k: v[None] for k, v in task.example("test", index, length).items()}
   graphdef, params = nnx.split(learner)
   edges = np.linspace(0, length, _BUCKETS + 1).astype(int)
@@ -133,8 +126,7 @@ def _read_document(config: str, workdir: pathlib.Path) -> dict[str, Any]:
     parts = Parts(inner=inner)
     loss_L = np.asarray(_losses(graphdef, params, tokens_of(batch), parts))[0]
     curves[label] = [
-      float(loss_L[a:b].mean())
-      for a, b in zip(edges[:-1], edges[1:], strict=True)
+      float(loss_L[a:b].mean()) for a, b in itertools.pairwise(edges)
     ]
   return {
     "config": config,
@@ -172,21 +164,21 @@ def _tables(results: dict[str, Any]) -> str:
   recall, document = results["recall"], results["document"]
   lengths = sorted(recall["ttt_e2e"]["lengths"], key=int)
   width = max(map(len, SYSTEMS.values()))
+
+  def line(label, cells, digits=""):
+    return f"{label:<{width}}" + "".join(f"{x:>8{digits}}" for x in cells)
+
   rows = ["", "Answer accuracy on the test split, by context length (tokens)"]
-  rows += [" " * width + "".join(f"{n:>8}" for n in lengths) + "   state"]
+  rows.append(line("", lengths) + "   state")
   for system, label in SYSTEMS.items():
     row = recall[system]
-    cells = "".join(
-      f"{row['lengths'][n]['answer_accuracy']:>8.3f}" for n in lengths
-    )
+    cells = [row["lengths"][n]["answer_accuracy"] for n in lengths]
     kib = sum(row["state_bytes"].values()) / 1024
-    rows.append(f"{label:<{width}}{cells} {kib:>5.0f} KiB")
-  edges = document["position_edges"]
+    rows.append(f"{line(label, cells, '.3f')} {kib:>5.0f} KiB")
   rows += ["", f"Loss (nats a byte) in {document['name']}, by position"]
-  rows += [" " * width + "".join(f"{n:>8}" for n in edges[1:])]
+  rows.append(line("", document["position_edges"][1:]))
   for label, losses in document["loss_nats_per_byte"].items():
-    cells = "".join(f"{x:>8.3f}" for x in losses)
-    rows.append(f"{'inner loop ' + label:<{width}}{cells}")
+    rows.append(line(f"inner loop {label}", losses, ".3f"))
   return "\n".join(rows)
 
 
@@ -207,7 +199,7 @@ def _plot(results: dict[str, Any], out: pathlib.Path) -> None:
     log_x=True,
   )
   edges = document["position_edges"]
-  middles = [(a + b) / 2 for a, b in zip(edges[:-1], edges[1:], strict=True)]
+  middles = [(a + b) / 2 for a, b in itertools.pairwise(edges)]
   plots.lines(
     out / "document.png",
     {

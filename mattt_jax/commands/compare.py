@@ -10,20 +10,22 @@ from mattt_jax.sweeps import sweep as sweep_lib
 TABLE_FILE = "compare.md"
 
 
-def _define_compare(values: flags.FlagValues) -> None:
-  for name, default, about in (
-    ("config", None, "an experiment, NAME:ARG or FILE:ARG; without it, the "
-     "finished RUNs are compared: work directories, results.jsonl of sweeps"),
-    ("systems", None, "names of `mattt list`, or 2x2:MEMORY; a,b,c"),
-    ("seeds", "0", "0,1,2"),
-    ("each", "", "an argument and its values, a run for each: how:joint,first"),
-    ("out", "runs/compare", "directory of the runs and the table"),
-  ):  # fmt: skip
-    flags.DEFINE_string(name, default, about, flag_values=values)
+def _define(values: flags.FlagValues) -> None:
+  launch.strings(
+    values,
+    config="an experiment, NAME:ARG or FILE:ARG; without it, the finished RUNs "
+    "are compared: work directories, results.jsonl of sweeps",
+    systems="names of `mattt list`, or 2x2:MEMORY; a,b,c",
+  )
+  launch.strings(values, "0", seeds="0,1,2")
+  each = "an argument and its values, a run for each: how:joint,first"
+  launch.strings(values, "", each=each)
+  out = "directory of the runs and the table"
+  launch.strings(values, "runs/compare", out=out)
   sweep.define_results(values)
 
 
-def _compare(values: flags.FlagValues, *words: str) -> int:
+def _run(values: flags.FlagValues, *words: str) -> int:
   from mattt_jax.report import compare
 
   if words:
@@ -59,9 +61,8 @@ def _parse_seeds(text: str) -> tuple[int, ...]:
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="--config=recall:hard --systems=2x2:episodic,titans --seeds=1,2,3",
-  run=_compare,
-  define=_define_compare,
+  run=_run,
+  define=_define,
   words=("RUN...",),
 )

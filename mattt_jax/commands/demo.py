@@ -6,9 +6,8 @@ from mattt_jax.commands import launch
 
 
 def _define(values: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    "out", "runs/demo", "directory for results and plots", flag_values=values
-  )
+  out = "directory for results and plots"
+  launch.strings(values, "runs/demo", out=out)
 
 
 def _run(values: flags.FlagValues) -> None:
@@ -19,9 +18,4 @@ def _run(values: flags.FlagValues) -> None:
   _demo.run(out)
 
 
-COMMAND = launch.Command(
-  about=__doc__,
-  example="--out=runs/demo",
-  run=_run,
-  define=_define,
-)
+COMMAND = launch.Command(example="--out=runs/demo", run=_run, define=_define)

@@ -8,43 +8,36 @@ from absl import flags
 from mattt_jax.commands import launch
 
 
-def _define_evaluate(values: flags.FlagValues) -> None:
+def _define(values: flags.FlagValues) -> None:
   launch.define_checkpoint(values)
-  flags.DEFINE_string(
-    "lengths", "", "context lengths in tokens, or times the trained one: "
-    "512,4x,64x; default: eval.lengths", flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_string(
-    "tasks", "", "NAME or NAME:field=value,field=value; several with ';'; "
-    "default: the trained task", flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_string(
-    "split", "test", "train, tune or test", flag_values=values
+  launch.strings(
+    values,
+    lengths="context lengths in tokens, or times the trained one: 512,4x,64x; "
+    "default: eval.lengths",
+    tasks="NAME or NAME:field=value,field=value; several with ';'; default: "
+    "the trained task",
+    out="JSONL to add rows to, one for each task and length that it has none "
+    "of; default: WORKDIR/evaluate.jsonl",
   )
-  flags.DEFINE_bool(
-    "inner", None, "read with the inner loop on; default: eval.inner",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_bool(
-    "memory", None, "read with the memory on; default: eval.memory",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_integer(
-    "sequences", None, "at each length; default: eval.sequences",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_string(
-    "out", None, "JSONL to add rows to, one for each task and length that it "
-    "has none of; default: WORKDIR/evaluate.jsonl",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_string(
-    "answers", "forced", "how answers are scored: forced (token by token), "
-    "choice (among candidates, by loss), written; a,b", flag_values=values,
-  )  # fmt: skip
+  launch.strings(values, "test", split="train, tune or test")
+  launch.strings(
+    values,
+    "forced",
+    answers="how answers are scored: forced (token by token), choice (among "
+    "candidates, by loss), written; a,b",
+  )
+  launch.booleans(
+    values,
+    inner="read with the inner loop on; default: eval.inner",
+    memory="read with the memory on; default: eval.memory",
+  )
+  launch.integers(
+    values,
+    sequences="at each length; default: eval.sequences",
+  )
 
 
-def _evaluate(values: flags.FlagValues) -> None:
+def _run(values: flags.FlagValues) -> None:
   workdir = launch.required(values, "workdir", "runs/recall")
   parse_lengths(values.lengths, 1)  # mistakes before anything is loaded
   launch.keep_compiled_programs()
@@ -64,10 +57,8 @@ def _evaluate(values: flags.FlagValues) -> None:
   lengths = lengths or trained.eval.lengths or (trained.length,)
   experiment = trained
   if values.sequences is not None:
-    experiment = dataclasses.replace(
-      trained,
-      eval=dataclasses.replace(trained.eval, sequences=values.sequences),
-    )
+    settings = dataclasses.replace(trained.eval, sequences=values.sequences)
+    experiment = dataclasses.replace(trained, eval=settings)
   parts = Parts(
     trained.eval.inner if values.inner is None else values.inner,
     trained.eval.memory if values.memory is None else values.memory,
@@ -78,31 +69,28 @@ def _evaluate(values: flags.FlagValues) -> None:
     learner, experiment, None, parts, rate_scale(experiment.inner, step)
   )
   tasks = (values.tasks or tree["task"]["name"]).split(";")
-  asked = suite.Suite(
-    [task.strip() for task in tasks],
-    lengths,
-    values.split,
-    values.answers.split(","),
-  )
+  tasks = [task.strip() for task in tasks]
+  answers = values.answers.split(",")
+  wanted = suite.Suite(tasks, lengths, values.split, answers)
   about = {
     "workdir": str(workdir),
     "config_hash": config_hash(tree),
     "seed": trained.seed,
     "step": step,
   }
-  rows = suite.run(reader, asked, out, about)
+  rows = suite.run(reader, wanted, out, about)
   print(suite.table(rows))
   print(f"Rows are in {out}")
 
 
-def parse_lengths(text: str, trained: int) -> tuple[int, ...]:
+def parse_lengths(text: str | None, trained: int) -> tuple[int, ...]:
   """ "256,4x" as tokens; "4x" is four times the `trained` length.
 
   Raises:
     UsageError: a part that is no number of tokens.
   """
   lengths = []
-  for part in filter(None, text.split(",")):
+  for part in filter(None, (text or "").split(",")):
     number, times, rest = part.partition("x")
     if not number.isdecimal() or rest:
       raise launch.UsageError(
@@ -114,9 +102,8 @@ def parse_lengths(text: str, trained: int) -> tuple[int, ...]:
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="--workdir=runs/recall --lengths=1x,4x,64x --noinner",
-  run=_evaluate,
-  define=_define_evaluate,
+  run=_run,
+  define=_define,
   takes_config=True,
 )

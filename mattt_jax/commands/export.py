@@ -5,12 +5,12 @@ from absl import flags
 from mattt_jax.commands import launch
 
 
-def _define_export(values: flags.FlagValues) -> None:
+def _define(values: flags.FlagValues) -> None:
   launch.define_checkpoint(values)
-  flags.DEFINE_string("out", None, "a new directory", flag_values=values)
+  launch.strings(values, out="a new directory")
 
 
-def _export(values: flags.FlagValues) -> None:
+def _run(values: flags.FlagValues) -> None:
   workdir = launch.required(values, "workdir", "runs/recall")
   out = launch.required(values, "out", "exported")
   from flax import nnx
@@ -25,9 +25,8 @@ def _export(values: flags.FlagValues) -> None:
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="--workdir=runs/recall --out=exported",
-  run=_export,
-  define=_define_export,
+  run=_run,
+  define=_define,
   takes_config=True,
 )

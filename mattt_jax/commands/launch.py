@@ -1,14 +1,15 @@
 """What all commands share: flags, settings, help, errors, the exit code.
 
-A command is one file here, with a `COMMAND`. JAX is imported when there is work
-for it: help and most errors come at once.
+JAX is imported when there is work for it: help and most errors come at once.
 """
 
 import dataclasses
+import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -18,7 +19,22 @@ from mattt_jax import registry
 from mattt_jax.data import cache
 from mattt_jax.training import trackers
 
-Argv = list[str]
+
+def _define(
+  kind: Callable[..., object],
+  values: flags.FlagValues,
+  default: Any = None,
+  **about: str,
+) -> None:
+  """Adds flags of one kind and default, name=help ("_" becomes "-")."""
+  for name, text in about.items():
+    kind(name.replace("_", "-"), default, text, flag_values=values)
+
+
+strings = functools.partial(_define, flags.DEFINE_string)
+booleans = functools.partial(_define, flags.DEFINE_bool)
+integers = functools.partial(_define, flags.DEFINE_integer)
+floats = functools.partial(_define, flags.DEFINE_float)
 
 
 class UsageError(ValueError):
@@ -27,31 +43,25 @@ class UsageError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-  """One thing to ask for: `define` adds its flags, `run` gets their values,
-  then the words that stand for themselves, one for each of `words` (any number
-  for a last one that ends in "..."); an integer that it returns is the exit
-  code."""
+  """A `COMMAND` of a file here, whose docstring says what it does."""
 
-  about: str
   example: str  # arguments
+  # Gets the values of the flags, then the words; an integer is the exit code.
   run: Callable[..., object]
   define: Callable[[flags.FlagValues], object] = lambda values: None
   takes_config: bool = False
-  words: tuple[str, ...] = ()
+  words: tuple[str, ...] = ()  # after a last "NAME..." there may be any number
 
 
 def launch(command: Command, program: str, argv: Sequence[str]) -> int:
-  """Runs a command with the arguments `argv`; returns the exit code.
-
-  What went wrong is one message on stderr and exit code 2, with `--debug` a
-  traceback. `--help` prints what the command does, an example and its flags.
-  """
+  """Runs a command with the arguments `argv`; returns the exit code, for an
+  error 2 after one message on stderr (with `--debug` a traceback)."""
   values = flags.FlagValues()
-  flags.DEFINE_bool(
-    "help", False, "print this", short_name="h", flag_values=values
-  )
-  flags.DEFINE_bool(
-    "debug", False, "show tracebacks and more of the log", flag_values=values
+  booleans(
+    values,
+    False,
+    help="print this",
+    debug="show tracebacks and more of the log",
   )
   command.define(values)
   if {"--help", "-help", "-h"} & set(argv):
@@ -63,11 +73,11 @@ def launch(command: Command, program: str, argv: Sequence[str]) -> int:
     if command.takes_config:
       argv = _define_config(values, argv)
     words = values([program, *argv])[1:]
-    asked = [word for word in command.words if not word.endswith("...")]
-    if len(words) > len(asked) and asked == [*command.words]:
-      raise UsageError(f"unexpected argument {words[len(asked)]!r}")
-    if len(words) < len(asked):
-      raise UsageError(f"{asked[len(words)]} is missing")
+    single = [word for word in command.words if not word.endswith("...")]
+    if len(words) > len(single) and single == [*command.words]:
+      raise UsageError(f"unexpected argument {words[len(single)]!r}")
+    if len(words) < len(single):
+      raise UsageError(f"{single[len(words)]} is missing")
     flags.FLAGS.mark_as_parsed()  # grain's workers ask for absl's own flags
     if debug:
       logging.set_verbosity(logging.INFO)
@@ -75,9 +85,9 @@ def launch(command: Command, program: str, argv: Sequence[str]) -> int:
   except (flags.Error, ValueError, OSError, RuntimeError) as error:
     if debug:
       raise
-    usage = isinstance(error, (flags.Error, UsageError))
-    more = f"{program} --help shows an example" if usage else (
-      "--debug shows the traceback")  # fmt: skip
+    more = "--debug shows the traceback"
+    if isinstance(error, (flags.Error, UsageError)):
+      more = f"{program} --help shows an example"
     text = trackers.without_secrets(str(error))
     print(f"{program}: error: {text}\n({more})", file=sys.stderr)
     return 2
@@ -87,30 +97,24 @@ def launch(command: Command, program: str, argv: Sequence[str]) -> int:
   return code if isinstance(code, int) else 0
 
 
-def define_workdir(values: flags.FlagValues) -> None:
-  """Adds `--workdir`."""
-  flags.DEFINE_string(
-    "workdir", None, "directory of the run", flag_values=values
-  )
-
-
 def define_tracker(values: flags.FlagValues) -> None:
   """Adds `--tracker`."""
-  flags.DEFINE_string(
-    "tracker", None, "wandb: metrics go to Weights & Biases too; default: "
+  strings(
+    values,
+    tracker="wandb: metrics go to Weights & Biases too; default: "
     f"${trackers.VARIABLE}, or none",
-    flag_values=values,
-  )  # fmt: skip
+  )
 
 
 def define_checkpoint(values: flags.FlagValues) -> None:
   """Adds `--workdir` and `--best`."""
-  define_workdir(values)
-  flags.DEFINE_bool(
-    "best", False, "the checkpoint of the lowest loss on the tuning split "
+  strings(values, workdir="directory of the run")
+  booleans(
+    values,
+    False,
+    best="the checkpoint of the lowest loss on the tuning split "
     "(train.keep_best), not the newest",
-    flag_values=values,
-  )  # fmt: skip
+  )
 
 
 def run_settings(
@@ -136,15 +140,12 @@ def required(values: flags.FlagValues, name: str, example: str) -> str:
 
 
 def keep_compiled_programs() -> None:
-  """Turns on JAX's compilation cache, unless the environment says where.
-
-  Before JAX is imported. A program of second derivatives takes longer to
-  compile than a small run to train.
-  """
+  """Turns on JAX's compilation cache (before JAX is imported), unless the
+  environment says where; a small run compiles longer than it trains."""
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.home() / "jax"))
 
 
-def _define_config(values: flags.FlagValues, argv: Argv) -> Argv:
+def _define_config(values: flags.FlagValues, argv: list[str]) -> list[str]:
   """Adds `--config` and its overrides; returns `argv` without the former."""
   given, rest = None, []
   queue = iter(argv)
@@ -154,7 +155,8 @@ def _define_config(values: flags.FlagValues, argv: Argv) -> Argv:
       given = value if equals else next(queue, "")
     else:
       rest.append(arg)
-  overrides = list(_overrides(rest))
+  matches = [re.match(r"--?(?:no)?config\.([^=]+)", arg) for arg in rest]
+  overrides = [match[1] for match in matches if match]
   if given is None:
     if overrides:
       raise UsageError(
@@ -171,13 +173,6 @@ def _define_config(values: flags.FlagValues, argv: Argv) -> Argv:
   return rest
 
 
-def _overrides(argv: Argv) -> Iterator[str]:
-  for arg in argv:
-    match = re.match(r"--?(?:no)?config\.([^=]+)", arg)
-    if match:
-      yield match[1]
-
-
 def _require_field(config: ConfigDict, path: str) -> None:
   """Raises `UsageError` unless `config` has the field "a.b" of `path`."""
   node, done = config, ""
@@ -192,25 +187,15 @@ def _require_field(config: ConfigDict, path: str) -> None:
 
 
 def _help(command: Command, program: str, values: flags.FlagValues) -> str:
-  rows = [
-    (f"--[no]{name}" if values[name].boolean else f"--{name}=...", values[name])
-    for name in sorted(values)
-    if name == values[name].name
-  ]
-  lines = [f"  {shown:<20} {flag.help}" for shown, flag in rows]
+  example = f"  {program} {command.example}".rstrip()
+  about = sys.modules[command.run.__module__].__doc__
+  lines = [about or "", "", "Example:", example, "", "Flags:"]
   if command.takes_config:
-    lines = [
+    lines += [
       "  --config=NAME:ARG    an experiment, or its file: see `mattt list`",
       "  --config.a.b=VALUE   sets a field of it",
-      *lines,
     ]
-  return "\n".join(
-    [
-      command.about,
-      "",
-      "Example:",
-      f"  {program} {command.example}".rstrip(),
-      "",
-    ]
-    + ["Flags:", *lines]
-  )
+  for name in sorted(values):
+    shown = f"--[no]{name}" if values[name].boolean else f"--{name}=..."
+    lines.append(f"  {shown:<20} {values[name].help}")
+  return "\n".join(lines)

@@ -7,20 +7,15 @@ from mattt_jax import registry, systems
 from mattt_jax.commands import launch
 
 
-def _list(values: flags.FlagValues) -> None:
+def _run(values: flags.FlagValues) -> None:
   del values
-  experiments = registry.experiments()
+  paths = registry.experiments()
+  experiments = {name: registry.summary(path) for name, path in paths.items()}
   for title, rows in (
     ("Tasks", registry.summaries(config_lib.TASKS)),
     ("Memories", registry.summaries(config_lib.MEMORIES)),
-    (
-      "Systems (system=NAME; also swa_MEMORY, ttt_MEMORY)",
-      systems.summaries(),
-    ),
-    (
-      "Experiments (mattt train --config=NAME:ARG --workdir=DIR)",
-      {name: registry.summary(path) for name, path in experiments.items()},
-    ),
+    ("Systems (system=NAME; also swa_MEMORY, ttt_MEMORY)", systems.summaries()),
+    ("Experiments (mattt train --config=NAME:ARG --workdir=DIR)", experiments),
   ):
     print(f"{title}:")
     width = max(map(len, rows), default=0)
@@ -30,8 +25,4 @@ def _list(values: flags.FlagValues) -> None:
       print("  (none)")
 
 
-COMMAND = launch.Command(
-  about=__doc__,
-  example="",
-  run=_list,
-)
+COMMAND = launch.Command(example="", run=_run)

@@ -16,30 +16,29 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 def define(values: flags.FlagValues) -> None:
   """Adds the flags of `mattt plan`."""
-  flags.DEFINE_string(
-    "topology", None, "v5e:4x4, 2*v5e:4x4 (slices), cpu:8; chips: "
+  launch.strings(
+    values,
+    topology="v5e:4x4, 2*v5e:4x4 (slices), cpu:8; chips: "
     f"{', '.join(topology.CHIPS)}",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_float(
-    "mfu", 0.3, "share of the peak FLOP/s that the model's FLOPs are assumed "
-    "to reach, in (0, 1]",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_string(
-    "search", None, "batch or length: also find the largest that fits",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_float(
-    "memory", None, "usable GiB of a device; default: what its compiler allows",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_bool(
-    "quick", False, "compile with the least effort: several times sooner, for "
-    "programs that take up to 15 % more memory",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_string("json", None, "file to write", flag_values=values)
+    search="batch or length: also find the largest that fits",
+    json="file to write",
+  )
+  launch.floats(
+    values,
+    0.3,
+    mfu="share of the peak FLOP/s that the model's FLOPs are assumed to reach, "
+    "in (0, 1]",
+  )
+  launch.floats(
+    values,
+    memory="usable GiB of a device; default: what its compiler allows",
+  )
+  launch.booleans(
+    values,
+    False,
+    quick="compile with the least effort: several times sooner, for programs "
+    "that take up to 15 % more memory",
+  )
 
 
 def run(values: flags.FlagValues) -> None:
@@ -85,35 +84,30 @@ def run(values: flags.FlagValues) -> None:
 
 
 def text(found: dict[str, Any]) -> str:
-  """A plan for a person."""
-  cost, step, run_, search = (
-    found[k] for k in ("cost", "step", "run", "search")
-  )
+  """A plan as text."""
+  cost, step, search = found["cost"], found["step"], found["search"]
   kinds = ", ".join(f"{n:,} {k}" for k, n in cost["parameters"].items())
-  state = ", ".join(
-    f"{size(n)} {k}" for k, n in cost["state_bytes"].items() if n
-  )
+  sizes = [f"{size(n)} {k}" for k, n in cost["state_bytes"].items() if n]
+  heads = ("arguments", "temporaries", "peak", "compiled in")
   lines = [
     f"{found['topology']}: {found['chips']} chips, {found['devices']} devices, "
     f"{size(found['usable_bytes'])} usable a device",
     f"Parameters: {kinds}",
-    f"State of a sequence: {state or 'none'}",
+    f"State of a sequence: {', '.join(sizes) or 'none'}",
     "",
     f"{'of a device':<12}{'batch':>7}{'tokens':>9}"
-    + "".join(
-      f"{h:>13}" for h in ("arguments", "temporaries", "peak", "compiled in")
-    ),
+    + "".join(f"{head:>13}" for head in heads),
   ]
   for name in ("train", "evaluation"):
     program = found[name]
     if program is None:
       lines.append(f"{name:<12}batch_size is no multiple of the devices")
       continue
-    sizes = [program[f"{k}_bytes"] for k in ("argument", "temporary", "peak")]
+    used = [program[f"{k}_bytes"] for k in ("argument", "temporary", "peak")]
     verdict = {None: "memory not known", True: "fits", False: "does not fit"}
     lines.append(
       f"{name:<12}{program['sequences']:>7}{program['length']:>9}"
-      + "".join(f"{size(n):>13}" for n in sizes)
+      + "".join(f"{size(n):>13}" for n in used)
       + f"{program['compile_seconds']:>11.0f} s  {verdict[program['fits']]}"
     )
     if program["compiler"]:
@@ -121,15 +115,12 @@ def text(found: dict[str, Any]) -> str:
   predicted = found["predicted"]
   if predicted is not None:
     largest = sorted(predicted, key=lambda k: -predicted[k])[:5]
-    lines.append(
-      f"Predicted peak of train: {size(sum(predicted.values()))} ("
-      + ", ".join(f"{k} {size(predicted[k])}" for k in largest)
-      + ", ...)"
-    )
+    parts = ", ".join(f"{k} {size(predicted[k])}" for k in largest)
+    total = size(sum(predicted.values()))
+    lines.append(f"Predicted peak of train: {total} ({parts}, ...)")
   if search is not None:
-    lines.append(
-      f"Largest {search['of']} that fits: {search['largest'] or 'none'}"
-    )
+    best = search["largest"] or "none"
+    lines.append(f"Largest {search['of']} that fits: {best}")
   tokens = cost["tokens"]
   lines += [
     "",
@@ -139,15 +130,14 @@ def text(found: dict[str, Any]) -> str:
   ]
   if step is None:
     return "\n".join([*lines, "No peaks of this machine are known: no times"])
+  roofline = f"{step['compute_seconds']:.3g} s of matrix products"
+  if "memory_seconds" in step:
+    roofline += f", {step['memory_seconds']:.3g} s to read its arguments and "
+    roofline += "write its results"
+  run_ = found["run"]
   lines += [
     f"A step takes at least {step['at_least_seconds']:.3g} s (roofline: "
-    f"{step['compute_seconds']:.3g} s of matrix products"
-    + (
-      f", {step['memory_seconds']:.3g} s to read its arguments and write its "
-      "results)"
-      if "memory_seconds" in step
-      else ")"
-    ),
+    f"{roofline})",
     f"At {run_['mfu']:.0%} of the peak: {run_['tokens_per_second']:,.0f} "
     f"tokens/s; {run_['steps']} steps in {run_['seconds'] / 3600:.3g} h, "
     f"{run_['chip_hours']:.3g} chip hours",
@@ -166,7 +156,6 @@ def size(number: float | None) -> str:
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="--config=recall --topology=v5e:2x2 --search=batch --json=plan.json",
   run=run,
   define=define,

@@ -14,15 +14,15 @@ KINDS = ("curves", "heatmap")
 
 
 def _define(values: flags.FlagValues) -> None:
-  for name, about in (
-    ("rows", "heatmap: the JSONL that `mattt evaluate` wrote"),
-    ("task", "heatmap: whose rows are drawn, as --tasks of it had it"),
-    ("out", "the new PNG"),
-  ):
-    flags.DEFINE_string(name, None, about, flag_values=values)
+  launch.strings(
+    values,
+    rows="heatmap: the JSONL that `mattt evaluate` wrote",
+    task="heatmap: whose rows are drawn, as --tasks of it had it",
+    out="the new PNG",
+  )
 
 
-def _plot(values: flags.FlagValues, kind: str, *runs: str) -> None:
+def _run(values: flags.FlagValues, kind: str, *runs: str) -> None:
   if kind not in KINDS:
     raise launch.UsageError(f"unknown kind {kind!r}: use {' or '.join(KINDS)}")
   if kind == "curves":
@@ -44,22 +44,22 @@ def _curves(values: flags.FlagValues, runs: tuple[str, ...]) -> None:
   from mattt_jax.report import plots
   from mattt_jax.training import metrics
 
-  found = {}
+  rows_by_run = {}
   for run in runs:
     path = pathlib.Path(run) / metrics.METRICS_FILE
     rows = metrics.read_rows(path)
     if not rows:
       raise ValueError(f"{path} has no rows: is {run} a run's work directory?")
-    found[_label(run)] = rows
-  print(f"Written to {plots.learning_curves(out, found)}")
+    rows_by_run[_label(run)] = rows
+  print(f"Written to {plots.learning_curves(out, rows_by_run)}")
 
 
 def _label(run: str) -> str:
   """What the run's sweep set or, without one, its directory."""
   note = rows_lib.read_json(pathlib.Path(run) / rows_lib.SWEEP_FILE)
-  said = note.get("settings", {})
-  seed = f"seed {said['seed']}" if "seed" in said else ""
-  parts = [said.get("system", ""), labels.variant(said), seed]
+  settings = note.get("settings", {})
+  seed = f"seed {settings['seed']}" if "seed" in settings else ""
+  parts = [settings.get("system", ""), labels.variant(settings), seed]
   return " ".join(filter(None, parts)) or run
 
 
@@ -82,9 +82,8 @@ def _rows(path: str) -> list[dict[str, Any]]:
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="curves runs/recall --out=curves.png",
-  run=_plot,
+  run=_run,
   define=_define,
   words=("KIND", "RUN..."),
 )

@@ -6,17 +6,14 @@ from mattt_jax.commands import launch
 from mattt_jax.data import prepare, sources
 
 
-def _define_prepare(values: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    "from", "", "for texts: the directory to take them from",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_string(
-    "encoding", "utf-8", "for texts: that of the files", flag_values=values
-  )
+def _define(values: flags.FlagValues) -> None:
+  source = {"from": "for texts: the directory to take them from"}
+  launch.strings(values, "", **source)
+  encoding = "for texts: that of the files"
+  launch.strings(values, "utf-8", encoding=encoding)
 
 
-def _prepare(values: flags.FlagValues, name: str, directory: str) -> None:
+def _run(values: flags.FlagValues, name: str, directory: str) -> None:
   manifest = prepare.prepare(
     name, directory, texts=values["from"].value or "", encoding=values.encoding
   )
@@ -29,9 +26,5 @@ def _prepare(values: flags.FlagValues, name: str, directory: str) -> None:
 
 
 COMMAND = launch.Command(
-  about=__doc__,
-  example="books data/books",
-  run=_prepare,
-  define=_define_prepare,
-  words=("NAME", "DIR"),
+  example="books data/books", run=_run, define=_define, words=("NAME", "DIR")
 )

@@ -11,7 +11,7 @@ from mattt_jax.commands import launch
 from mattt_jax.sweeps.sweep import config_hash
 
 
-def _show(values: flags.FlagValues) -> None:
+def _run(values: flags.FlagValues) -> None:
   launch.required(values, "config", "recall:tiny")
   tree = _plain(config_lib.from_config_dict(values.config))
   default = config_lib.template(
@@ -41,8 +41,7 @@ def _lines(tree: dict[str, Any], path: str = "") -> Iterator[str]:
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="--config=recall:hard,system=ttt_memory --config.model.window=64",
-  run=_show,
+  run=_run,
   takes_config=True,
 )

@@ -16,35 +16,34 @@ PARQUET_FILE = "results.parquet"
 
 def define(values: flags.FlagValues) -> None:
   """Adds the flags of `mattt sweep`."""
-  for name, about in (
-    ("config", "NAME:ARG or FILE:ARG; its sweep(ARG) says what to run"),
-    ("out", "directory of the runs: a new one, or that of the same sweep"),
-  ):
-    flags.DEFINE_string(name, None, about, flag_values=values)
+  launch.strings(
+    values,
+    config="NAME:ARG or FILE:ARG; its sweep(ARG) says what to run",
+    out="directory of the runs: a new one, or that of the same sweep",
+  )
   define_results(values)
-  for name, default, about in (
-    ("index", 0, "do only this share of the runs, from 0 on"),
-    ("of", 1, "number of shares"),
-  ):
-    flags.DEFINE_integer(name, default, about, flag_values=values)
-  for name, about in (
-    ("dry-run", "print the commands of the runs that are not finished"),
-    ("status", "print a table of the runs and where they stand"),
-    ("parquet", f"also write OUT/{PARQUET_FILE}"),
-    ("together", "every host of a slice calls this; they do each run together"),
-  ):
-    flags.DEFINE_bool(name, False, about, flag_values=values)
+  index = "do only this share of the runs, from 0 on"
+  launch.integers(values, 0, index=index)
+  launch.integers(values, 1, of="number of shares")
+  launch.booleans(
+    values,
+    False,
+    dry_run="print the commands of the runs that are not finished",
+    status="print a table of the runs and where they stand",
+    parquet=f"also write OUT/{PARQUET_FILE}",
+    together="every host of a slice calls this; they do each run together",
+  )
   launch.define_tracker(values)
 
 
 def define_results(values: flags.FlagValues) -> None:
   """Adds `--results` and `--workers`."""
-  flags.DEFINE_string(
-    "results", None, f"JSONL of the rows (default: OUT/{rows_lib.ROWS_FILE}); "
-    "a run that it has a row of is not done again, wherever it was done",
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_integer("workers", 1, "processes at a time", flag_values=values)
+  launch.strings(
+    values,
+    results=f"JSONL of the rows (default: OUT/{rows_lib.ROWS_FILE}); a run "
+    "that it has a row of is not done again, wherever it was done",
+  )
+  launch.integers(values, 1, workers="processes at a time")
 
 
 def directory(values: flags.FlagValues, example: str) -> pathlib.Path:
@@ -91,37 +90,31 @@ def do(
   values: flags.FlagValues,
   together: bool = False,
 ) -> tuple[int, list[rows_lib.Row]]:
-  """Does the runs `mine` of a sweep that are not finished.
+  """Does the runs `mine` of the sweep `every` that are not finished, each in a
+  directory of `out`; returns the exit code and the rows of `every` so far.
 
   Args:
-    every: the runs of the sweep.
-    mine: those to do here.
-    out: directory of their directories.
     values: of the flags that `define_results` adds.
     together: as in `runner.SweepRunner`.
-
-  Returns:
-    The exit code, and the rows of `every` that there are.
   """
   results = pathlib.Path(values.results or out / rows_lib.ROWS_FILE)
   known = rows_lib.known(results) if values.results else {}
-  doing = runner.SweepRunner(
+  run_all = runner.SweepRunner(
     [one for one in mine if one.hash not in known],
     out,
     workers=values.workers,
     together=together,
     report=lambda line: print(line, flush=True),
   )
-  code = doing()
+  code = run_all()
   rows = rows_lib.update(every, out, results)
   print(f"{len(rows)} of {len(every)} runs finished; rows are in {results}")
-  if doing.failed:
-    print(f"{len(doing.failed)} failed: {', '.join(sorted(doing.failed))}")
+  if run_all.failed:
+    print(f"{len(run_all.failed)} failed: {', '.join(sorted(run_all.failed))}")
   return code, rows
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="--config=recall:tiny --out=runs/sweep --workers=2",
   run=run,
   define=define,

@@ -8,19 +8,17 @@ from mattt_jax.commands import launch
 from mattt_jax.data import tokenizer
 
 
-def _define_tokenizer(values: flags.FlagValues) -> None:
-  for name, about in (
-    ("source", "texts, as task.source: its training documents are read"),
-    ("out", "the new file"),
-  ):
-    flags.DEFINE_string(name, None, about, flag_values=values)
-  flags.DEFINE_integer(
-    "vocab", 1024, "number of tokens, 256 for the bytes among them",
-    flag_values=values,
-  )  # fmt: skip
+def _define(values: flags.FlagValues) -> None:
+  launch.strings(
+    values,
+    source="texts, as task.source: its training documents are read",
+    out="the new file",
+  )
+  vocab = "number of tokens, 256 for the bytes among them"
+  launch.integers(values, 1024, vocab=vocab)
 
 
-def _tokenizer(values: flags.FlagValues, action: str) -> None:
+def _run(values: flags.FlagValues, action: str) -> None:
   if action != "train":
     raise launch.UsageError(f"unknown action {action!r}: use train")
   source = launch.required(values, "source", "directory:texts")
@@ -31,10 +29,9 @@ def _tokenizer(values: flags.FlagValues, action: str) -> None:
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="train --source=directory:data/books --vocab=1024 "
   "--out=data/books.json",
-  run=_tokenizer,
-  define=_define_tokenizer,
+  run=_run,
+  define=_define,
   words=("ACTION",),
 )

@@ -7,23 +7,20 @@ from mattt_jax.commands import launch
 from mattt_jax.training import trackers
 
 
-def _define_train(values: flags.FlagValues) -> None:
-  launch.define_workdir(values)
+def _define(values: flags.FlagValues) -> None:
+  launch.strings(values, workdir="directory of the run")
   launch.define_tracker(values)
-  flags.DEFINE_integer(
-    "profile", 0, "trace so many outer steps (jax.profiler), to "
-    "WORKDIR/profile",
-    lower_bound=0,
-    flag_values=values,
-  )  # fmt: skip
-  flags.DEFINE_bool(
-    "distributed", False, "one of several processes, a host each, that are all "
-    "started with this flag (jax.distributed)",
-    flag_values=values,
-  )  # fmt: skip
+  profile = "trace so many outer steps (jax.profiler), to WORKDIR/profile"
+  flags.DEFINE_integer("profile", 0, profile, 0, flag_values=values)
+  launch.booleans(
+    values,
+    False,
+    distributed="one of several processes, a host each, that are all started "
+    "with this flag (jax.distributed)",
+  )
 
 
-def _train(values: flags.FlagValues) -> int:
+def _run(values: flags.FlagValues) -> int:
   launch.required(values, "config", "recall:tiny")
   workdir = launch.required(values, "workdir", "runs/recall")
   trackers.choose(values.tracker)
@@ -49,10 +46,9 @@ def _train(values: flags.FlagValues) -> int:
 
 
 COMMAND = launch.Command(
-  about=__doc__,
   example="--config=recall:tiny --workdir=runs/recall "
   "--config.outer.learning_rate=3e-3",
-  run=_train,
-  define=_define_train,
+  run=_run,
+  define=_define,
   takes_config=True,
 )

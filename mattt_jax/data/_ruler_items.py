@@ -38,7 +38,13 @@ def items(rng: np.random.Generator, kind: str, number: int) -> list[str]:
   """`number` different "words", "numbers" (7 digits) or "uuids"."""
   made: dict[str, None] = {}
   while len(made) < number:
-    made[_item(rng, kind)] = None
+    if kind == "words":
+      item = WORDS[rng.integers(len(WORDS))]
+    elif kind == "numbers":
+      item = str(rng.integers(10**6, 10**7))
+    else:
+      item = str(uuid.UUID(bytes=rng.bytes(16), version=4))
+    made[item] = None
   return list(made)
 
 
@@ -52,11 +58,3 @@ def letters(
     drawn = rng.integers(26, size=(number - len(made), length)).tolist()
     made |= {"".join(alphabet[i] for i in word): None for word in drawn}
   return list(made)
-
-
-def _item(rng: np.random.Generator, kind: str) -> str:
-  if kind == "words":
-    return WORDS[rng.integers(len(WORDS))]
-  if kind == "numbers":
-    return str(rng.integers(10**6, 10**7))
-  return str(uuid.UUID(bytes=rng.bytes(16), version=4))

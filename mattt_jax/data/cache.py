@@ -9,18 +9,15 @@ from pathlib import Path
 
 
 def home() -> Path:
-  """The folder that keeps prepared data and compiled programs between runs."""
+  """Folder that keeps prepared data and compiled programs between runs."""
   folder = os.environ.get("MATTT_CACHE") or "~/.cache/mattt_jax"
   return Path(folder).expanduser()
 
 
 @contextlib.contextmanager
 def filled_aside(target: Path) -> Iterator[Path]:
-  """A new folder to fill, which then becomes `target`, whole or not at all.
-
-  Raises:
-    ValueError: it cannot be made.
-  """
+  """A new folder to fill, which then becomes `target`, whole or not at all;
+  raises `ValueError` if it cannot be made."""
   aside = target.parent / f".aside-{uuid.uuid4().hex}"
   try:
     aside.mkdir(parents=True)

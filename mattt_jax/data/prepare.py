@@ -9,9 +9,6 @@
 `manifest.json`, written last, names the origin of the documents and the sha256
 of each. The same call again goes on where it stopped: it does not fetch or
 write again what is there, nor replace what was changed.
-
-The command `mattt prepare` then writes texts as a tfds data set too, the one
-that tasks read (`sources.array_records`).
 """
 
 import codecs

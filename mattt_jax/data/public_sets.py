@@ -12,9 +12,8 @@ PATH is a file or a directory to search. Nothing is ever downloaded; an error
 about missing files names the command that gets them.
 
 PG-19 (1911.05507) is text without questions, a source of language_modeling:
-source="tfds:pg19", text_key="book_text" has its own splits (preparing it needs
-tensorflow, reading does not). "directory:PATH" reads what `gcloud storage cp -r
-'gs://deepmind-gutenberg/*' PATH` leaves, and splits it by a hash of the names.
+source="tfds:pg19", text_key="book_text" (which needs tensorflow to prepare), or
+"directory:PATH" after `gcloud storage cp -r 'gs://deepmind-gutenberg/*' PATH`.
 """
 
 import dataclasses
@@ -112,10 +111,8 @@ def load(source: str) -> dict[str, tuple[Record, ...]]:
   parts = set(documents.values())
   if "train" in parts and parts - {"train"}:
     if not {"tune", "test"} <= parts:
-      held_out = sorted(
-        (d for d in documents if documents[d] != "train"),
-        key=lambda d: hashlib.sha256(d.encode()).digest(),
-      )
+      held_out = [d for d in documents if documents[d] != "train"]
+      held_out.sort(key=lambda d: hashlib.sha256(d.encode()).digest())
       require(
         len(held_out) > 1,
         f"task.source={source!r} holds one held-out document: tune and test "
@@ -182,9 +179,8 @@ def _longbench(place: str, row: Row) -> Iterator[Record]:
 
 
 def _babilong(place: str, row: Row) -> Iterator[Record]:
-  yield Record(
-    place, row["input"], row["question"], (row["target"],), "babilong"
-  )
+  target = (row["target"],)
+  yield Record(place, row["input"], row["question"], target, "babilong")
 
 
 def _ruler(place: str, row: Row) -> Iterator[Record]:
@@ -274,7 +270,7 @@ def _published(source: str) -> Iterator[Record]:
 
 
 def _with_labels(records: list[Record]) -> list[Record]:
-  """Every answer in a file of BABILong is a label of that file's task."""
+  """Makes every answer in a file of BABILong a label of that file's task."""
   labels: dict[str, dict[str, None]] = {}
   for r in records:
     if r.metric == "babilong":
@@ -295,16 +291,14 @@ def _rows(path: Path) -> Iterator[Row]:
 
     for batch in parquet.ParquetFile(path).iter_batches(_PARQUET_ROWS):
       yield from batch.to_pylist()
-  elif path.suffix == ".json" and _starts_a_list(path):
-    yield from json.loads(path.read_bytes())
-  else:
-    with path.open(encoding="utf-8") as lines:
+    return
+  with path.open(encoding="utf-8-sig") as lines:
+    is_list = path.suffix == ".json" and lines.read(64).lstrip()[:1] == "["
+    lines.seek(0)
+    if is_list:
+      yield from json.load(lines)
+    else:
       yield from (json.loads(line) for line in lines if line.strip())
-
-
-def _starts_a_list(path: Path) -> bool:
-  with path.open("rb") as file:
-    return file.read(64).lstrip().startswith(b"[")
 
 
 @functools.cache

@@ -1,16 +1,16 @@
 """Question sets, from their publishers' JSON, as two lists of rows.
 
 paragraphs: {title, text}; a paragraph's number is its place in the list.
-questions: {id, question, answers, paragraphs, evidence}; `paragraphs` numbers
-those that the set gives with the question, `evidence` those that hold the
-answer.
+questions: {id, question, answers, paragraphs, evidence}; the numbers of the
+paragraphs that come with the question, and of those that hold the answer.
 
-`mattt prepare` writes them as paragraphs.jsonl and questions.jsonl. A set is
-named by a string: "town" (data/town.py), or "directory:PATH" with these files.
+`mattt prepare` writes them as FILES. A set is named by a string: "town"
+(data/town.py), or "directory:PATH" with these files.
 """
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mattt_jax.data import sources, town
 from mattt_jax.data.splits import SPLITS
 
 Row = dict[str, Any]
-_FILES = ("paragraphs.jsonl", "questions.jsonl")
+FILES = ("paragraphs.jsonl", "questions.jsonl")
 _HELD_OUT_SHARE = 0.2  # of the groups of questions, for each of tune and test
 
 
@@ -32,7 +32,7 @@ class Part:
 
 
 def load(source: str) -> tuple[list[Row], list[Row]]:
-  """The paragraphs and questions of a set.
+  """Paragraphs and questions of a set.
 
   Raises:
     ValueError: an unknown source, no such files, or rows of another schema.
@@ -44,8 +44,8 @@ def load(source: str) -> tuple[list[Row], list[Row]]:
     kind == "directory" and bool(name),
     f"task.source={source!r} is not known: use 'town' or 'directory:PATH'",
   )
-  lists = []
-  for file in _FILES:
+  lists: list[list[Row]] = []
+  for file in FILES:
     path = Path(name).expanduser() / file
     try:
       with path.open(encoding="utf-8") as lines:
@@ -61,13 +61,10 @@ def load(source: str) -> tuple[list[Row], list[Row]]:
         "it again in another directory"
       ) from error
   paragraphs, questions = lists
-  for file, rows, problem in (
-    (_FILES[0], paragraphs, _paragraph_problem),
-    (_FILES[1], questions, lambda row: _problem(row, len(paragraphs))),
-  ):
+  for file, rows in zip(FILES, lists, strict=True):
     require(bool(rows), f"task.source={source!r}: {file} has no rows")
     for number, row in enumerate(rows, 1):
-      wrong = problem(row)
+      wrong = _problem(row, file, len(paragraphs))
       require(
         not wrong,
         f"task.source={source!r}: {file}, line {number}: {wrong}: see "
@@ -76,35 +73,27 @@ def load(source: str) -> tuple[list[Row], list[Row]]:
   return paragraphs, questions
 
 
-def _paragraph_problem(row: Any) -> str:
-  fields = ("title", "text")
-  good = isinstance(row, dict) and all(
-    isinstance(row.get(field), str) for field in fields
-  )
-  return "" if good else "needs the texts `title` and `text`"
+def _problem(row: Any, file: str, paragraphs: int) -> str:
+  """The mistake in a row of a file; "" if there is none."""
 
+  def is_list(field: str, good: Callable[[Any], bool]) -> bool:
+    values = row.get(field)
+    return isinstance(values, list) and bool(values) and all(map(good, values))
 
-def _problem(row: Any, paragraphs: int) -> str:
-  """The mistake in a question's row; "" if there is none."""
+  if file == FILES[0]:
+    good = isinstance(row, dict) and all(
+      isinstance(row.get(field), str) for field in ("title", "text")
+    )
+    return "" if good else "needs the texts `title` and `text`"
   if not isinstance(row, dict):
     return "is no object"
   for field in ("id", "question"):
     if not (isinstance(row.get(field), str) and row[field]):
       return f"needs a text `{field}`"
-  answers = row.get("answers")
-  if not (
-    isinstance(answers, list)
-    and answers
-    and all(isinstance(answer, str) and answer for answer in answers)
-  ):
+  if not is_list("answers", lambda x: isinstance(x, str) and bool(x)):
     return "needs `answers`, a list of texts"
   for field in ("paragraphs", "evidence"):
-    numbers = row.get(field)
-    if not (
-      isinstance(numbers, list)
-      and numbers
-      and all(type(n) is int and 0 <= n < paragraphs for n in numbers)
-    ):
+    if not is_list(field, lambda n: type(n) is int and 0 <= n < paragraphs):
       return f"needs `{field}`, numbers of the {paragraphs} paragraphs"
   return ""
 
@@ -119,12 +108,7 @@ def split(
   fifth for each of tune and test. Paragraphs of evidence follow their
   questions. The others go with the test questions that they were published
   with, then with those of tune; the rest is in train. So training reads nothing
-  that a held-out question needs.
-
-  Args:
-    questions: with different ids.
-    paragraphs: how many there are.
-    source: for messages.
+  that a held-out question needs. `paragraphs` is how many there are.
 
   Raises:
     ValueError: an id comes twice, or fewer than three groups.
@@ -150,14 +134,12 @@ def split(
   for question in questions:
     key = root(question["evidence"][0])
     first[key] = min(question["id"], first.get(key, question["id"]))
-  dealt = sources.split_by_name(
-    list(first.values()), source, share=_HELD_OUT_SHARE
-  )
-  of_group = {name: part for part, names in dealt.items() for name in names}
+  dealt = sources.split_by_name(list(first.values()), source, _HELD_OUT_SHARE)
+  part_of = {name: part for part, names in dealt.items() for name in names}
   parts: dict[str, list[Row]] = {part: [] for part in SPLITS}
   for question in questions:
     name = first[root(question["evidence"][0])]
-    parts[of_group[name]].append(question)
+    parts[part_of[name]].append(question)
   owner: dict[int, str] = {}
   for field in ("paragraphs", "evidence"):
     for part in SPLITS:  # the last one to name a paragraph has it
@@ -171,17 +153,11 @@ def split(
   }
 
 
-class _Paragraphs:
-  """Numbers each different paragraph once, in order of appearance."""
+class _Paragraphs(dict[tuple[str, str], int]):
+  """Numbers each different (title, text) once, in order of appearance."""
 
-  def __init__(self):
-    self._numbers: dict[tuple[str, str], int] = {}
-
-  def number(self, title: str, text: str) -> int:
-    return self._numbers.setdefault((title, text), len(self._numbers))
-
-  def rows(self) -> list[Row]:
-    return [{"title": title, "text": text} for title, text in self._numbers]
+  def __missing__(self, key: tuple[str, str]) -> int:
+    return self.setdefault(key, len(self))
 
 
 def read_squad(content: bytes) -> tuple[list[Row], list[Row]]:
@@ -190,27 +166,7 @@ def read_squad(content: bytes) -> tuple[list[Row], list[Row]]:
   Raises:
     ValueError: not JSON of its schema.
   """
-  paragraphs, questions = _Paragraphs(), []
-  try:
-    for article in json.loads(content)["data"]:
-      for paragraph in article["paragraphs"]:
-        number = paragraphs.number(article["title"], paragraph["context"])
-        for qa in paragraph["qas"]:
-          if qa["is_impossible"]:
-            continue
-          answers = [answer["text"] for answer in qa["answers"]]
-          questions.append(
-            {
-              "id": qa["id"],
-              "question": qa["question"],
-              "answers": list(dict.fromkeys(answers)),
-              "paragraphs": [number],
-              "evidence": [number],
-            }
-          )
-    return _checked(paragraphs, questions)
-  except (ValueError, LookupError, TypeError) as error:
-    raise _wrong("SQuAD 2.0", error) from error
+  return _read("SQuAD 2.0", _squad, content)
 
 
 def read_hotpotqa(content: bytes) -> tuple[list[Row], list[Row]]:
@@ -219,36 +175,48 @@ def read_hotpotqa(content: bytes) -> tuple[list[Row], list[Row]]:
   Raises:
     ValueError: not JSON of its schema.
   """
-  paragraphs, questions = _Paragraphs(), []
+  return _read("HotpotQA", _hotpotqa, content)
+
+
+def _read(name: str, read: Callable, content: bytes):
+  paragraphs = _Paragraphs()
   try:
-    for row in json.loads(content):
-      supporting = {title for title, _ in row["supporting_facts"]}
-      numbers = {
-        title: paragraphs.number(title, "".join(sentences))
-        for title, sentences in row["context"]
-      }
-      questions.append(
-        {
-          "id": row["_id"],
-          "question": row["question"],
-          "answers": [row["answer"]],
-          "paragraphs": list(numbers.values()),
-          "evidence": [n for t, n in numbers.items() if t in supporting],
-        }
-      )
-    return _checked(paragraphs, questions)
+    questions: list[Row] = list(read(json.loads(content), paragraphs))
+    require(bool(questions), "it has no questions")
   except (ValueError, LookupError, TypeError) as error:
-    raise _wrong("HotpotQA", error) from error
+    raise ValueError(
+      f"this is not {name}'s JSON: {type(error).__name__}: {error}"
+    ) from error
+  return [{"title": t, "text": text} for t, text in paragraphs], questions
 
 
-def _checked(
-  paragraphs: _Paragraphs, questions: list[Row]
-) -> tuple[list[Row], list[Row]]:
-  require(bool(questions), "it has no questions")
-  return paragraphs.rows(), questions
+def _squad(content: Any, paragraphs: _Paragraphs) -> Iterator[Row]:
+  for article in content["data"]:
+    for paragraph in article["paragraphs"]:
+      number = paragraphs[article["title"], paragraph["context"]]
+      for qa in paragraph["qas"]:
+        if not qa["is_impossible"]:
+          answers = [answer["text"] for answer in qa["answers"]]
+          yield {
+            "id": qa["id"],
+            "question": qa["question"],
+            "answers": list(dict.fromkeys(answers)),
+            "paragraphs": [number],
+            "evidence": [number],
+          }
 
 
-def _wrong(name: str, error: Exception) -> ValueError:
-  return ValueError(
-    f"this is not {name}'s JSON: {type(error).__name__}: {error}"
-  )
+def _hotpotqa(content: Any, paragraphs: _Paragraphs) -> Iterator[Row]:
+  for row in content:
+    supporting = {title for title, _ in row["supporting_facts"]}
+    numbers = {
+      title: paragraphs[title, "".join(sentences)]
+      for title, sentences in row["context"]
+    }
+    yield {
+      "id": row["_id"],
+      "question": row["question"],
+      "answers": [row["answer"]],
+      "paragraphs": list(numbers.values()),
+      "evidence": [n for t, n in numbers.items() if t in supporting],
+    }

@@ -1,9 +1,8 @@
 """Objects of R packages that are kept as lazy-load data: X.rdx and X.rdb.
 
-The index (.rdx) is a gzipped R object, a list; its `variables` say where each
-object lies in the data (.rdb), as (offset, length) in bytes. There it is its
-size unpacked (4 bytes, big-endian) and a zlib stream. R writes objects as XDR:
-big-endian, depth first ("R Internals", Serialization Formats).
+The index (.rdx) is a gzipped R list; its `variables` give the (offset, length)
+in bytes of each object in the data (.rdb): the unpacked size (4 bytes) and a
+zlib stream. R writes objects as XDR ("R Internals", Serialization Formats).
 """
 
 import gzip
@@ -53,12 +52,9 @@ def _read(data: bytes) -> Any:
   """The object of one serialised stream."""
   if data[:2] != b"X\n":
     raise ValueError("the objects are not serialised as XDR")
-  # Then the format's version, the writer's, the oldest reader's; from format 3
-  # on also the name of the encoding.
-  start = 14
-  if _integer(data, 2) >= 3:
-    start += 4 + _integer(data, 14)
-  return _Reader(data, start).item()
+  # Three versions follow; from format 3 on also the name of the encoding.
+  name = 4 + _integer(data, 14) if _integer(data, 2) >= 3 else 0
+  return _Reader(data, 14 + name).item()
 
 
 class _Reader:
@@ -83,8 +79,12 @@ class _Reader:
       return self._symbols[-1]
     if kind == _CHARS:
       return self._chars(flags)
-    if kind == _PAIRS:
-      return self._pairs(flags)
+    if kind == _PAIRS:  # a linked list of values with tags: attributes
+      if flags & _HAS_ATTRIBUTES:
+        self.item()
+      tag = self.item() if flags & _HAS_TAG else None
+      value = self.item()
+      return {tag: value, **(self.item() or {})}
     if kind in (_STRINGS, _LIST):
       values = [self.item() for _ in range(self._next())]
     elif kind in (_INTEGER, _LOGICAL):
@@ -104,11 +104,3 @@ class _Reader:
     if len(text) != length:
       raise ValueError("a string is cut short")
     return text.decode("latin-1" if flags & _LATIN1 else "utf-8")
-
-  def _pairs(self, flags: int) -> dict[Any, Any]:
-    """A linked list of values with tags, which is how attributes are kept."""
-    if flags & _HAS_ATTRIBUTES:
-      self.item()
-    tag = self.item() if flags & _HAS_TAG else None
-    value = self.item()
-    return {tag: value, **(self.item() or {})}

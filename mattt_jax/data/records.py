@@ -1,9 +1,8 @@
 """Documents of a tfds data set (array_record), each read when it is asked for.
 
-For a corpus that is larger than memory. Only an index is held, 24 bytes a
-document: its record, size and checksum. One pass, which holds one text at a
-time (and all names), makes the index; the cache keeps it until a file of the
-data set has another size or time.
+For a corpus that is larger than memory: only an index is held, 24 bytes a
+document. One pass over the texts makes it; the cache keeps it until a file of
+the data set has another size or time.
 """
 
 import dataclasses
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
   from mattt_jax.data.text_builder import Rows
 
 _INDEX = 1  # its version
+_COLUMNS = {"record": np.int64, "size": np.int64, "digest": np.uint64}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,14 +69,8 @@ class Records(Sequence[sources.Document]):
 def load(
   source: str, *, min_bytes: int, least: int = 1, text_key: str = "text"
 ) -> dict[str, Records]:
-  """The documents of each split: those of `sources.load`, in the same order.
-
-  Args:
-    source: "stdlib", "directory:PATH" (which is written as a tfds data set
-      first, file by file) or "tfds:NAME".
-    min_bytes: as of `sources.load`.
-    least: as of `sources.load`.
-    text_key: as of `sources.load`.
+  """The documents of each split: those of `sources.load`, whose arguments these
+  are, in the same order; not those of "dialogue".
 
   Raises:
     ValueError: as `sources.load`; a file of the data set is missing.
@@ -101,9 +95,7 @@ def load(
   try:
     with np.load(path) as arrays:
       return {
-        split: Records(
-          rows, *(arrays[f"{split}_{x}"] for x in ("record", "size", "digest"))
-        )
+        split: Records(rows, *(arrays[f"{split}_{key}"] for key in _COLUMNS))
         for split in SPLITS
       }
   except Exception as error:  # damage surfaces as almost any type
@@ -116,46 +108,30 @@ def _index(
   rows: "Rows", source: str, own: Mapping[str, str], shortest: int
 ) -> dict[str, np.ndarray]:
   """Reads every record once: the arrays of each split, `SPLIT_NAME`."""
-  names, records, sizes, digests = [], [], [], []
+  index: dict[str, tuple[int, int, int]] = {}  # by name: record, size, digest
   numbers = tqdm(range(len(rows)), "index", unit=" documents", disable=None)
   for record in numbers:
     name, text = rows[record]
     if len(text) >= shortest:
       sources.require_utf8(text, name, source)
-      names.append(name)
-      records.append(record)
-      sizes.append(len(text))
-      digests.append(_digest(name, text))
-  columns = {
-    "record": np.array(records, np.int64),
-    "size": np.array(sizes, np.int64),
-    "digest": np.array(digests, np.uint64),
-  }
+      index[name] = record, len(text), _digest(name, text)
   return {
-    f"{split}_{key}": column[sorted(members, key=lambda at: names[at])]
-    for split, members in _deal(
-      rows, source, own, names, columns["record"]
-    ).items()
-    for key, column in columns.items()
+    f"{split}_{key}": np.array([index[name][k] for name in sorted(names)], kind)
+    for split, names in _deal(rows, source, own, index).items()
+    for k, (key, kind) in enumerate(_COLUMNS.items())
   }
 
 
-def _deal(rows, source, own, names, record_N) -> dict[str, list[int]]:
-  """The documents of each split: its own, or by a hash of their names."""
-  dealt: dict[str, list[int]] = {
-    split: np.flatnonzero(
-      (rows.parts[part].start <= record_N) & (record_N < rows.parts[part].stop)
-    ).tolist()
+def _deal(rows, source, own, index) -> Mapping[str, Sequence[str]]:
+  """The names of each split: its own, or by a hash of them."""
+  dealt = {
+    split: [name for name, row in index.items() if row[0] in rows.parts[part]]
     for split, part in own.items()
     if part in rows.parts
   }
   if all(dealt.get(split) for split in SPLITS):
     return dealt
-  at = {name: number for number, name in enumerate(names)}
-  return {
-    split: [at[name] for name in chosen]
-    for split, chosen in sources.split_by_name(names, source).items()
-  }
+  return sources.split_by_name(list(index), source)
 
 
 def _index_path(rows: "Rows", source: str, shortest: int) -> Path:

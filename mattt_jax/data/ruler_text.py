@@ -11,10 +11,9 @@ templates are those of its code (NVIDIA, Apache-2.0), so that scores compare:
     vt              a chain of four variables that refer to the one before
     cwe, fwe        the common words of a numbered list, of a coded text
 
-`generate` draws the items, the other functions put them into text. In contrast
-to RULER, words are those of data/_ruler_items.py, any real text stands for its
-copyrighted essays, and no key that is asked for has a second needle, which
-RULER leaves to chance.
+`generate` draws the items, the other functions put them into text. Words are
+those of data/_ruler_items.py, any real text stands for RULER's copyrighted
+essays, and a key that is asked for has no second needle, which RULER may draw.
 """
 
 import dataclasses
@@ -244,15 +243,12 @@ def leads(prompt: str, number: int) -> tuple[str, ...]:
 
 def _generate_needles(rng, task: Needles, size, sentences):
   keys = _ruler_items.items(rng, task.key_kind, task.keys)
-  value = {
-    key: _ruler_items.items(rng, task.value_kind, task.values) for key in keys
-  }
-  wanted = [needle(task.value_kind, key, v) for key in keys for v in value[key]]
+  kind = task.value_kind
+  values = {key: _ruler_items.items(rng, kind, task.values) for key in keys}
+  wanted = [needle(kind, key, value) for key in keys for value in values[key]]
   wanted = [wanted[i] for i in rng.permutation(len(wanted))]
   if task.haystack == "text":
-    require(
-      bool(sentences), "sentences of a text to hide needles in are needed"
-    )
+    require(bool(sentences), "sentences=(): give the sentences of a text")
     text = list(itertools.islice(itertools.cycle(sentences), size))
     depths = rng.choice(40, len(wanted), replace=False)
     depths = np.linspace(0, 100, 40).round()[np.sort(depths)]
@@ -261,12 +257,11 @@ def _generate_needles(rng, task: Needles, size, sentences):
   else:
     text = [NOISE] * size
     if task.haystack == "needles":
-      others = (_other(rng, task, keys) for _ in range(size))
-      text = [needle(task.value_kind, *other) for other in others]
+      text = [needle(kind, *_other(rng, task, keys)) for _ in range(size)]
     places = rng.choice(size, len(wanted), replace=False)
     context = hide(text, wanted, np.sort(places)[::-1].tolist())
   queries = [keys[i] for i in rng.permutation(task.keys)[: task.queries]]
-  answers = [v for key in queries for v in value[key]]
+  answers = [value for key in queries for value in values[key]]
   return needles(task, context, queries), answers
 
 
@@ -282,9 +277,8 @@ def _generate_chain(rng, size):
   def one(length, noises):
     names = _ruler_items.letters(rng, _HOPS + 1, length, upper=True)
     places = np.sort(rng.choice(noises, len(names), replace=False)).tolist()
-    return chain(
-      names, str(rng.integers(10_000, 99_999)), places, noises
-    ), names
+    value = str(rng.integers(10_000, 99_999))
+    return chain(names, value, places, noises), names
 
   example = solved_chain(*one(3, _EXAMPLE_NOISES))
   prompt, names = one(5, size)

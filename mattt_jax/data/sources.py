@@ -7,19 +7,20 @@ A source is named by a string:
     directory:PATH   every text file below PATH, a document each
     tfds:NAME        a prepared tfds data set with a text feature
 
-Files are written once, as a tfds data set of array_record files, to a cache
-(MATTT_CACHE, default ~/.cache/mattt_jax), under a hash of their names, sizes
-and times, and then read from there. `load` holds all texts in memory;
-data/records.py reads them one by one.
+Files are written once, as a tfds data set of array_record files, to the cache
+(data/cache.py), under a hash of their names, sizes and times, and read from
+there. `load` holds all texts in memory; data/records.py reads them one by one.
 """
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mattt_jax.config import require
 from mattt_jax.data import cache, dialogue
@@ -33,6 +34,7 @@ _STDLIB_WITHOUT = frozenset({
 })  # fmt: skip
 PUBLISHED_SPLITS = {"train": "train", "tune": "validation", "test": "test"}
 _HELD_OUT_SHARE = 0.1  # of the documents, for each of tune and test
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,33 +84,40 @@ def load(
   if kind == "tfds":
     parts = _published(source, name, text_key, max(min_bytes, least))
   elif kind == "dialogue":
-    parts = _dialogue(source)
+    texts = {n: text.encode() for n, text in dialogue.documents().items()}
+    parts = _deal(texts, source)
   else:
-    parts = _prepared(_files(source, min_bytes=min_bytes, least=least), source)
+    folder = array_records(source, min_bytes=min_bytes, least=least)
+    from mattt_jax.data import text_builder
+
+    parts = text_builder.read(text_builder.prepared(folder))
   return {
-    split: tuple(sorted(parts[split], key=lambda d: d.name)) for split in SPLITS
+    split: tuple(Document(*row) for row in sorted(parts[split]))
+    for split in SPLITS
   }
 
 
 def array_records(source: str, *, min_bytes: int = 1, least: int = 1) -> Path:
   """The folder of a "stdlib" or "directory:" source as a tfds data set, for
-  `tfds.builder_from_directory`; makes it with one text at a time in memory if
-  it is not there. Arguments are as of `load`.
-
-  Raises:
-    ValueError: as `load`.
+  `tfds.builder_from_directory`; makes it, one text at a time, if it is not
+  there. Arguments and errors are those of `load`.
   """
   files = _files(source, min_bytes=min_bytes, least=least)
+  listing = [(f.name, str(f.path.resolve()), f.size, f.time) for f in files]
+  digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
+  target = cache.home() / f"text-{digest}"
+  if not target.exists():
+    _prepare(files, source, target)
   from mattt_jax.data import text_builder
 
-  return text_builder.folder(_data_set(files, source))
+  return text_builder.folder(target)
 
 
 def text_files(root: str) -> list[File]:
   """The files that the source "directory:`root`" reads, sorted by name.
 
   Raises:
-    ValueError: as `load`, of names and sizes.
+    ValueError: as `check`.
   """
   return _files(f"directory:{root}", min_bytes=1, least=1)
 
@@ -135,12 +144,8 @@ def split_by_name(
   below = [sum(u < edge for u, _ in ranked) for edge in (share, 2 * share)]
   tune = min(max(below[0], 1), number - 2)
   test = min(max(below[1], tune + 1), number - 1)
-  ordered = [name for _, name in ranked]
-  return {
-    "train": ordered[test:],
-    "tune": ordered[:tune],
-    "test": ordered[tune:test],
-  }
+  names = [name for _, name in ranked]
+  return {"train": names[test:], "tune": names[:tune], "test": names[tune:test]}
 
 
 def uniform(name: str) -> float:
@@ -168,7 +173,7 @@ def _files(source: str, *, min_bytes: int, least: int) -> list[File]:
     root = Path(sysconfig.get_path("stdlib"))
     files = [
       f
-      for f in _walk(root, (".py",), source, without=_STDLIB_WITHOUT)
+      for f in _walk(root, (".py",), source, _STDLIB_WITHOUT)
       if f.size >= max(min_bytes, least)
       and not f.name.startswith("_sysconfigdata")  # holds the machine's paths
     ]
@@ -208,19 +213,11 @@ def _files(source: str, *, min_bytes: int, least: int) -> list[File]:
   return sorted(files, key=lambda f: f.name)
 
 
-def _walk(
-  root: Path,
-  suffixes: tuple[str, ...],
-  source: str,
-  without: frozenset[str] = frozenset(),
-) -> Iterator[File]:
+def _walk(root: Path, suffixes, source, without=frozenset()) -> Iterator[File]:
   """Finds all files with these suffixes below `root`, but no hidden ones."""
 
   def fail(error: OSError):
-    raise ValueError(
-      f"task.source={source!r}: cannot read {error.filename}: "
-      f"{error.strerror}: make it readable or remove it"
-    ) from error
+    raise _unreadable(error.filename, source, error) from error
 
   for folder, folders, names in os.walk(root, onerror=fail):
     folders[:] = [
@@ -238,25 +235,11 @@ def _walk(
       yield File(relative, path, stat.st_size, stat.st_mtime_ns)
 
 
-def _prepared(files: list[File], source: str) -> dict[str, list[Document]]:
-  """Reads `files` from the cache, after writing them there if need be."""
-  target = _data_set(files, source)
-  from mattt_jax.data import text_builder
-
-  return {
-    split: [Document(*row) for row in rows]
-    for split, rows in text_builder.read(target).items()
-  }
-
-
-def _data_set(files: list[File], source: str) -> Path:
-  """The folder of `files` in the cache; writes them there if need be."""
-  listing = [(f.name, str(f.path.resolve()), f.size, f.time) for f in files]
-  digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:16]
-  target = cache.home() / f"text-{digest}"
-  if not target.exists():
-    _prepare(files, source, target)
-  return target
+def _unreadable(file: str | Path, source: str, error: OSError) -> ValueError:
+  return ValueError(
+    f"task.source={source!r}: cannot read {file}: {error.strerror}: make it "
+    "readable or remove it"
+  )
 
 
 def _prepare(files: list[File], source: str, target: Path) -> None:
@@ -265,15 +248,8 @@ def _prepare(files: list[File], source: str, target: Path) -> None:
     try:
       require_utf8(file.path.read_bytes(), str(file.path), source)
     except OSError as error:
-      raise ValueError(
-        f"task.source={source!r}: cannot read {file.path}: {error.strerror}: "
-        "make it readable or remove it"
-      ) from error
-  paths = {file.name: file.path for file in files}
-  splits = {
-    split: [(name, paths[name]) for name in names]
-    for split, names in split_by_name(list(paths), source).items()
-  }
+      raise _unreadable(file.path, source, error) from error
+  splits = _deal({file.name: file.path for file in files}, source)
   from mattt_jax.data import text_builder
 
   with cache.filled_aside(target) as aside:
@@ -292,35 +268,31 @@ def require_utf8(text: bytes, name: str, source: str) -> None:
     ) from None
 
 
-def _dialogue(source: str) -> dict[str, list[Document]]:
-  texts = dialogue.documents()
+def _deal(
+  documents: Mapping[str, T], source: str
+) -> dict[str, list[tuple[str, T]]]:
+  """Names and documents of each split, by `split_by_name`."""
   return {
-    split: [Document(name, texts[name].encode()) for name in names]
-    for split, names in split_by_name(list(texts), source).items()
+    split: [(name, documents[name]) for name in names]
+    for split, names in split_by_name(list(documents), source).items()
   }
 
 
 def _published(
   source: str, name: str, text_key: str, least: int
-) -> dict[str, list[Document]]:
-  """The documents of a tfds data set, in its own splits if it has all three."""
+) -> dict[str, list[tuple[str, bytes]]]:
+  """The texts of a tfds data set, in its own splits if it has all three."""
   from mattt_jax.data import text_builder
 
   own = {
-    split: [
-      Document(f"{split}/{i:08d}", text)
-      for i, text in enumerate(texts)
-      if len(text) >= least
-    ]
-    for split, texts in text_builder.read_published(name, text_key).items()
+    part: [(name, text) for name, text in rows if len(text) >= least]
+    for part, rows in text_builder.read(
+      text_builder.published(name, text_key)
+    ).items()
   }
-  for part in own.values():
-    for document in part:
-      require_utf8(document.text, document.name, source)
+  texts = dict(itertools.chain(*own.values()))
+  for document, text in texts.items():
+    require_utf8(text, document, source)
   if all(own.get(part) for part in PUBLISHED_SPLITS.values()):
     return {split: own[part] for split, part in PUBLISHED_SPLITS.items()}
-  documents = {d.name: d for part in own.values() for d in part}
-  return {
-    split: [documents[n] for n in names]
-    for split, names in split_by_name(list(documents), source).items()
-  }
+  return _deal(texts, source)

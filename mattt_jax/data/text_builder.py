@@ -8,22 +8,19 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+Documents = Mapping[str, Sequence[tuple[str, Path]]]  # split -> [(name, path)]
+
 
 class TextBuilder(
   tfds.core.GeneratorBasedBuilder,
   skip_registration=True,  # type: ignore[call-arg]
 ):
-  """Writes documents, `{split: [(name, path)]}`, as array_record files."""
+  """Writes documents as array_record files."""
 
   name = "text"
   VERSION = tfds.core.Version("1.0.0")
 
-  def __init__(
-    self,
-    documents: Mapping[str, Sequence[tuple[str, Path]]],
-    *,
-    data_dir: Path,
-  ):
+  def __init__(self, documents: Documents, data_dir: Path):
     self._documents = documents
     super().__init__(data_dir=data_dir, file_format="array_record")
 
@@ -46,15 +43,13 @@ class TextBuilder(
       yield name, {"name": name, "text": path.read_bytes()}
 
 
-def write(
-  documents: Mapping[str, Sequence[tuple[str, Path]]], data_dir: Path
-) -> None:
-  """Writes documents, `{split: [(name, path)]}`, below `data_dir`."""
+def write(documents: Documents, data_dir: Path) -> None:
+  """Writes documents below `data_dir`."""
   # Nothing is downloaded, whatever tfds prints.
   tfds.disable_progress_bar()
   offline = tfds.download.DownloadConfig(try_download_gcs=False)
   with contextlib.redirect_stdout(io.StringIO()):
-    builder = TextBuilder(documents, data_dir=data_dir)
+    builder = TextBuilder(documents, data_dir)
     builder.download_and_prepare(download_config=offline)
 
 
@@ -64,11 +59,8 @@ def folder(data_dir: Path) -> Path:
 
 
 class Rows(Sequence[tuple[str, bytes]]):
-  """(name, text) of every record of a prepared data set, read from disk when
-  asked for, in any order.
-
-  A record without a feature "name" has its part and its place in it as name.
-  """
+  """(name, text) of each record of a prepared data set, read from disk at each
+  access; without a feature `name_key` the name is the part and place in it."""
 
   def __init__(self, builder: Any, text_key: str, name_key: str = ""):
     self.folder = builder.data_path
@@ -98,19 +90,9 @@ def prepared(folder: Path) -> Rows:
   return Rows(tfds.builder_from_directory(folder), "text", "name")
 
 
-def read(data_dir: Path) -> dict[str, list[tuple[str, bytes]]]:
-  """Reads what `write` wrote below `data_dir`."""
-  return _all(prepared(folder(data_dir)))
-
-
-def read_published(name: str, text_key: str) -> dict[str, list[bytes]]:
-  """Reads the texts of every split of a prepared tfds data set.
-
-  Raises:
-    ValueError: as `published`.
-  """
-  parts = _all(published(name, text_key))
-  return {split: [text for _, text in rows] for split, rows in parts.items()}
+def read(rows: Rows) -> dict[str, list[tuple[str, bytes]]]:
+  """Reads the names and texts of every split."""
+  return {part: [rows[i] for i in has] for part, has in rows.parts.items()}
 
 
 def published(name: str, text_key: str) -> Rows:
@@ -141,10 +123,6 @@ def published(name: str, text_key: str) -> Rows:
       f"{', '.join(known) or '(there is none)'}"
     )
   return Rows(builder, text_key)
-
-
-def _all(rows: Rows) -> dict[str, list[tuple[str, bytes]]]:
-  return {part: [rows[i] for i in has] for part, has in rows.parts.items()}
 
 
 def _bytes(text: str | bytes) -> bytes:

@@ -3,9 +3,8 @@
     bytes   every UTF-8 byte a token: nothing to train, nothing unknown
     a path  a `tokenizers` file (tokenizer.json) or a SentencePiece model
 
-A file's own templates, special tokens, padding and truncation are left out: a
-document is the tokens of its text. Bytes keep any text as it is; SentencePiece
-models often change spaces and line ends.
+A file's own templates, special tokens, padding and truncation are left out.
+SentencePiece models often change spaces and line ends; bytes keep all text.
 """
 
 import hashlib
@@ -43,10 +42,8 @@ class Tokenizer(Protocol):
     """
 
   def starts(self, text: str) -> np.ndarray:
-    """The character at which each token of `text` starts: [length] int64.
-
-    They never fall; tokens that are bytes of one character start together.
-    """
+    """The character at which each token of `text` starts: [length] int64,
+    ascending; equal for tokens that are bytes of one character."""
 
 
 class Bytes:
@@ -56,17 +53,14 @@ class Bytes:
   content = b""
 
   def encode(self, text: str | bytes) -> np.ndarray:
-    """The UTF-8 bytes of `text`: [length] uint8."""
     data = text.encode() if isinstance(text, str) else text
     return np.frombuffer(data, np.uint8)
 
   def decode(self, tokens: Any) -> str:
-    """The text of `tokens` [length]."""
     array = _checked(tokens, self.vocab_size)
     return array.astype(np.uint8).tobytes().decode(errors="replace")
 
   def starts(self, text: str) -> np.ndarray:
-    """The character that each byte of `text` is of: [length]."""
     continues = self.encode(text) >> 6 == 0b10  # in UTF-8
     return np.cumsum(~continues) - 1
 
@@ -85,17 +79,14 @@ class HuggingFace:
     self.vocab_size = 1 + max(self._model.get_vocab().values())
 
   def encode(self, text: str | bytes) -> np.ndarray:
-    """The tokens of `text`: [length]."""
     encoding = self._model.encode(_text(text), add_special_tokens=False)
     return np.array(encoding.ids, np.min_scalar_type(self.vocab_size - 1))
 
   def decode(self, tokens: Any) -> str:
-    """The text of `tokens` [length]."""
     ids = _checked(tokens, self.vocab_size).tolist()
     return self._model.decode(ids, skip_special_tokens=False)
 
   def starts(self, text: str) -> np.ndarray:
-    """The character at which each token of `text` starts: [length]."""
     encoding = self._model.encode(text, add_special_tokens=False)
     return np.array([start for start, _ in encoding.offsets], np.int64)
 
@@ -112,16 +103,13 @@ class SentencePiece:
     self.vocab_size = self._model.GetPieceSize()
 
   def encode(self, text: str | bytes) -> np.ndarray:
-    """The tokens of `text`: [length]."""
     ids = self._model.EncodeAsIds(_text(text))
     return np.array(ids, np.min_scalar_type(self.vocab_size - 1))
 
   def decode(self, tokens: Any) -> str:
-    """The text of `tokens` [length]."""
     return self._model.DecodeIds(_checked(tokens, self.vocab_size).tolist())
 
   def starts(self, text: str) -> np.ndarray:
-    """The character at which each token of `text` starts: [length]."""
     offsets = self._model.EncodeAsOffsetMapping(text)["offsets"]
     return np.array([start for start, _ in offsets], np.int64)
 
@@ -151,12 +139,8 @@ def load(name: str) -> Tokenizer:
 
 
 def token_at(starts: np.ndarray, character: np.ndarray | int) -> np.ndarray:
-  """The first token that each character is in; it may start before (a word's
-  token often starts at the space before the word).
-
-  Args:
-    starts: [length], of the tokens of a text (`Tokenizer.starts`).
-    character: of the text, any shape.
+  """The first token that holds each character (any shape) of a text; `starts`
+  [length]: `Tokenizer.starts`. A word's token often starts at the space before.
   """
   token = np.searchsorted(starts, character)
   return token - (starts[np.minimum(token, len(starts) - 1)] != character)

@@ -28,8 +28,7 @@ def join() -> None:
   variables = {name: os.environ.get(name, "") for name in (_NUMBER, _INDEX)}
   for name, text in variables.items():
     require(
-      not text or text.isdecimal(),
-      f"{name}={text} must be a whole number",
+      not text or text.isdecimal(), f"{name}={text} must be a whole number"
     )
   try:
     jax.distributed.initialize(

@@ -28,13 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mattt_jax.config import Experiment, require
 from mattt_jax.devices import meshes
-from mattt_jax.devices.meshes import (
-  CONTEXT,
-  DATA,
-  FSDP,
-  TENSOR,
-  AnyMesh,
-)
+from mattt_jax.devices.meshes import CONTEXT, DATA, FSDP, TENSOR, AnyMesh
 
 BATCH = (DATA, FSDP)  # the sequences of a batch are split over both
 

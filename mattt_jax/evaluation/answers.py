@@ -1,15 +1,12 @@
 """Answers to the questions that a text asks: chosen by loss, or written.
 
-A text is read once, chunk by chunk. Where a question lies, its chunk is read
-again from the state at the chunk's start, up to the answer, with each candidate
-after it, or with what the model writes: the inner steps and memory writes are
-those of a text that says so, whichever ends of chunks the answer crosses.
+A text is read once, chunk by chunk. The chunk of a question is read again from
+the state at its start, up to the answer, then each candidate or what the model
+writes: inner steps and memory writes are those of a text that says so.
 
-    chosen    The candidate of the lowest mean loss a token, which does not
-              prefer short ones as a sum does (length-normalised, as in
-              2005.14165). It must be the only one: equals are wrong.
-    written   Greedily, scored by the rules of `text_match`; of several
-              references the best, or the one that is in the answer, counts.
+    chosen    The candidate of the lowest mean loss a token (length-normalised,
+              as in 2005.14165). It must be the only one: equals are wrong.
+    written   Greedily, scored by the rules of `text_match`.
 """
 
 import collections
@@ -49,9 +46,14 @@ def require_questions(
       what it writes are not the task's tokens.
   """
   if not isinstance(task, QuestionTask):
+    able = (
+      name
+      for name in registry.names(config_lib.TASKS)
+      if hasattr(registry.load(config_lib.TASKS, name).Task, "questions")
+    )
     raise ValueError(
       f"task {text!r} has no questions to answer: use --answers=forced, or one "
-      f"of {', '.join(_tasks())}"
+      f"of {', '.join(able)}"
     )
   require(
     learner.streams,
@@ -64,15 +66,6 @@ def require_questions(
     f"{learner.model.vocab_size}: use the tokenizer that it was trained with",
   )
   return task
-
-
-def _tasks() -> list[str]:
-  names = registry.names(config_lib.TASKS)
-  return [
-    name
-    for name in names
-    if hasattr(registry.load(config_lib.TASKS, name).Task, "questions")
-  ]
 
 
 def collect(
@@ -89,27 +82,28 @@ def collect(
     ValueError: there are none, for "choice" none with two choices, or for
       "written" one of a set whose rule is not here.
   """
-  wanted, size = experiment.eval.sequences, task.size(split, length)
-  asked = [
+  number, size = experiment.eval.sequences, task.size(split, length)
+  questions = [
     task.questions(split, index, length, experiment.eval.choices)
-    for index in range(wanted if size is None else min(wanted, size))
+    for index in range(number if size is None else min(number, size))
   ]
-  number = max((len(q.choices) for row in asked for q in row), default=-1)
+  every = [question for row in questions for question in row]
+  choices = max((len(question.choices) for question in every), default=-1)
   about = f"task {text!r}, length={length}, split={split!r}: "
   require(
-    number >= 0,
-    f"{about}nothing is asked in {len(asked)} sequences: use a larger length, "
-    "or more --sequences",
+    choices >= 0,
+    f"{about}nothing is asked in {len(questions)} sequences: use a larger "
+    "length, or more --sequences",
   )
   require(
-    number > 1 or "choice" not in kinds,
+    choices > 1 or "choice" not in kinds,
     f"{about}no question has choices: use --answers=written, or a set of "
     "multiple choice",
   )
   if "written" in kinds:
-    for metric in {question.metric for row in asked for question in row}:
+    for metric in {question.metric for question in every}:
       own_rules.check(metric)
-  return asked
+  return questions
 
 
 def measure(
@@ -131,12 +125,11 @@ def measure(
     kinds: "choice", "written" or both.
 
   Returns:
-    `sequences`; of the questions with two or more choices `choice_questions`,
-    `choice_accuracy`, `choice_chance` and, where the task has rules that guess,
-    `choice_<rule>`; of all `written_questions`, `written_exact_match`,
-    `written_f1`, `written_string_match`, and of those of a set with a rule of
-    its own (`own_rules.own_rule`) `written_<rule>`; and `intervals` of these
-    shares, of 95 %, by bootstrap of sequences.
+    `sequences`; for questions with two or more choices `choice_questions`,
+    `choice_accuracy`, `choice_chance` and `choice_<rule>` of rules that guess;
+    for all `written_questions`, `written_exact_match`, `written_f1`,
+    `written_string_match` and `written_<rule>` of `own_rules.own_rule`; and the
+    `intervals` of these shares, of 95 %, by bootstrap of sequences.
   """
   chunk = reader.experiment.chunk
   size = reader.experiment.eval.batch_size
@@ -148,9 +141,9 @@ def measure(
   for first, batch in zip(range(0, len(asked), size), batches, strict=True):
     tokens = tokens_of(batch)
     here = _by_chunk(asked[first : first + size], chunk)
-    wanted = range(max(here, default=-1) + 1)
+    chunks = range(max(here, default=-1) + 1)
     states = reader.states(tokens, context)
-    for number, state in zip(wanted, states, strict=False):
+    for number, state in zip(chunks, states, strict=False):
       for row, question in here[number]:
         own = state_of(state, row)
         tokens_L = jax.tree.map(lambda x, row=row: x[row], tokens)
@@ -160,13 +153,17 @@ def measure(
         if "written" in kinds:
           text = reader.write(own, tokens_L, question, task.tokenizer, context)
           shares.add(first + row, "written", _written_scores(question, text))
-  return {"sequences": len(asked), **shares.summary()}
+  return {
+    "sequences": len(asked),
+    **shares.questions,
+    **bootstrap.summary(shares.sums),
+  }
 
 
 def _by_chunk(
   asked: Sequence[Sequence[Question]], chunk: int
 ) -> dict[int, list[tuple[int, Question]]]:
-  """The questions that lie in each chunk, and in which row."""
+  """Rows and questions of each chunk."""
   here = collections.defaultdict(list)
   for row, questions in enumerate(asked):
     for question in questions:
@@ -208,24 +205,13 @@ class _Shares:
     for name, score in scores.items():
       self.sums[f"{kind}_{name}"][row] += score, 1
 
-  def summary(self) -> dict[str, Any]:
-    totals = {name: sums_Nx2.sum(0) for name, sums_Nx2 in self.sums.items()}
-    return {
-      **self.questions,
-      **{name: float(total / count) for name, (total, count) in totals.items()},
-      "intervals": {
-        name: bootstrap.interval(*sums_Nx2.T)
-        for name, sums_Nx2 in self.sums.items()
-      },
-    }
-
 
 def _shape(asked, chunk: int) -> tuple[int, int]:
-  """Candidates of a question, and tokens (whole chunks) to read of each: one
-  shape, and one program, for all questions."""
+  """Most candidates of a question, and tokens (whole chunks) to read of each:
+  one shape, and one program, for all questions."""
   questions = [question for row in asked for question in row]
-  return max(len(q.choices) for q in questions), max(
-    math.ceil((q.at % chunk + max(map(len, q.choices), default=0)) / chunk)
-    * chunk
-    for q in questions
+  tokens = max(
+    q.at % chunk + max(map(len, q.choices), default=0) for q in questions
   )
+  candidates = max(len(q.choices) for q in questions)
+  return candidates, math.ceil(tokens / chunk) * chunk

@@ -1,6 +1,5 @@
 """Evaluation: loss and answers by context length, distance and position."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from mattt_jax.config import (
 from mattt_jax.data.splits import SPLITS
 from mattt_jax.devices import sharding
 from mattt_jax.evaluation import bootstrap
+from mattt_jax.evaluation.bootstrap import mean
 from mattt_jax.evaluation.reader import Reader
 from mattt_jax.tasks import batches
 from mattt_jax.tasks.base import GuessingTask, Task
@@ -51,10 +51,7 @@ def evaluate(
     mesh: splits the sequences of a batch over its devices; default: one device.
 
   Returns:
-    As `evaluate_with`.
-
-  Raises:
-    ValueError: unknown split, or sizes that do not fit.
+    As `evaluate_with`, and as to errors.
   """
   scale = rate_scale(experiment.inner, step)
   reader = Reader(learner, experiment, mesh, parts, scale)
@@ -64,14 +61,8 @@ def evaluate(
 def evaluate_with(
   reader: Reader, task: Task, split: str, lengths: Sequence[int] | None = None
 ) -> dict[str, Any]:
-  """Reads the first sequences of a split, at each length.
-
-  Args:
-    reader: its experiment gives the sizes.
-    task: gives the sequences.
-    split: one of `SPLITS`.
-    lengths: context lengths in tokens; default `eval.lengths`, or the
-      training length.
+  """Reads the first sequences of a split, at each length (in tokens; default
+  `eval.lengths`, or the training length).
 
   Returns:
     A JSON value: `split`, `inner`, `memory`, and `lengths`, from the length (a
@@ -103,8 +94,8 @@ def evaluate_with(
 def guessing(
   task: Task, split: str, length: int, sequences: int
 ) -> dict[str, float | None]:
-  """Whole answers that are right without a model, beside which to read those
-  of one: `guess_RULE` of a task that has such rules."""
+  """Shares of whole answers that are right without a model: `guess_RULE` of a
+  task that has such rules."""
   if not isinstance(task, GuessingTask):
     return {}
   shares = task.guessing(split, length, sequences)
@@ -126,12 +117,9 @@ class Totals:
     self.sequences = self.non_finite = 0
     # measure -> of each sequence (sum, count): their ratio is the measure
     self.sums: dict[str, list[np.ndarray]] = {}
-    self.tokens = np.zeros(n)
-    self.token_loss = np.zeros(n)
-    # The last bucket is of answers without a distance (-1).
-    self.answer_tokens = np.zeros(n + 1)
-    self.answer_correct = np.zeros(n + 1)
-    self.answer_loss = np.zeros(n + 1)
+    self.by_position = np.zeros((2, n))  # tokens, loss
+    # Tokens, correct, loss; the last bucket is without a distance (-1).
+    self.by_distance = np.zeros((3, n + 1))
     self.aux: dict[str, list[float]] = {}
 
   def add(self, batch: Mapping[str, np.ndarray], out: SequenceOutput) -> None:
@@ -158,17 +146,14 @@ class Totals:
     n = len(self.edges) - 1
     position_BxL = np.broadcast_to(np.arange(self.length), loss_BxL.shape)
     bucket = self._bucket(position_BxL[counts_BxL])
-    self.tokens += np.bincount(bucket, minlength=n)
-    self.token_loss += np.bincount(bucket, loss_BxL[counts_BxL], minlength=n)
+    measures: tuple[np.ndarray, ...] = counts_BxL, loss_BxL
+    for total, values_BxL in zip(self.by_position, measures, strict=True):
+      total += np.bincount(bucket, values_BxL[counts_BxL], minlength=n)
     distance = np.asarray(batch["distance"])[is_answer_BxL]
     bucket = np.where(distance < 0, n, self._bucket(distance))
-    for total, values_BxL in (
-      (self.answer_tokens, None),
-      (self.answer_correct, correct_BxL),
-      (self.answer_loss, loss_BxL),
-    ):
-      values = None if values_BxL is None else values_BxL[is_answer_BxL]
-      total += np.bincount(bucket, values, minlength=n + 1)
+    measures = is_answer_BxL, correct_BxL, loss_BxL
+    for total, values_BxL in zip(self.by_distance, measures, strict=True):
+      total += np.bincount(bucket, values_BxL[is_answer_BxL], minlength=n + 1)
 
     if real_B.all():  # diagnostics are averages, which padding would spoil
       for name, value in out.aux.items():
@@ -194,7 +179,7 @@ class Totals:
     `to` (tokens). `non_finite_tokens` counts losses that are nan or infinite.
     """
     sums = {name: np.concatenate(parts) for name, parts in self.sums.items()}
-    totals = {name: sums_Nx2.sum(axis=0) for name, sums_Nx2 in sums.items()}
+    counts = {name: sums_Nx2[:, 1].sum() for name, sums_Nx2 in sums.items()}
     spans: list[dict[str, Any]] = [
       {"from": int(a), "to": int(b)}
       for a, b in zip(self.edges[:-1], self.edges[1:], strict=True)
@@ -202,33 +187,28 @@ class Totals:
     return {
       "sequences": self.sequences,
       "non_finite_tokens": self.non_finite,
-      **{name: _mean(*total) for name, total in totals.items()},
-      "intervals": {
-        name: bootstrap.interval(*sums_Nx2.T) for name, sums_Nx2 in sums.items()
-      },
-      "weight": float(totals["loss"][1]),
-      "other_tokens": int(totals["other_loss"][1]),
-      "answer_tokens": int(totals["answer_loss"][1]),
-      "answers": int(totals["answer_exact_match"][1]),
+      **bootstrap.summary(sums),
+      "weight": float(counts["loss"]),
+      "other_tokens": int(counts["other_loss"]),
+      "answer_tokens": int(counts["answer_loss"]),
+      "answers": int(counts["answer_exact_match"]),
       "by_distance": [
         {
           **span,
-          "tokens": int(self.answer_tokens[k]),
-          "accuracy": _mean(self.answer_correct[k], self.answer_tokens[k]),
-          "loss": _mean(self.answer_loss[k], self.answer_tokens[k]),
+          "tokens": int(tokens),
+          "accuracy": mean(correct, tokens),
+          "loss": mean(loss, tokens),
         }
-        for k, span in enumerate([*spans, {"from": None, "to": None}])
-        if k < len(spans) or self.answer_tokens[k]
+        for span, (tokens, correct, loss) in zip(
+          [*spans, {"from": None, "to": None}], self.by_distance.T, strict=True
+        )
+        if span["to"] or tokens
       ],
       "by_position": [
-        {
-          **span,
-          "tokens": int(self.tokens[k]),
-          "loss": _mean(self.token_loss[k], self.tokens[k]),
-        }
-        for k, span in enumerate(spans)
+        {**span, "tokens": int(tokens), "loss": mean(loss, tokens)}
+        for span, (tokens, loss) in zip(spans, self.by_position.T, strict=True)
       ],
-      "diagnostics": {k: _mean(sum(v), len(v)) for k, v in self.aux.items()},
+      "diagnostics": {k: mean(sum(v), len(v)) for k, v in self.aux.items()},
     }
 
 
@@ -237,16 +217,10 @@ def _whole_answers(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Which answers (tokens of a sequence that share an id) are right in every
   token, and which there are: bool [B, A], A ids."""
-  ids = int(answer_BxL.max()) + 1
-  is_BxA = np.zeros((len(answer_BxL), ids), bool)
-  wrong_BxA = np.zeros_like(is_BxA)
+  is_BxA = np.zeros((len(answer_BxL), int(answer_BxL.max()) + 1), bool)
   row, at = np.nonzero(answer_BxL >= 0)
   is_BxA[row, answer_BxL[row, at]] = True
+  right_BxA = is_BxA.copy()
   row, at = np.nonzero((answer_BxL >= 0) & ~correct_BxL)
-  wrong_BxA[row, answer_BxL[row, at]] = True
-  return is_BxA & ~wrong_BxA, is_BxA
-
-
-def _mean(total: float, count: float) -> float | None:
-  mean = float(total / count) if count else math.nan
-  return mean if math.isfinite(mean) else None
+  right_BxA[row, answer_BxL[row, at]] = False
+  return right_BxA, is_BxA

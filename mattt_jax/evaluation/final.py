@@ -1,9 +1,8 @@
 """What a run ends with: all that is measured of the trained learner.
 
 The task itself at `eval.lengths`; with `eval.parts_off` also without the inner
-loop and without the memory, at the training length; and `eval.tasks`, the same
-learner on other tasks, or on the same with other settings. It is part of the
-run, so that a sweep has all of it in its rows and needs no checkpoint after.
+loop and without the memory, at the training length; and `eval.tasks`. It is
+part of the run, so that the rows of a sweep have all of it.
 """
 
 from typing import Any
@@ -21,7 +20,7 @@ from mattt_jax.tasks.base import Task
 from mattt_jax.ttt.coordination import rate_scale
 from mattt_jax.ttt.parts import parts_of
 
-Asked = list[tuple[str, Experiment, Task, tuple[int, ...]]]
+More = list[tuple[str, Experiment, Task, tuple[int, ...]]]
 
 
 def check(experiment: Experiment, vocab_size: int) -> None:
@@ -33,14 +32,14 @@ def check(experiment: Experiment, vocab_size: int) -> None:
   more_tasks(experiment, vocab_size)
 
 
-def more_tasks(experiment: Experiment, vocab_size: int) -> Asked:
-  """Those of `eval.tasks`: text, settings, task, lengths in tokens.
+def more_tasks(experiment: Experiment, vocab_size: int) -> More:
+  """Reads `eval.tasks`: text, settings, task, lengths in tokens of each.
 
   Raises:
     ValueError: an unknown task or field, sizes that do not fit, or more tokens
       than `vocab_size`, the model's.
   """
-  asked: Asked = []
+  more: More = []
   for text in experiment.eval.tasks:
     name, at, length = text.rpartition("@") if "@" in text else (text, "", "")
     try:
@@ -55,22 +54,21 @@ def more_tasks(experiment: Experiment, vocab_size: int) -> Asked:
       )
     except ValueError as error:
       raise ValueError(f"eval.tasks {text!r}: {error}") from error
-    asked.append((text, changed, task, lengths))
-  return asked
+    more.append((text, changed, task, lengths))
+  return more
 
 
 def without_each_part(reader: Reader, task: Task) -> dict[str, Any]:
-  """From "inner" and "memory", where there is one, to the summary at the
-  training length without it."""
+  """Summaries at the training length without "inner" and without "memory",
+  where there is one."""
   experiment, off = reader.experiment, {}
-  at = experiment.length
   for part, there in parts_of(experiment)._asdict().items():
     if there:
-      parts = reader.parts._replace(**{part: False})
-      found = evaluate_with(
-        reader.of(experiment, parts), task, experiment.eval.split, (at,)
+      without = reader.of(experiment, reader.parts._replace(**{part: False}))
+      result = evaluate_with(
+        without, task, experiment.eval.split, (experiment.length,)
       )
-      off[part] = found["lengths"][str(at)]
+      off[part] = result["lengths"][str(experiment.length)]
   return off
 
 
@@ -82,7 +80,7 @@ def measure(
   step: int,
   mesh: Mesh,
 ) -> dict[str, Any]:
-  """Reads `eval.split` of all that was asked for.
+  """Reads `eval.split` of the trained task and of all that `eval` names.
 
   Args:
     experiment: the settings of the run.
@@ -93,15 +91,13 @@ def measure(
 
   Returns:
     A JSON value: what `evaluate` gives, and `parameters` (how many),
-    `state_bytes` (of a sequence, by length and part), `parts_off` (from "inner"
-    and "memory", where there is one, to the summary without it), `tasks` (from
-    each text and length to its summary).
+    `state_bytes` (of a sequence, by length and part), `parts_off` (summaries
+    without each part), `tasks` (the summary of each text and length).
   """
   split = experiment.eval.split
   lengths = experiment.eval.lengths or (experiment.length,)
-  reader = Reader(
-    learner, experiment, mesh, None, rate_scale(experiment.inner, step)
-  )
+  scale = rate_scale(experiment.inner, step)
+  reader = Reader(learner, experiment, mesh, None, scale)
   off = without_each_part(reader, task) if experiment.eval.parts_off else {}
   return {
     **evaluate_with(reader, task, split, lengths),

@@ -7,9 +7,9 @@
     number           share of the numbers in the answer that are the right one
     code_similarity  how alike the first line of code and the right one are
 
-Of several references the best counts. What follows the first line of an answer
-is left out where the examples in the prompt would make a model go on with more
-of them. A score is of one answer, in [0, 1]; that of a task is the mean.
+The best of several references counts; only the first line of an answer, where
+examples in the prompt would make a model go on with more of them. A score is of
+one answer, in [0, 1]; that of a task is the mean.
 """
 
 import difflib
@@ -68,19 +68,19 @@ def f1(answer: str, reference: str) -> float:
 
 
 def rouge(answer: str, reference: str) -> float:
-  """ROUGE-L of summaries: the F1 of different words, where those are found that
-  a sentence of the answer and one of the reference have in common, in order.
+  """ROUGE-L of summaries: the F1 of the different words that a sentence of the
+  answer and one of the reference have in common, in order.
 
   Sentences end at full stops, words at spaces; case and all other signs count.
-  (Where a sentence has many hundreds of words, `rouge` runs out of stack, and
-  LongBench then counts 0; here the sentence is scored like any other.)
+  (In a sentence of many hundreds of words `rouge` runs out of stack, and
+  LongBench counts 0; here it is scored like any other.)
   """
   said, wanted = _sentences(answer), _sentences(reference)
   if not said or not wanted:
     return 0.0
-  found = {word for a in wanted for b in said for word in _common(a, b)}
-  precision = len(found) / len({word for words in said for word in words})
-  recall = len(found) / len({word for words in wanted for word in words})
+  common = {word for a in wanted for b in said for word in _common(a, b)}
+  precision = len(common) / len(set().union(*said))
+  recall = len(common) / len(set().union(*wanted))
   return 2 * precision * recall / (precision + recall + 1e-8)
 
 
@@ -89,9 +89,9 @@ def classification(
 ) -> float:
   """1 / the number of `classes` in the answer if `reference` is one, else 0.
 
-  A class that is a part of the right one's name is no other class. The
-  published loop leaves it out of the list that it goes through, and so does not
-  look at the class after it: that one counts even if it is such a part too.
+  A class whose name is a part of the right one's does not count. The published
+  loop takes it out of the list that it goes through, and so passes over the
+  next class: that one counts even if it is such a part too.
   """
   named = [label for label in classes if label in answer]
   at = 0
@@ -104,8 +104,8 @@ def classification(
 
 def number(answer: str, reference: str) -> float:
   """The share of the numbers in the answer that are `reference`, as written."""
-  found = _NUMBER.findall(answer)
-  return found.count(reference) / len(found) if found else 0.0
+  numbers = _NUMBER.findall(answer)
+  return numbers.count(reference) / len(numbers) if numbers else 0.0
 
 
 def paragraph(answer: str, reference: str, word: str) -> float:
@@ -126,10 +126,8 @@ def code_similarity(answer: str, reference: str) -> float:
   """How alike the answer's first line of code is: a whole number of hundredths.
 
   The first line without ` or # or //, empty or not, counts; without such a line
-  the answer is empty. LongBench calls `fuzzywuzzy.fuzz.ratio`, and its
-  requirements are without python-Levenshtein, so that this is the ratio of
-  Python's own difflib, 2 M / T of M characters that match and T in all. (With
-  python-Levenshtein, as in rapidfuzz, M may be greater.)
+  the answer is empty. LongBench calls `fuzzywuzzy.fuzz.ratio` without
+  python-Levenshtein (by which more may match): this is the ratio of difflib.
   """
   lines = answer.lstrip("\n").split("\n")
   line = next((x for x in lines if not any(s in x for s in _NO_CODE)), "")
@@ -148,22 +146,17 @@ def _common(wanted: list[str], said: list[str]) -> set[str]:
   """The words of a longest common subsequence; of several, the one that `rouge`
   finds: from the end, a word of `said` is passed over before one of `wanted`.
   """
-  size = [[0] * (len(said) + 1)]  # of the longest, for all beginnings
-  for word in wanted:
-    before, row = size[-1], [0]
-    for j, other in enumerate(said):
-      row.append(before[j] + 1 if word == other else max(before[j + 1], row[j]))
-    size.append(row)
-  found, i, j = set(), len(wanted), len(said)
+  size = text_match.common_sizes(wanted, said)
+  words, i, j = set(), len(wanted), len(said)
   while i and j:
     if wanted[i - 1] == said[j - 1]:
-      found.add(wanted[i - 1])
+      words.add(wanted[i - 1])
       i, j = i - 1, j - 1
     elif size[i - 1][j] > size[i][j - 1]:
       i -= 1
     else:
       j -= 1
-  return found
+  return words
 
 
 _RULES: dict[str, Callable[[str, str], float]] = {

@@ -28,14 +28,13 @@ def own_rule(
   """
   kind, _, name = metric.partition(":")
   if kind == "longbench":
-    found = longbench.score(name, answer, references, labels)
-    return {f"longbench_{name}": found}
+    score = longbench.score(name, answer, references, labels)
+    return {f"longbench_{name}": score}
   if metric == "rouge_l":
     return {"rouge_l": text_match.rouge_l(answer, references)}
   if metric == "babilong":
-    right = references[0]
-    found = text_match.only_label(answer, right, question, labels)
-    return {"only_label": found}
+    score = text_match.only_label(answer, references[0], question, labels)
+    return {"only_label": score}
   return {}
 
 

@@ -51,8 +51,8 @@ class Reader:
     """Computes nothing yet.
 
     Args:
-      learner: or its (graphdef, parameters); it is not changed. For `lower` the
-        parameters may be shapes that say where they lie.
+      learner: or its (graphdef, parameters), for `lower` shapes that say where
+        they lie; it is not changed.
       experiment: gives `chunk` and the section `eval`.
       mesh: its devices share the sequences; default: one device.
       parts: what is on, as far as the system has it; default: as `eval` says.
@@ -83,18 +83,19 @@ class Reader:
 
   def read(self, tokens: Tokens) -> SequenceOutput:
     """Reads B sequences, whole or in segments, and returns NumPy arrays."""
-    found = [*self.segments(tokens)]
-    sizes = [out.loss_BxL.shape[1] for out in found]
-    return SequenceOutput(
-      **{
-        field: _joined([getattr(out, field) for out in found])
-        for field in _OF_TOKENS
-      },
-      aux={
-        k: np.average([out.aux[k] for out in found], weights=sizes)
-        for k in found[0].aux
-      },
-    )
+    outs = [*self.segments(tokens)]
+    sizes = [out.loss_BxL.shape[1] for out in outs]
+    arrays: dict[str, Any] = {
+      field: None
+      if getattr(outs[0], field) is None
+      else np.concatenate([getattr(out, field) for out in outs], axis=1)
+      for field in _OF_TOKENS
+    }
+    aux = {
+      name: np.average([out.aux[name] for out in outs], weights=sizes)
+      for name in outs[0].aux
+    }
+    return SequenceOutput(**arrays, aux=aux)
 
   def segments(self, tokens: Tokens) -> Iterator[SequenceOutput]:
     """`read`, a segment (`eval.segment`) at a time, as soon as it is read."""
@@ -115,11 +116,8 @@ class Reader:
   def states(
     self, tokens: Tokens, context_length: int
   ) -> Iterator[ContextState]:
-    """The states [B, ...] of B sequences before each chunk, as it is read.
-
-    A state is gone once the next one is asked for; `context_length` may be more
-    than is read here.
-    """
+    """States [B, ...] of B sequences before each chunk; each is gone once the
+    next is asked for. `context_length` may be more than is read here."""
     state = self._start(len(tokens.tokens), context_length)
     for part in _split(tokens, self.experiment.chunk):
       yield state
@@ -132,7 +130,7 @@ class Reader:
     question: Question,
     shape: tuple[int, int],
   ) -> np.ndarray:
-    """The mean loss a token of each choice, in its place: [K] float64.
+    """Mean loss a token of each choice, in its place: [K] float64.
 
     Args:
       state: of the sequence before the chunk in which the question lies.
@@ -181,8 +179,8 @@ class Reader:
       self.learner, context_length, self.parts, rate_scale=self.rate_scale,
       state=state,
     )  # fmt: skip
-    said = np.asarray(tokens_L.tokens)
-    session.read(said[session.position : question.at + 1])
+    tokens = np.asarray(tokens_L.tokens)
+    session.read(tokens[session.position : question.at + 1])
     end, written, text = question.end, list[int](), ""
     while len(written) < question.room and not (end and end in text):
       written += generate(session, 1, jax.random.key(0), temperature=0)
@@ -206,11 +204,8 @@ class Reader:
     return _read_on.lower(self.graphdef, self.params, state, *rest)
 
   def _segment(self, length: int) -> int:
-    """Tokens of a segment of `length` tokens."""
-    if not self.learner.streams:
-      return length
-    experiment = self.experiment
-    return segment_size(length, experiment.chunk, experiment.eval.segment)
+    most = self.experiment.eval.segment if self.learner.streams else 0
+    return segment_size(length, self.experiment.chunk, most)
 
   def _start(self, size: int, context_length: int) -> ContextState:
     return start_states(
@@ -234,12 +229,7 @@ def segment_size(length: int, chunk: int, most: int) -> int:
   return math.ceil(chunks / math.ceil(chunks / most)) * chunk
 
 
-def _joined(parts: list):
-  return None if parts[0] is None else np.concatenate(parts, axis=1)
-
-
 def _split(tokens: Tokens, size: int) -> Iterator[Tokens]:
-  """`size` tokens of all sequences at a time."""
   for start in range(0, tokens.tokens.shape[1], size):
     here = slice(start, start + size)
     yield jax.tree.map(lambda x_BxL, here=here: x_BxL[:, here], tokens)

@@ -48,7 +48,7 @@ class Suite:
 
   @property
   def question_kinds(self) -> tuple[str, ...]:
-    """Those that answer questions, rather than read on by force."""
+    """The kinds that answer questions."""
     return tuple(kind for kind in self.kinds if kind != "forced")
 
 
@@ -70,8 +70,7 @@ def run(
   """Evaluates what `out` has no row of yet; all is checked before.
 
   Args:
-    reader: with the settings of the run, of which `eval.sequences` of each task
-      are read; its model is as large as the trained task's vocabulary.
+    reader: with the settings of the run (`eval.sequences` of each task).
     suite: what to read.
     out: JSONL, to which rows are added.
     about: what identifies the learner (run, seed, step); in each row.
@@ -108,15 +107,15 @@ def plan(
   done = [{"scoring": "forced"} | row for row in done]
   planned = []
   for text in suite.tasks:
-    of_task, task = _task(reader, suite, text)
-    experiment = of_task.experiment
+    task_reader, task = _task(reader, suite, text)
+    experiment = task_reader.experiment
     for length in suite.lengths:
       key = {
         **about,
         "task": text,
         "length": length,
         "split": suite.split,
-        **of_task.parts._asdict(),
+        **task_reader.parts._asdict(),
         "asked_sequences": experiment.eval.sequences,
         "scoring": ",".join(suite.kinds),
       }
@@ -126,7 +125,7 @@ def plan(
         asked = answers.collect(
           text, task, experiment, suite.split, length, suite.question_kinds
         )
-      planned.append(Planned(key, of_task, task, row, asked))
+      planned.append(Planned(key, task_reader, task, row, asked))
   return planned
 
 
@@ -140,11 +139,10 @@ def _task(reader: Reader, suite: Suite, text: str) -> tuple[Reader, Any]:
       raise
     raise ValueError(f"task {text!r}: {error}") from error
   learner = reader.learner
-  known = learner.model.vocab_size
   require(
-    task.vocab_size <= known,
-    f"task {text!r} has {task.vocab_size} tokens, the model {known}: train a "
-    "model for it, or change its sizes",
+    task.vocab_size <= learner.model.vocab_size,
+    f"task {text!r} has {task.vocab_size} tokens, the model "
+    f"{learner.model.vocab_size}: train a model for it, or change its sizes",
   )
   if suite.question_kinds:
     answers.require_questions(text, task, learner, suite.question_kinds)
@@ -152,23 +150,18 @@ def _task(reader: Reader, suite: Suite, text: str) -> tuple[Reader, Any]:
 
 
 def measure(planned: Planned, suite: Suite) -> dict[str, Any]:
-  """The row of one task and length.
-
-  Returns:
-    The key (what was `about`, `task`, `length`, `split`, `inner`, `memory`,
-    `scoring`), the summary of `Totals` (if "forced"), that of `answers.measure`
-    (if others), what `guessing` says, `seconds` (compilation included),
-    `state_bytes`, `peak_bytes` and `config`: the settings, with the task that
-    was read.
-  """
+  """The row of one task and length: the key, the summary of `Totals` (if
+  "forced"), that of `answers.measure` (if others), what `guessing` says,
+  `seconds` (compilation included), `state_bytes`, `peak_bytes` and `config`,
+  the settings with the task that was read."""
   reader, task, length = planned.reader, planned.task, planned.key["length"]
   split, experiment = suite.split, reader.experiment
   memory_use.restart_peak()
   started = time.perf_counter()
   result: dict[str, Any] = {}
   if "forced" in suite.kinds:
-    found = evaluate_with(reader, task, split, (length,))
-    result = found["lengths"][str(length)]
+    lengths = evaluate_with(reader, task, split, (length,))["lengths"]
+    result = lengths[str(length)]
   if planned.asked:
     more = answers.measure(
       reader, task, split, length, planned.asked, suite.question_kinds
@@ -205,9 +198,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
   ]
   lines = [f"{first['split']} split, step {first['step']}, {', '.join(parts)}"]
   width = max(len("task"), *(len(row["task"]) for row in rows))
-  own = {name for row in rows for name in row if name.startswith(_LONGBENCH)}
-  columns = [name for name in _COLUMNS if any(name in row for row in rows)]
-  columns += sorted(own)
+  names = set().union(*rows)
+  columns = [name for name in _COLUMNS if name in names]
+  columns += sorted(name for name in names if name.startswith(_LONGBENCH))
   head = [f"{'task':<{width}}", " length", "sequences", *columns, "seconds"]
   lines += ["  ".join(head)]
   for row in rows:

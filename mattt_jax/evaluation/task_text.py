@@ -1,7 +1,5 @@
-"""A task, written "NAME", or "NAME:field=value,field=value".
-
-That is: the settings of the trained task, or the defaults of another one (with
-the tokenizer of the trained one), with these changed.
+"""A task, written "NAME", or "NAME:field=value,field=value": the settings of
+the trained task, or the defaults of another with its tokenizer, so changed.
 """
 
 import ast

@@ -5,7 +5,8 @@
     only_label         bAbI tasks as BABILong scores them (arXiv 2406.10149)
     rouge_l            ROUGE-L (Lin 2004), of NarrativeQA and of summaries
 
-Each is of one answer, in [0, 1]; the score of a set is the mean.
+Each is of one answer, in [0, 1]; the score of a set is the mean. Without
+references they raise `ValueError`.
 """
 
 import re
@@ -27,11 +28,7 @@ def normalize(text: str) -> str:
 
 
 def exact_match(answer: str, references: Sequence[str]) -> float:
-  """1 if the answer equals one of the references, normalised, else 0.
-
-  Raises:
-    ValueError: no references.
-  """
+  """1 if the answer equals one of the references, normalised, else 0."""
   return best(
     lambda reference: normalize(answer) == normalize(reference), references
   )
@@ -41,9 +38,6 @@ def f1(answer: str, references: Sequence[str]) -> float:
   """The F1 of the words of the answer and a reference, normalised; the best.
 
   An answer or reference without words matches only another one without.
-
-  Raises:
-    ValueError: no references.
   """
   words = normalize(answer).split()
 
@@ -60,16 +54,8 @@ def f1(answer: str, references: Sequence[str]) -> float:
 def string_match(
   answer: str, references: Sequence[str], *, any_of: bool = False
 ) -> float:
-  """The share of references that the answer contains, in any case.
-
-  Args:
-    answer: as the model wrote it.
-    references: all of which were asked for.
-    any_of: whether one of them is enough, as RULER has it for questions.
-
-  Raises:
-    ValueError: no references.
-  """
+  """The share of references that the answer contains, in any case; with
+  `any_of` one of them is enough, as RULER has it for questions."""
   _require(references)
   found = [reference.lower() in answer.lower() for reference in references]
   return float(any(found)) if any_of else sum(found) / len(found)
@@ -78,10 +64,10 @@ def string_match(
 def only_label(
   answer: str, target: str, question: str, labels: Sequence[str]
 ) -> float:
-  """1 if of a task's labels the answer names the target and no other, else 0.
+  """1 if the answer names the target and no other of a task's labels, else 0.
 
-  What follows the first full stop does not count, nor do the labels that are
-  in the question.
+  What follows the first full stop does not count, nor do labels in the
+  question.
 
   Args:
     answer: as the model wrote it.
@@ -101,34 +87,31 @@ def only_label(
 def rouge_l(answer: str, references: Sequence[str]) -> float:
   """The F1 of the longest common subsequence of the words of the answer and a
   reference; the best. Words are letters and digits, in lower case, unstemmed.
-
-  Raises:
-    ValueError: no references.
   """
   words = _WORD.findall(answer.lower())
 
   def score(reference: str) -> float:
     wanted = _WORD.findall(reference.lower())
-    common = [0] * (len(wanted) + 1)  # of the words so far, and a beginning
-    for word in words:
-      before = 0
-      for at, other in enumerate(wanted, 1):
-        longest = max(common[at], common[at - 1])
-        before, common[at] = (
-          common[at],
-          before + 1 if word == other else longest,
-        )
-    return 2 * common[-1] / max(1, len(words) + len(wanted))
+    longest = common_sizes(words, wanted)[-1][-1]
+    return 2 * longest / max(1, len(words) + len(wanted))
 
   return best(score, references)
 
 
-def best(score: Callable[[str], float], references: Sequence[str]) -> float:
-  """The highest score that any of the references gives.
+def common_sizes(a: list[str], b: list[str]) -> list[list[int]]:
+  """Lengths of the longest common subsequences of the first i of `a` and the
+  first j of `b`."""
+  sizes = [[0] * (len(b) + 1)]
+  for word in a:
+    before, row = sizes[-1], [0]
+    for j, other in enumerate(b):
+      row.append(before[j] + 1 if word == other else max(before[j + 1], row[j]))
+    sizes.append(row)
+  return sizes
 
-  Raises:
-    ValueError: no references.
-  """
+
+def best(score: Callable[[str], float], references: Sequence[str]) -> float:
+  """The highest score that any of the references gives."""
   _require(references)
   return float(max(map(score, references)))
 

@@ -11,13 +11,8 @@ from mattt_jax.inference.session import Session
 def generate(
   session: Session, count: int, key: Array, temperature: float = 1.0
 ) -> list[int]:
-  """Draws `count` tokens after what the session has read, reading each.
-
-  Args:
-    session: has read at least one token; it goes on learning as it reads.
-    count: tokens to draw.
-    key: a JAX random key.
-    temperature: 0 takes the most likely token.
+  """Draws `count` tokens after what the session has read, reading each (and
+  learning from it); `temperature` 0 takes the most likely token.
 
   Raises:
     ValueError: nothing was read yet, or no room is left in the context.

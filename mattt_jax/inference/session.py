@@ -1,9 +1,8 @@
-"""Reading token by token: the same recurrence, one token at a time.
+"""Reading token by token, with the numbers of one `read_sequence`.
 
-Within a chunk, tokens are read with the weights and memory from before it. A
-chunk is learned and remembered when the first token of the next one arrives:
-that token is the target of the chunk's last. So a session gives the same
-numbers as one `read_sequence` over the whole text.
+A chunk's tokens are read with the weights and memory from before it. It is
+learned and remembered when the first token of the next one arrives, which is
+the target of its last.
 """
 
 import dataclasses
@@ -38,17 +37,9 @@ class Session:
     rate_scale: float = 1.0,
     state: ContextState | None = None,
   ):
-    """Starts an empty session, or one that reads on.
-
-    Args:
-      learner: model and inner optimiser; not changed.
-      context_length: tokens that will be read at most, for memories and
-        caches that grow with the context.
-      parts: what is on.
-      rate_scale: multiplies the inner learning rate.
-      state: after whole chunks, made for `context_length` tokens with
-        `streaming=True`; default: before the first token.
-    """
+    """Starts a session of at most `context_length` tokens. `rate_scale`
+    multiplies the inner learning rate; `state` is one after whole chunks, made
+    for `context_length` with `streaming=True` (default: an empty one)."""
     require_at_least("context_length", context_length, 1)
     self.chunk = learner.chunk
     self.context_length = context_length
@@ -59,8 +50,7 @@ class Session:
     self._vocab_size = learner.model.vocab_size
     # After the last whole chunk that was learned, and the tokens since.
     self.state: ContextState = state or learner.init_state(context_length)
-    # what the pending tokens are read with
-    self._fast = self.state.fast
+    self._fast = self.state.fast  # what the pending tokens are read with
     if parts.inner and state is not None:
       self._fast = _reading(self._graphdef, self._params, state, rate_scale)
     self._pending: list[int] = []
@@ -82,7 +72,11 @@ class Session:
     for token in tokens:
       if len(self._pending) == self.chunk:
         self._learn(self._pending, [*self._pending[1:], token])
-      self._step(token)
+      self.probs_V, self._cache = _read_token(
+        self._graphdef, self._params, self.state, self._fast, self._cache,
+        token, len(self._pending), self._parts,
+      )  # fmt: skip
+      self._pending.append(token)
     assert self.probs_V is not None  # `_checked` refuses no tokens
     return self.probs_V
 
@@ -100,10 +94,10 @@ class Session:
   def _checked(self, tokens) -> list[int]:
     tokens = [int(t) for t in np.asarray(tokens).reshape(-1)]
     require(len(tokens) > 0, "tokens is empty: give at least one")
-    bad = [t for t in tokens if not 0 <= t < self._vocab_size]
+    outside = [t for t in tokens if not 0 <= t < self._vocab_size]
     require(
-      not bad,
-      f"token {bad[:1]} is outside of the vocabulary 0 .. "
+      not outside,
+      f"token {outside[:1]} is outside of the vocabulary 0 .. "
       f"{self._vocab_size - 1}",
     )
     after = self.position + len(tokens)
@@ -114,17 +108,8 @@ class Session:
     )
     return tokens
 
-  def _step(self, token: int) -> None:
-    self.probs_V, self._cache = _read_token(
-      self._graphdef, self._params, self.state, self._fast, self._cache, token,
-      len(self._pending), self._parts,
-    )  # fmt: skip
-    self._pending.append(token)
-
   def _learn(self, tokens: list[int], targets: list[int]) -> None:
-    learned = make_tokens(
-      np.asarray(tokens, np.int32), np.asarray(targets, np.int32)
-    )
+    learned = make_tokens(*np.asarray((tokens, targets), np.int32))
     self.state, self._fast = _read_chunks(
       self._graphdef, self._params, self.state, learned, self._scale,
       self._parts,

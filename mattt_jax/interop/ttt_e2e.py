@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
 from mattt_jax.config import InnerConfig, ModelConfig, require, require_choice
@@ -33,8 +34,12 @@ _BLOCKS = _ROOT + "h.blocks."
 _PRIME = _ROOT + "h.prime_storage."
 _FAST = _ROOT + "h.suffix_blocks.feed_forward_prime."
 
-# Our parameter in a block -> the published one: of all blocks, and of the
-# suffix only.
+_OUTSIDE = {
+  "embedding": _ROOT + "wte.weight",
+  "final_norm/scale": _ROOT + "ln_f.weight",
+  "head": "language_model.lm_head.weight",
+}
+# Our parameter -> the published one: of all blocks, and of the suffix only.
 _IN_BLOCK = {
   "attention/wq": "seq_modeling_block.wq",
   "attention/wk": "seq_modeling_block.wk",
@@ -85,13 +90,12 @@ def load(config: Mapping[str, Any], weights: Mapping[str, Any]) -> TTTE2E:
   """
   m, training = config["model"], config["training"]
   inner = training["optimizer_inner"]
-  require_choice("optimizer_inner.optimizer_type", inner["optimizer_type"],
-                 ("sgd",))  # fmt: skip
-  suffix = m["suffix_len"] if m["prime"] else max(m["suffix_len"], 1)
+  optimizer = inner["optimizer_type"]
+  require_choice("optimizer_inner.optimizer_type", optimizer, ("sgd",))
   model = ModelConfig(
     dim=m["hidden_size"],
     num_layers=m["num_hidden_layers"],
-    num_suffix=suffix,
+    num_suffix=m["suffix_len"] if m["prime"] else max(m["suffix_len"], 1),
     num_heads=m["num_attention_heads"],
     mlp_dim=m["intermediate_size"],
     fast_mlp_dim=m["intermediate_size"] if m["prime"] else 0,
@@ -111,19 +115,17 @@ def load(config: Mapping[str, Any], weights: Mapping[str, Any]) -> TTTE2E:
     warmup_steps=training["ilr_warmup_steps"],
     warmup_init=float(training["ilr_init"]),
   )
-  vocab = m["vocab_size"]
-  shapes = jax.eval_shape(
-    lambda: _flat(nnx.state(_transformer(model, vocab, 1)))
-  )
+  vocab_size = m["vocab_size"]
+  _, shapes = _abstract(model, vocab_size, 1)
   return TTTE2E(
     model=model,
     inner=inner_config,
-    vocab_size=vocab,
+    vocab_size=vocab_size,
     chunk=m["mini_batch_size"],
     rate_scale=float(
       coordination.rate_scale(inner_config, config.get("step", 0))
     ),
-    params=_from_published(weights, shapes, model),
+    params=_from_published(weights, _flat(shapes), model),
     published={name: np.shape(x) for name, x in weights.items()},
   )
 
@@ -149,7 +151,6 @@ def token_losses(
     ValueError: unknown mode, shapes that differ, or a chunk that does not
       divide T.
   """
-  _check(model, tokens, targets, loss_masks, mode)
   out = _run(model, model.params, tokens, targets, loss_masks, mode)
   return jax.tree.map(np.asarray, out)
 
@@ -162,17 +163,13 @@ def meta_gradients(
   Arguments and errors are those of `token_losses`. A weight that the settings
   leave unused has the gradient zero.
   """
-  _check(model, tokens, targets, loss_masks, mode)
 
   @jax.jit
+  @jax.grad
   def grad(params):
-    return jax.grad(
-      lambda p: _run(model, p, tokens, targets, loss_masks, mode)["loss"]
-    )(params)
+    return _run(model, params, tokens, targets, loss_masks, mode)["loss"]
 
-  ours = _to_published(
-    {k: np.asarray(v) for k, v in grad(model.params).items()}
-  )
+  ours = _to_published(jax.tree.map(np.asarray, grad(model.params)))
   return {
     name: ours.get(name, np.zeros(shape, np.float32))
     for name, shape in model.published.items()
@@ -198,38 +195,31 @@ def _check(model, tokens, targets, loss_masks, mode):
   )
 
 
-def _transformer(config: ModelConfig, vocab_size: int, chunk: int):
-  return Transformer(config, vocab_size, none.Config(), chunk, nnx.Rngs(0))
+def _abstract(config: ModelConfig, vocab_size: int, chunk: int):
+  args = config, vocab_size, none.Config(), chunk
+  return nnx.split(nnx.eval_shape(lambda: Transformer(*args, nnx.Rngs(0))))
 
 
 def _run(model: TTTE2E, params, tokens, targets, loss_masks, mode):
   """The losses as a function of the parameters, by our names."""
-  length = np.shape(tokens)[1]
-  chunk = length if mode == "full" else model.chunk
-  config = model.model
+  _check(model, tokens, targets, loss_masks, mode)
+  config, chunk, length = model.model, model.chunk, np.shape(tokens)[1]
   if mode == "full":
-    config = dataclasses.replace(config, attention="full")
+    config, chunk = dataclasses.replace(config, attention="full"), length
 
   @jax.jit
   def run(params, tokens, targets, masks):
-    transformer = nnx.eval_shape(
-      lambda: _transformer(config, model.vocab_size, chunk)
-    )
-    graphdef, state = nnx.split(transformer)
-    state = nnx.from_flat_state(
-      [
-        (path, variable.replace(params["/".join(map(str, path))]))
-        for path, variable in nnx.to_flat_state(state)
-      ]
-    )
+    graphdef, state = _abstract(config, model.vocab_size, chunk)
+    nnx.replace_by_pure_dict(state, unflatten_dict(params, sep="/"))
     learner = make_learner(nnx.merge(graphdef, state), model.inner, chunk)
 
     def read(tokens_L, targets_L, mask_L):
       state = learner.init_state(length, streaming=False)
+      tokens = make_tokens(tokens_L, targets_L, mask_L)
+      parts = Parts(inner=mode == "meta")
       state, out = read_sequence(
-        learner, state, make_tokens(tokens_L, targets_L, mask_L),
-        Parts(inner=mode == "meta"), model.rate_scale,
-      )  # fmt: skip
+        learner, state, tokens, parts, model.rate_scale
+      )
       loss_L = out.loss_C.reshape(-1)
       return {
         "token_nll": loss_L,
@@ -260,20 +250,13 @@ def _run(model: TTTE2E, params, tokens, targets, loss_masks, mode):
 
 
 def _flat(state: nnx.State) -> dict[str, Array]:
-  return {
-    "/".join(map(str, path)): variable[...]
-    for path, variable in nnx.to_flat_state(state)
-  }
+  return flatten_dict(nnx.to_pure_dict(state), sep="/")
 
 
 def _published_name(path: str) -> tuple[str, str]:
   """Our path -> (published name, which blocks: "", "prefix", "suffix")."""
-  if path == "embedding":
-    return _ROOT + "wte.weight", ""
-  if path == "final_norm/scale":
-    return _ROOT + "ln_f.weight", ""
-  if path == "head":
-    return "language_model.lm_head.weight", ""
+  if path in _OUTSIDE:
+    return _OUTSIDE[path], ""
   part, name = path.split("/", 1)
   if name in _IN_SUFFIX:
     return f"{_PRIME}{_IN_SUFFIX[name]}.weight", ""
@@ -282,7 +265,7 @@ def _published_name(path: str) -> tuple[str, str]:
 
 def _from_published(weights, shapes, model: ModelConfig) -> dict[str, Array]:
   prefix = model.num_layers - model.num_suffix
-  out = {}
+  params = {}
   for path, shape in shapes.items():
     name, part = _published_name(path)
     require(name in weights, f"weights[{name!r}] is missing")
@@ -294,14 +277,13 @@ def _from_published(weights, shapes, model: ModelConfig) -> dict[str, Array]:
       f"{expected}",
     )
     x = {"prefix": x[:prefix], "suffix": x[prefix:], "": x}[part]
-    out[path] = jnp.asarray(x)
-  return out
+    params[path] = jnp.asarray(x)
+  return params
 
 
 def _to_published(params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   out: dict[str, np.ndarray] = {}
   for path in sorted(params):  # prefix comes before suffix
-    name, _ = _published_name(path)
-    x = params[path]
+    (name, _), x = _published_name(path), params[path]
     out[name] = np.concatenate([out[name], x]) if name in out else x
   return out

@@ -16,7 +16,7 @@ from mattt_jax.recompute import recomputed
 
 _MASKED = -1e30  # finite: -inf would give nan in second derivatives
 # Queries of a block, for short and for long windows: 64 of them keep the scores
-# in the cache of a CPU (benchmarks/meta_step.py shows it).
+# in a CPU's cache (benchmarks/meta_step.py).
 _BLOCKS = (64, 512)
 
 
@@ -42,11 +42,9 @@ def init_cache(
 
 
 def rope(x_HxLxK: Array, theta: float, start: int = 0) -> Array:
-  """Rotates the channel pairs (2i, 2i+1) by position * theta^(-2i/K).
-
-  Positions are start .. start+L-1. Scores depend on differences only, so
-  positions may be counted from any token (RoFormer, 2104.09864).
-  """
+  """Rotates the channel pairs (2i, 2i+1) by position * theta^(-2i/K), at the
+  positions start .. start+L-1 (RoFormer, 2104.09864). Scores depend on
+  differences only, so that positions may be counted from any token."""
   length, dim = x_HxLxK.shape[-2:]
   dtype = jnp.promote_types(x_HxLxK.dtype, jnp.float32)
   frequency_K = theta ** (-jnp.arange(0, dim, 2, dtype=dtype) / dim)
@@ -73,9 +71,9 @@ def attend(
   `position` is the absolute position of the first query; keys before position
   0 are empty cache slots.
 
-  Each block of queries, in turn, meets the keys in its reach: O(L (W + b)) time
-  with a window. Scores, in float32, exist for one block only; a backward pass
-  recomputes them. The function can be differentiated any number of times.
+  Each block of queries meets the keys in its reach: O(L (W + b)) time with a
+  window. Scores, in float32, exist for one block at a time; a backward pass
+  recomputes them. It may be differentiated any number of times.
   """
   length = q_HxLxK.shape[1]
   past = k_HxSxK.shape[1] - length
@@ -114,7 +112,7 @@ def attend(
 
 def block_size(window: int | None) -> int:
   """Queries of a block: few, to see few keys outside of the window."""
-  short, long = _BLOCKS[0], _BLOCKS[-1]
+  short, long = _BLOCKS
   if window is None:
     return long
   return min(window, max(short, min(window // 16, long)))
@@ -125,8 +123,8 @@ def _padded(x_HxLxK: Array, by: tuple[int, int]) -> Array:
 
 
 def _attend_block(q_HxbxK, k_HxsxK, v_HxsxK, position, key_position, window):
-  """Attention of b queries from `position` on over s keys, the first of which
-  is at `key_position`."""
+  """Attention of b queries from `position` on over s keys from `key_position`
+  on."""
   dtype = jnp.promote_types(q_HxbxK.dtype, jnp.float32)
   scores = jnp.einsum(
     "hqk,hsk->hqs", q_HxbxK, k_HxsxK, preferred_element_type=dtype

@@ -1,12 +1,11 @@
 """Linear recurrences over a matrix state: linear attention, delta rules.
 
-All of them are one recurrence, for each head
+All are one recurrence of each head,
 
     S_t = a_t S_{t-1} + k_t^T u_t,    u_t = v_t - e_t (a_t S_{t-1})
     o_t = q_t S_t
 
-with a key k, a value v, a decay a and an erase key e, which takes something out
-before v is put in. With write strength b:
+with a key k, a value v, a decay a and an erase key e. With write strength b:
 
     linear attention (2006.16236)     a = 1    e = 0       v
     delta rule (2102.11174)           a = 1    e = b k     b v
@@ -28,7 +27,7 @@ from jax import Array
 
 from mattt_jax.config import ModelConfig
 from mattt_jax.layers.norms import RMSNorm, unit
-from mattt_jax.layers.parameters import normal_param
+from mattt_jax.layers.parameters import full_param, normal_param
 
 
 def token_scan(
@@ -110,21 +109,15 @@ def chunk_parallel(
 
 
 def flops_per_token(
-  key_dim: int,
-  value_dim: int,
-  chunk: int,
-  *,
-  erase: bool,
-  chunkwise: bool,
+  key_dim: int, value_dim: int, chunk: int, *, erase: bool, chunkwise: bool
 ) -> float:
   """FLOPs of the matrix products of one head's recurrence without queries; the
   triangular solve takes chunk^2 value_dim a chunk."""
   state = 2 * key_dim * value_dim
   if not erase:
     return state
-  if not chunkwise:
-    return 2 * state
-  return 2 * state + 2 * chunk * key_dim + chunk * value_dim
+  solve = 2 * chunk * key_dim + chunk * value_dim if chunkwise else 0
+  return 2 * state + solve
 
 
 def softplus_decay(a: Array, x: Array) -> Array:
@@ -142,8 +135,8 @@ CONVOLUTION = 4  # tokens that the short convolution sees, the last its own
 
 @struct.dataclass
 class DeltaCache:
-  """The state after the tokens read so far: the matrix of each head, and the
-  tokens that the short convolutions of q, k and v still see."""
+  """The matrix of each head, and the tokens that the short convolutions of q, k
+  and v still see."""
 
   matrix_HxKxK: Array
   recent_3xPxD: Array  # P = CONVOLUTION - 1
@@ -166,9 +159,8 @@ def init_cache(heads: int, head_dim: int, dtype=jnp.float32) -> DeltaCache:
 class GatedDeltaNet(nnx.Module):
   """Token mixer: the gated delta rule in place of attention (2412.06464).
 
-  A token reads what it and all before it wrote; the state neither grows nor has
-  a window. As published, q, k and v pass a short causal convolution, a channel
-  at a time, before their nonlinearity.
+  A token reads what it and all before it wrote. As published, q, k and v pass a
+  short causal convolution of each channel before their nonlinearity.
   """
 
   def __init__(self, config: ModelConfig, rngs: nnx.Rngs):
@@ -185,7 +177,7 @@ class GatedDeltaNet(nnx.Module):
     )
     self.strength_weight = normal_param(rngs, (dim, heads), std)
     self.decay_weight = normal_param(rngs, (dim, heads), std)
-    self.decay_log_scale = nnx.Param(jnp.zeros((heads,), jnp.float32))
+    self.decay_log_scale = full_param(0, heads)
     # Heads start with memories of about 10 to 1000 tokens.
     steps = [10 ** (1 + 2 * i / max(1, heads - 1)) for i in range(heads)]
     self.decay_bias = nnx.Param(
@@ -197,7 +189,6 @@ class GatedDeltaNet(nnx.Module):
     self, x_CxD: Array, cache: DeltaCache | None, position: Array | int
   ) -> tuple[Array, DeltaCache | None]:
     """Reads C tokens; cache None: no past. `position` does not matter."""
-    del position
 
     def project(w):
       y = x_CxD @ w[...].astype(x_CxD.dtype)
@@ -207,15 +198,12 @@ class GatedDeltaNet(nnx.Module):
       return y_CxD.reshape(len(x_CxD), self.heads, -1).swapaxes(0, 1)
 
     qkv_3xCxD = jnp.stack([project(w) for w in (self.wq, self.wk, self.wv)])
-    past = cache
-    if past is None:
-      dim = x_CxD.shape[-1]
-      past = init_cache(self.heads, dim // self.heads, qkv_3xCxD.dtype)
+    head_dim = x_CxD.shape[-1] // self.heads
+    past = cache or init_cache(self.heads, head_dim, qkv_3xCxD.dtype)
     seen_3xTxD = jnp.concatenate([past.recent_3xPxD, qkv_3xCxD], axis=1)
     windows = [seen_3xTxD[:, i : i + len(x_CxD)] for i in range(CONVOLUTION)]
-    qkv_3xCxD = jnp.einsum(
-      "spd,pscd->scd", self.convolution[...], jnp.stack(windows)
-    )
+    kernel = self.convolution[...]
+    qkv_3xCxD = jnp.einsum("spd,pscd->scd", kernel, jnp.stack(windows))
     q_HxCxK, k_HxCxK, v_HxCxK = map(heads, jax.nn.silu(qkv_3xCxD))
     q_HxCxK, k_HxCxK = unit(q_HxCxK), unit(k_HxCxK)
     strength_HxCx1 = jax.nn.sigmoid(heads(project(self.strength_weight)))
@@ -223,13 +211,9 @@ class GatedDeltaNet(nnx.Module):
       self.decay_log_scale[...],
       project(self.decay_weight) + self.decay_bias[...],
     ).T
+    v_HxCxK, erase_HxCxK = strength_HxCx1 * v_HxCxK, strength_HxCx1 * k_HxCxK
     matrix_HxKxK, out_HxCxK = jax.vmap(chunk_parallel)(
-      past.matrix_HxKxK,
-      k_HxCxK,
-      strength_HxCx1 * v_HxCxK,
-      log_decay_HxC,
-      strength_HxCx1 * k_HxCxK,
-      q_HxCxK,
+      past.matrix_HxKxK, k_HxCxK, v_HxCxK, log_decay_HxC, erase_HxCxK, q_HxCxK
     )
     gate_HxCxK = jax.nn.silu(heads(project(self.wg)))
     out_HxCxK = self.out_norm(out_HxCxK) * gate_HxCxK

@@ -4,6 +4,9 @@ Shapes: C tokens read at once, P cached ones, S = P + C, D model, H heads,
 K head dim.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -67,5 +70,10 @@ class Attention(nnx.Module):
       if self.how == "splash":
         return splash.attend(*args, self.window)
       if self.how == "auto" and splash.fits(length, past):
-        return splash.on_tpu(*args, self.window)
+        # A program for TPUs has the kernel.
+        return jax.lax.platform_dependent(
+          *args,
+          tpu=functools.partial(splash.attend, window=self.window),
+          default=functools.partial(attention.attend, window=self.window),
+        )
     return attention.attend(*args, self.window)

@@ -17,6 +17,16 @@ def normal_param(rngs: nnx.Rngs, shape: tuple[int, ...], std: float):
   return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
 
 
+def full_param(value: float, *shape: int):
+  """A float32 parameter with `value` everywhere; a scalar without a shape."""
+  return nnx.Param(jnp.full(shape, value, jnp.float32))
+
+
+def copied_param(param) -> nnx.Param:
+  """A parameter that starts equal to another one."""
+  return nnx.Param(jnp.array(param[...], copy=True))
+
+
 def stack(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
   """One module that holds `count` modules, their arrays stacked on axis 0."""
   keys = jax.random.split(rngs.params(), count)

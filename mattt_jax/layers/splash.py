@@ -1,10 +1,9 @@
 """Windowed attention of the prefix by a Pallas kernel of JAX, on TPUs.
 
-Splash attention goes through the blocks of a causal window and never stores
-scores outside the chip's own memory. Its backward pass is a kernel, too, which
-cannot be differentiated again. That serves the prefix, which the inner loop
-does not read; the suffix, whose gradient is differentiated, has
-`attention.attend`.
+Splash attention goes through the blocks of a causal window and keeps scores in
+the chip's own memory. Its backward pass is a kernel, which cannot be
+differentiated again: that serves the prefix; the suffix, whose gradient is
+differentiated, has `attention.attend`.
 
 Shapes: as in `attention`.
 """
@@ -25,7 +24,6 @@ from jax.sharding import PartitionSpec
 
 from mattt_jax.config import require
 from mattt_jax.devices import sharding
-from mattt_jax.layers import attention
 
 _LANES = 128  # a block is a multiple of it
 BLOCK = 512  # the most queries, and keys, of a block
@@ -51,13 +49,7 @@ def attend(
   On a mesh each device has its heads ("tensor") and its queries ("context");
   `vmap` splits the sequences of a batch (its `spmd_axis_name`).
 
-  Args:
-    q_HxLxK: queries.
-    k_HxSxK: keys of P past positions, then of the L tokens.
-    v_HxSxK: values.
-    position: of the first query; keys before position 0 are empty.
-    window: keys that a token sees.
-    interpret: run the kernel in Python, on any device: for tests.
+  `interpret` runs the kernel in Python, on any device: for tests.
 
   Raises:
     ValueError: lengths that are no multiple of 128 (of 128 on each device).
@@ -73,8 +65,8 @@ def attend(
   shards = sharding.devices_on(tensor), sharding.devices_on(context)
   kernel = _kernel(len(q_HxLxK), length, past, window, shards, interpret)
   # Empty slots are of another segment than all queries.
-  empty_S = (position - past + jnp.arange(past + length)) < 0
-  segment_S = empty_S.astype(jnp.int32)
+  key_position_S = position - past + jnp.arange(past + length)
+  segment_S = (key_position_S < 0).astype(jnp.int32)
   segment_L = jnp.zeros((length,), jnp.int32)
   scale = 1 / math.sqrt(q_HxLxK.shape[-1])
 
@@ -109,7 +101,6 @@ def _kernel(
   shards: tuple[int, int],
   interpret: bool,
 ) -> kernels.SplashAttentionKernel:
-  """The kernel and its list of blocks, made once for each shape."""
   block_q = _divisor(length // shards[1])
   block_k = _divisor(math.gcd(past, length) if past else length)
   mask = masks.LocalMask((length, past + length), (window - 1, 0), past)
@@ -130,18 +121,3 @@ def _kernel(
 def _divisor(length: int) -> int:
   """The largest multiple of 128 up to `BLOCK` that divides `length`."""
   return max(n for n in range(_LANES, BLOCK + 1, _LANES) if length % n == 0)
-
-
-def on_tpu(
-  q_HxLxK: Array,
-  k_HxSxK: Array,
-  v_HxSxK: Array,
-  position: Array | int,
-  window: int,
-) -> Array:
-  """`attend` in a program for TPUs, else `attention.attend`."""
-  return jax.lax.platform_dependent(
-    q_HxLxK, k_HxSxK, v_HxSxK, position,
-    tpu=functools.partial(attend, window=window),
-    default=functools.partial(attention.attend, window=window),
-  )  # fmt: skip

@@ -2,7 +2,7 @@
 
 A learner's `Config.make` gives a `Learner`, all that training and evaluation
 ask for. `recurrence` is this project's own; the others bring their own
-`read_whole` and `state_bytes`.
+`read_whole` and `state_parts`.
 """
 
 import dataclasses

@@ -30,28 +30,18 @@ import optax
 from flax import nnx
 from jax import Array
 
-from mattt_jax.config import (
-  require,
-  require_at_least,
-  require_chunked,
-  require_positive,
-)
+from mattt_jax.config import require_chunked
 from mattt_jax.devices.sharding import path_name
-from mattt_jax.learners._whole import WholeReader
+from mattt_jax.learners._whole import WholeReader, require_inner_loop
 from mattt_jax.learners.base import BaseConfig
-from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
 from mattt_jax.model.fast_weights import FastWeight
-from mattt_jax.model.transformer import Transformer
+from mattt_jax.model.transformer import Cache, Transformer
 from mattt_jax.recompute import recomputed
+from mattt_jax.strict import require, require_at_least, require_positive
 from mattt_jax.ttt.inner_optimizer import InnerOptimizer, transform
 from mattt_jax.ttt.parts import ALL
-from mattt_jax.ttt.tokens import (
-  ChunkOutput,
-  Tokens,
-  in_chunks,
-  weighted_mean,
-)
+from mattt_jax.ttt.tokens import ChunkOutput, Tokens, in_chunks, weighted_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,29 +88,19 @@ class Config(BaseConfig):
 
   def check(self, experiment) -> None:
     """Raises `ValueError` for settings that this learner would not obey."""
-    inner, model = experiment.inner, experiment.model
-    require(
-      inner.enabled,
-      "inner.enabled=False leaves learner perk without its inner steps: use "
-      "learner=recurrence, or inner.enabled=True",
+    model = experiment.model
+    require_inner_loop(
+      experiment,
+      "perk",
+      "inner.retention",
+      "inner.max_drift",
+      "coordination.surprise_power",
+      "coordination.replay",
     )
-    for field, value in (
-      ("inner.retention", inner.retention != 1),
-      ("inner.max_drift", inner.max_drift),
-      ("coordination.surprise_power", experiment.coordination.surprise_power),
-      ("coordination.replay", experiment.coordination.replay),
-    ):
-      require(
-        not value, f"{field} does nothing in learner perk: use its default"
-      )
     require(
       model.prefix_attention != "splash",
       "model.prefix_attention='splash' can be differentiated once, but the "
       "inner loop of learner perk goes through the prefix: use 'auto'",
-    )
-    require(
-      experiment.memory.read is None,
-      "learner perk has no external memory: use memory=none",
     )
     read = self.question_chunks * experiment.chunk
     require(
@@ -175,8 +155,8 @@ class Perk(WholeReader):
         model.config.dim, 1, kernel_init=nnx.initializers.zeros, rngs=rngs
       )
     # Rates of all steps: K times T.
-    rates = InnerOptimizer(inner, config.steps * 2 * len(shapes))
-    super().__init__(model, rates, chunk)
+    optimizer = InnerOptimizer(inner, config.steps * 2 * len(shapes))
+    super().__init__(model, optimizer, chunk)
 
   def adapted(self):
     """The model with the adapter added to its matrices."""
@@ -225,31 +205,25 @@ class Perk(WholeReader):
         if not self.inner.config.second_order:
           grads = jax.lax.stop_gradient(grads)
         updates, opt_state = descend.update(grads, opt_state, fast)
-        moved = jax.tree.map(
-          lambda w, rate, u: w - rate * u,
-          fast,
-          jax.tree.unflatten(treedef, list(rate_T)),
-          updates,
-        )
-        seen = jax.lax.stop_gradient((loss, optax.tree.norm(grads)))
-        return (moved, opt_state), seen
+        rates = treedef.unflatten(list(rate_T))
+        fast = jax.tree.map(lambda w, eta, u: w - eta * u, fast, rates, updates)
+        stats = jax.lax.stop_gradient((loss, optax.tree.norm(grads)))
+        return (fast, opt_state), stats
 
       if self.inner.config.remat_levels:
         step = recomputed(step)
       return jax.lax.scan(step, carry, rate_KxT)
 
     start = fast_0, descend.init(fast_0)
-    (fast, opt_state), seen = run(
+    (fast, opt_state), stats = run(
       *jax.lax.stop_gradient((slow, start, rate_KxT[:early]))
     )
     # phi_0 + what the early steps added, a constant.
     fast = jax.tree.map(
       lambda w, moved: w + jax.lax.stop_gradient(moved - w), fast_0, fast
     )
-    (fast, _), seen_last = run(slow, (fast, opt_state), rate_KxT[early:])
-    return fast, jax.tree.map(
-      lambda a, b: jnp.concatenate([a, b]), seen, seen_last
-    )
+    (fast, _), last = run(slow, (fast, opt_state), rate_KxT[early:])
+    return fast, [jnp.concatenate(x) for x in zip(stats, last, strict=True)]
 
   def read_whole(self, tokens, parts=ALL, rate_scale=1.0) -> ChunkOutput:
     """Learns the context, then reads the questions, [n, ...].
@@ -291,31 +265,22 @@ class Perk(WholeReader):
       diagnostics=self.model.diagnostics(question_read[2]) | diagnostics,
     )
 
-  def state_bytes(self, context_length: int) -> dict[str, int]:
-    """Bytes of each part: "replay" has the tokens, kept for K readings, "cache"
-    the questions'."""
-
-    def parts():
-      _, fast, _ = fast_weights.split(self)
-      read = self.config.question_chunks * self.chunk
-      opt_state = transform(self.inner.config).init(fast)
-      return fast, opt_state, self.model.init_cache(read, True)
-
-    fast, opt_state, cache = jax.eval_shape(parts)
+  def state_parts(self, context_length):
+    """Arrays by part: "replay" has the tokens, kept for K readings, "cache" the
+    questions' keys and values."""
+    _, fast, _ = fast_weights.split(self)
+    read = self.config.question_chunks * self.chunk
     return {
-      "fast_weights": tree_bytes(fast),
-      "inner_optimizer": tree_bytes(opt_state),
-      "memory": 0,
-      "replay": 4 * context_length,
-      "cache": tree_bytes(cache),
+      "fast_weights": fast,
+      "inner_optimizer": self.inner.init(fast),
+      "replay": jnp.zeros((context_length,), jnp.int32),
+      "cache": self.model.init_cache(read, streaming=True),
     }
 
 
 def _read(model, tokens_C: Array, targets_C: Array):
   """(loss_C, correct_C, forward) of tokens read from position 0, no past."""
-  cache = model.init_cache(len(tokens_C), False)
-  cache = dataclasses.replace(cache, suffix=None)
-  x_CxD, cache = model.read_prefix(tokens_C, cache, 0)
+  x_CxD, cache = model.read_prefix(tokens_C, Cache(None, None), 0)
   forward = model.forward(x_CxD, cache, None, 0)
   return *model.score(forward, targets_C), forward
 

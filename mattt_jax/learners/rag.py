@@ -1,18 +1,15 @@
 """A retrieval-augmented transformer: past chunks, as tokens, in front.
 
-Every chunk is read by the whole transformer in one causal pass over
+The whole transformer reads every chunk in one causal pass over
 
     | R retrieved chunks, the best one last | local window | chunk |
 
-with full attention inside of it; only tokens are carried over. This is
-retrieval in context (2302.00083, its stride the chunk) inside one context,
-trained end to end. Candidates are the chunks that have left the local window.
-The last tokens read BEFORE the chunk are the query: one made of the chunk would
-betray its later tokens to its earlier ones. So a question asked and answered
-within one chunk is not looked up.
-
-The search has no parameters and no gradient: it compares means of token
-vectors, or shared words by BM25 (data/bm25.py).
+with full attention; only tokens are carried over. This is retrieval in context
+(2302.00083, its stride the chunk) inside one context, trained end to end.
+Candidates are the chunks that have left the local window. The query is the last
+tokens BEFORE the chunk: one made of the chunk would betray its later tokens to
+its earlier ones. The search has no parameters and no gradient: it compares
+means of token vectors, or shared words by BM25 (data/bm25.py).
 
 Shapes: L tokens, C chunk, W local window, R = top_k, D model, S = R C + W + C,
 N far chunks, E = D numbers of an embedding, or columns of a table of words.
@@ -26,27 +23,20 @@ import jax.numpy as jnp
 from flax import nnx, struct
 from jax import Array
 
-from mattt_jax.config import (
-  require,
-  require_at_least,
-  require_choice,
-  require_chunked,
-)
+from mattt_jax.config import require_chunked
 from mattt_jax.layers.norms import unit
 from mattt_jax.learners import _bm25
 from mattt_jax.learners._whole import WholeReader
 from mattt_jax.learners.base import BaseConfig
 from mattt_jax.memory import chunk_store
-from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model.transformer import Cache, Transformer
 from mattt_jax.recompute import recomputed
+from mattt_jax.strict import require, require_at_least, require_choice
 from mattt_jax.ttt.inner_loop import make_learner
 from mattt_jax.ttt.learner import Learner
 from mattt_jax.ttt.parts import ALL
 from mattt_jax.ttt.tokens import ChunkOutput, Tokens, in_chunks, weighted_mean
 
-_RETRIEVERS = ("embedding", "bm25")
-_EMBEDDINGS = ("token", "random")
 # Each retriever's own settings, which do nothing with the other.
 _OWN = {"embedding": ("embedding",), "bm25": ("ngram", "table_size")}
 
@@ -59,9 +49,8 @@ class Config(BaseConfig):
   top_k: int = 2  # chunks retrieved; 0: none, the local window alone
   query_tokens: int = 8  # the last tokens before a chunk, which ask for it
   retriever: str = "embedding"  # or "bm25"
-  # A chunk or a query is the mean of its tokens' vectors: "token", the
-  # transformer's embeddings, which move in training, or "random" ones, which
-  # never do and only tell which tokens occur.
+  # Vectors of tokens, of which chunks and queries are means: "token", the
+  # transformer's, which move in training, or "random" ones, which never do.
   embedding: str = "token"
   ngram: int = 1  # tokens of a word of BM25; where tokens are bytes, more
   # Counts that BM25 keeps of a chunk: words are hashed into so many columns.
@@ -69,11 +58,10 @@ class Config(BaseConfig):
 
   def __post_init__(self):
     require_at_least("learner.top_k", self.top_k, 0)
-    require_at_least("learner.query_tokens", self.query_tokens, 1)
-    require_choice("learner.retriever", self.retriever, _RETRIEVERS)
-    require_choice("learner.embedding", self.embedding, _EMBEDDINGS)
-    require_at_least("learner.ngram", self.ngram, 1)
-    require_at_least("learner.table_size", self.table_size, 1)
+    for field in ("query_tokens", "ngram", "table_size"):
+      require_at_least(f"learner.{field}", getattr(self, field), 1)
+    require_choice("learner.retriever", self.retriever, tuple(_OWN))
+    require_choice("learner.embedding", self.embedding, ("token", "random"))
     for retriever, fields in _OWN.items():
       for field in fields:
         value, default = getattr(self, field), getattr(Config, field)
@@ -97,11 +85,8 @@ class Config(BaseConfig):
       experiment.chunk,
       nnx.Rngs(experiment.seed),
     )
-    return RAG(
-      make_learner(model, experiment.inner, experiment.chunk),
-      self,
-      _local(experiment),
-    )
+    built = make_learner(model, experiment.inner, experiment.chunk)
+    return RAG(built, self, _local(experiment))
 
   def check(self, experiment) -> None:
     """Raises `ValueError` for settings that this learner would not obey."""
@@ -141,9 +126,8 @@ class Config(BaseConfig):
 
 def _local(experiment) -> int:
   """Tokens of the local window."""
-  return math.ceil(experiment.model.window / experiment.chunk) * (
-    experiment.chunk
-  )
+  chunk = experiment.chunk
+  return math.ceil(experiment.model.window / chunk) * chunk
 
 
 @struct.dataclass
@@ -169,16 +153,11 @@ class RAG(WholeReader):
 
   def init_past(self, context_length: int) -> Past:
     """No past, with room for a context of that many tokens."""
-    far = None
-    if self.config.top_k:
+    c, far = self.config, None
+    if c.top_k:
       room = math.ceil((context_length - self.local) / self.chunk)
-      far = chunk_store.empty(
-        max(room, self.config.top_k),
-        self.chunk,
-        self.config.table_size
-        if self.config.retriever == "bm25"
-        else self.model.config.dim,
-      )
+      size = c.table_size if c.retriever == "bm25" else self.model.config.dim
+      far = chunk_store.empty(max(room, c.top_k), self.chunk, size)
     return Past(
       far=far,
       token_W=jnp.zeros((self.local,), jnp.int32),
@@ -187,15 +166,12 @@ class RAG(WholeReader):
     )
 
   def read_whole(self, tokens, parts=ALL, rate_scale=1.0) -> ChunkOutput:
-    """Reads a sequence, [n, ...]; `inner_loss` is the chunk's own loss.
-
-    There is no inner loop and no memory to switch: `parts`, `rate_scale` and
-    `tokens.relevant` change nothing.
+    """Reads a sequence, [n, ...]; `inner_loss` is the chunk's own loss, and
+    `parts`, `rate_scale` and `tokens.relevant` change nothing.
 
     Raises:
       ValueError: the chunk does not divide L.
     """
-    del parts, rate_scale
     length = len(tokens.tokens)
     require_chunked(self.chunk, length)
 
@@ -241,14 +217,12 @@ class RAG(WholeReader):
     missing = jnp.maximum(self.local - past.read, 0)
     if past.far is None:
       return past.token_W, missing
-    asking = self.config.query_tokens
-    score_N = self.scores(
-      past.far, past.token_W[-asking:], past.valid_W[-asking:]
-    )
-    token_RxC, _, found_R = chunk_store.retrieve(
+    query = slice(-self.config.query_tokens, None)
+    score_N = self.scores(past.far, past.token_W[query], past.valid_W[query])
+    token_RxC, _, stored_R = chunk_store.retrieve(
       past.far, score_N, self.config.top_k
     )
-    missing += self.chunk * jnp.sum(~found_R)
+    missing += self.chunk * jnp.sum(~stored_R)
     return jnp.concatenate([token_RxC[::-1].ravel(), past.token_W]), missing
 
   def keep(self, past: Past, token_C: Array, valid_C: Array) -> Past:
@@ -270,9 +244,8 @@ class RAG(WholeReader):
     # Attention sees no key before position 0.
     x_SxD, cache = self.model.read_prefix(token_S, Cache(None, None), -missing)
     forward = self.model.forward(x_SxD, cache, None, -missing)
-    forward = dataclasses.replace(
-      forward, final_CxD=forward.final_CxD[len(front) :]
-    )
+    final_CxD = forward.final_CxD[len(front) :]
+    forward = dataclasses.replace(forward, final_CxD=final_CxD)
     loss_C, correct_C = self.model.score(forward, chunk.targets)
     return ChunkOutput(
       loss_C=loss_C,
@@ -282,15 +255,8 @@ class RAG(WholeReader):
       diagnostics=self.model.diagnostics(forward),
     )
 
-  def state_bytes(self, context_length: int) -> dict[str, int]:
-    """Bytes of each part: "memory" is the far past (tokens and their keys),
-    "cache" the window's tokens. No attention keys and values are stored."""
-    past = jax.eval_shape(lambda: self.init_past(context_length))
-    far = tree_bytes(past.far)
-    return {
-      "fast_weights": 0,
-      "inner_optimizer": 0,
-      "memory": far,
-      "replay": 0,
-      "cache": tree_bytes(past) - far,
-    }
+  def state_parts(self, context_length):
+    """Arrays by part: "memory" is the far past (tokens and their keys), "cache"
+    the window's tokens. No attention keys and values are stored."""
+    past = self.init_past(context_length)
+    return {"memory": past.far, "cache": dataclasses.replace(past, far=None)}

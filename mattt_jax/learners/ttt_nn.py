@@ -20,27 +20,17 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from mattt_jax.config import (
-  CoordinationConfig,
-  require,
-  require_at_least,
-  require_chunked,
-)
+from mattt_jax.config import CoordinationConfig, require_chunked
 from mattt_jax.learners import recurrence
-from mattt_jax.learners._whole import WholeReader
+from mattt_jax.learners._whole import WholeReader, require_inner_loop
 from mattt_jax.learners.base import BaseConfig
-from mattt_jax.memory.base import tree_bytes
 from mattt_jax.model import fast_weights
 from mattt_jax.recompute import recomputed
+from mattt_jax.strict import require, require_at_least
 from mattt_jax.ttt import replay
 from mattt_jax.ttt.inner_step import replay_chunks
 from mattt_jax.ttt.parts import ALL
-from mattt_jax.ttt.tokens import (
-  Chunk,
-  ChunkOutput,
-  in_chunks,
-  weighted_mean,
-)
+from mattt_jax.ttt.tokens import Chunk, ChunkOutput, in_chunks, weighted_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +38,7 @@ class Config(BaseConfig):
   """Settings; `experiment.inner` gives the steps, `model.fast` the weights."""
 
   neighbours: int = 4
-  # Whether the inner optimiser starts anew for each neighbour of a chunk. (Its
-  # state never outlives the chunk.)
-  reset_optimizer: bool = False
+  reset_optimizer: bool = False  # for each neighbour, not only each chunk
   capacity: int = 0  # past chunks kept, the newest, the last included; 0: all
 
   def __post_init__(self):
@@ -68,21 +56,8 @@ class Config(BaseConfig):
 
   def check(self, experiment) -> None:
     """Raises `ValueError` for settings that this learner would not obey."""
-    require(
-      experiment.inner.enabled,
-      "inner.enabled=False leaves learner ttt_nn without its inner steps: "
-      "use learner=recurrence, or inner.enabled=True",
-    )
-    require(
-      experiment.memory.read is None,
-      "learner ttt_nn has no external memory: use memory=none",
-    )
-    for field in ("surprise_power", "replay"):
-      value = getattr(experiment.coordination, field)
-      require(
-        not value,
-        f"coordination.{field}={value} does nothing in learner ttt_nn: use 0",
-      )
+    unused = "coordination.surprise_power", "coordination.replay"
+    require_inner_loop(experiment, "ttt_nn", *unused)
 
 
 class TTTNN(WholeReader):
@@ -91,21 +66,18 @@ class TTTNN(WholeReader):
   name = "ttt_nn"
 
   def __init__(self, model, inner, chunk: int, config: Config):
-    super().__init__(
-      model, inner, chunk,
-      CoordinationConfig(
-        replay=config.neighbours, replay_capacity=config.capacity
-      ),
-    )  # fmt: skip
+    replayed = CoordinationConfig(
+      replay=config.neighbours, replay_capacity=config.capacity
+    )
+    super().__init__(model, inner, chunk, replayed)
     self.reset_optimizer = config.reset_optimizer
 
   def read_whole(self, tokens, parts=ALL, rate_scale=1.0) -> ChunkOutput:
     """Reads a sequence from an empty store, [n, ...].
 
-    The attention window holds the past as W_0 read it: a chunk's loss depends
-    on its window and its neighbours alone. `inner_loss` is the chunk's own
-    loss, which takes no step (the norm of its gradient is 0); the diagnostic
-    `drift` is |W - W_0|.
+    The attention window holds the past as W_0 read it. `inner_loss` is the
+    chunk's own loss, which takes no step (the norm of its gradient is 0); the
+    diagnostic `drift` is |W - W_0|.
 
     Raises:
       ValueError: the chunk does not divide L.
@@ -113,7 +85,7 @@ class TTTNN(WholeReader):
     length = len(tokens.tokens)
     require_chunked(self.chunk, length)
     graphdef, fast_0, slow = fast_weights.split(self.model)
-    cache = self.model.init_cache(length, False)
+    cache = self.model.init_cache(length, streaming=False)
     x_LxD, cache = self.model.read_prefix(tokens.tokens, cache, 0)
     chunks = in_chunks(Chunk(x_LxD, tokens), self.chunk)
 
@@ -147,13 +119,11 @@ class TTTNN(WholeReader):
     return jax.lax.scan(body, start, chunks)[1]
 
   def _learn(self, stored: replay.ReplayState, rate_scale):
-    """W: one inner step from W_0 on each neighbour, nearest first."""
     _, fast_0, _ = fast_weights.split(self.model)
-    number = self.coordination.config.replay
     # The optimiser starts with each group of neighbours: all, or one each.
     groups = jax.tree.map(
       lambda x_Rx: x_Rx[:, None] if self.reset_optimizer else x_Rx[None],
-      replay.nearest(stored, number),
+      replay.nearest(stored, self.coordination.config.replay),
     )
 
     def learn(fast, chunks):
@@ -162,21 +132,10 @@ class TTTNN(WholeReader):
 
     return jax.lax.scan(learn, fast_0, groups)[0]
 
-  def state_bytes(self, context_length: int) -> dict[str, int]:
-    """Bytes of each part; the optimiser's state is gone before a read."""
-
-    def parts():
-      return (
-        fast_weights.split(self.model)[1],
-        self._init_replay(context_length),
-        self.model.init_cache(context_length, True),
-      )
-
-    fast, stored, cache = jax.eval_shape(parts)
+  def state_parts(self, context_length):
+    """Arrays by part; the optimiser's state is gone before a read."""
     return {
-      "fast_weights": tree_bytes(fast),
-      "inner_optimizer": 0,
-      "memory": 0,
-      "replay": tree_bytes(stored),
-      "cache": tree_bytes(cache),
+      "fast_weights": fast_weights.split(self.model)[1],
+      "replay": self._init_replay(context_length),
+      "cache": self.model.init_cache(context_length, streaming=True),
     }

@@ -29,7 +29,7 @@ _PLAIN = {"search": "exact", "block": 0, "score_dtype": "float32", "shards": 1}
 
 @dataclasses.dataclass(frozen=True)
 class Settings(BaseConfig):
-  """All of the Config but `make`, which needs the memory itself."""
+  """The Config without `make`, which needs the memory itself."""
 
   read: str = "pointer"
   # What is kept.
@@ -42,32 +42,31 @@ class Settings(BaseConfig):
   # How it is found.
   top_k: int = 32  # slots that a read attends to; 0: all
   # "exact", "approx" (faster on TPUs, the same elsewhere), or "landmarks": only
-  # slots that an index of the keys holds near, so that a read costs the square
-  # root of the slots.
+  # slots that an index of the keys holds near, at the square root of the cost.
   search: str = "exact"
-  recall_target: float = 0.95  # approx: share of the best that is to be found
+  recall_target: float = 0.95  # approx: share of the best that it should find
   probes: int = 16  # landmarks: cells of the index that a token looks in
   cell: int = 32  # landmarks: places of a cell
   block: int = 0  # slots that are scored at once, a block after another; 0: all
-  # Type of the products in a search ("bfloat16": summed in float32); the slots
-  # found are then scored in float32.
+  # Type of the products in a search, summed in float32; the best slots are
+  # scored again in float32.
   score_dtype: str = "float32"
   shards: int = 1  # blocks searched apart, for slots split over devices
   num_heads: int = 4
   head_dim: int = 16
   temperature: float = 3.0  # of a head's unit keys and queries, at init
   null_bias: float = 5.0  # score of "none of them", at init
-  # "null": one softmax over null and slots; "sigmoid": the slots' own softmax,
-  # times a gate that sees the query alone, sigmoid(-null score).
+  # "null": one softmax over null and slots; "sigmoid": the slots' own softmax
+  # times sigmoid(-null score), which sees the query alone.
   pointer_gate: str = "null"
   # The newest of pairs that match about as well takes most of the share
   # (pointer read): the last binding of a key counts.
   latest_wins: bool = False
-  # Stores what keys are made of, and makes the keys with the reader's weights:
-  # right where fast weights change the key of a context.
+  # Stores what keys are made of; the reader's weights make the keys: right where
+  # fast weights change them.
   rekey: bool = False
-  # Stored items pass no gradient to the network of the past, as published
-  # (2203.08913); the memory's own projections learn all the same.
+  # Stored items pass no gradient to the network of the past (2203.08913); the
+  # memory's own projections still learn.
   stop_gradient_keys: bool = False
   # The suffix blocks see the recalled tokens' mean embedding (pointer read).
   feed: bool = False
@@ -77,17 +76,16 @@ class Settings(BaseConfig):
 
   @property
   def wants_gradient(self) -> bool:
-    """A score of pairs may be the gradient's norm."""
     return self.score == "gradient"
 
   def scores_per_token(self, context_length: int, chunk: int) -> int:
-    """Slots that a token is compared with at once, for all heads that do so
+    """Slots that a token is compared with at once, times the heads that search
     apart."""
     slots = self.slots(context_length, chunk)
     if self.search == "landmarks":
       slots = min(slots, self.probes * self.cell)
-    slots = min(slots, self.block or slots)
-    return slots * (self.num_heads if self.read == "residual" else 1)
+    heads = self.num_heads if self.read == "residual" else 1
+    return heads * min(slots, self.block or slots)
 
   def slots(self, context_length: int, chunk: int) -> int:
     """Number of slots; `ValueError` if `shards` does not divide it."""
@@ -101,7 +99,6 @@ class Settings(BaseConfig):
     return slots
 
   def check(self, experiment) -> None:
-    """Raises `ValueError` naming the field that does not fit."""
     super().check(experiment)
     for field in ("capacity", "top_k", "write_top", "block"):
       require_at_least(f"memory.{field}", getattr(self, field), 0)
@@ -141,7 +138,6 @@ class Settings(BaseConfig):
       self.slots(length, chunk)
 
   def _check_search(self) -> None:
-    """Settings of a search that exclude each other."""
     if self.search == "landmarks":
       for field, plain, why in (
         ("shards", 1, "an index is searched whole"),
@@ -173,7 +169,6 @@ class Settings(BaseConfig):
     )
 
   def _check_use(self) -> None:
-    """Settings that would do nothing."""
     require(
       self.policy == "ring" or self.capacity > 0,
       f"memory.policy={self.policy!r} chooses what to forget, but memory."
@@ -196,13 +191,9 @@ class Settings(BaseConfig):
       f"memory.top_k=0 reads all slots, so that {', '.join(changed)} would "
       "do nothing: set memory.top_k",
     )
-    for field, off in (
-      ("feed", False),
-      ("latest_wins", False),
-      ("pointer_gate", "null"),
-    ):
+    for field in ("feed", "latest_wins", "pointer_gate"):
       value = getattr(self, field)
       require(
-        self.read == "pointer" or value == off,
+        self.read == "pointer" or value == getattr(Settings, field),
         f"memory.{field}={value!r} needs memory.read='pointer'",
       )

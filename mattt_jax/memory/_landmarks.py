@@ -1,15 +1,14 @@
 """An index of stored keys by landmarks, so that a read need not score them all.
 
 A key is two halves. Each half has n landmarks, the mean directions of the
-halves that went to them (spherical k-means, one pass: each key moves the
-landmark that it is nearest to). A pair of landmarks is a cell, n^2 in all, of
-which the best are found from 2 n scores (inverted multi-index, Babenko &
-Lempitsky 2012; product keys, 1907.05242). A cell has S places that name slots.
-With n^2 S a multiple of the number of slots M, a search costs 2 n + P S scores:
-it grows like sqrt(M).
+halves that were nearest to them (spherical k-means, one pass). A pair of
+landmarks is a cell, n^2 in all, of which the best are found from 2 n scores
+(inverted multi-index, Babenko & Lempitsky 2012; product keys, 1907.05242). A
+cell has S places that name slots. With n^2 S a multiple of the number of slots
+M, a search of P cells costs 2 n + P S scores, which grows like sqrt(M).
 
-Cells group keys by content, not by time: the mean of 32 successive keys with
-nothing in common says too little about each (`benchmarks/memory_reads.py`).
+Cells group keys by content, not by time: the mean of 32 successive keys says
+too little about each (`benchmarks/memory_reads.py`).
 
 Nothing here has a gradient. Shapes: M slots, E key (both halves), n landmarks
 of a half, N = n^2 cells of S places, C tokens that ask, W keys to be written.
@@ -27,10 +26,8 @@ from jax import Array
 from mattt_jax.layers.norms import unit
 from mattt_jax.memory._search import EMPTY
 
-# Room for keys that are not spread evenly: places for each slot.
-SLACK = 4
-# A key goes to the best of so many cells that has a free place.
-TRIED = 4
+SLACK = 4  # places for each slot, as keys are not spread evenly
+TRIED = 4  # a key goes to the best of so many cells that has a free place
 
 
 @struct.dataclass
@@ -41,8 +38,7 @@ class Index:
   keys: Array  # int32: written since the start; the first n are landmarks
   load_N: Array  # int32: written to each cell since the start
   slot_NxS: Array  # int32: what is in a place; -1: nothing yet
-  # int32: place of each slot; -1: none. A place whose slot has another place
-  # by now is free.
+  # int32: place of each slot; -1: none. A place whose slot has moved is free.
   place_M: Array
 
   # Of several searches: one of each head, or one of all heads together, whose
@@ -76,8 +72,8 @@ def empty(slots: int, cell: int, dim: int) -> Index:
 def add(index: Index, key_WxE: Array, slot_W: Array, keep_W: Array) -> Index:
   """The index after the kept keys were put into their slots.
 
-  A key takes the oldest place of its best cell with a free place, or of its
-  best cell if all cells that are tried are full.
+  A key takes the oldest place of its best cell with a free place, or if all
+  tried cells are full, of its best cell.
   """
   n, cell = index.sum_2xnxE.shape[1], index.slot_NxS.shape[1]
   key_WxE = jax.lax.stop_gradient(key_WxE).astype(jnp.float32)
@@ -102,9 +98,8 @@ def add(index: Index, key_WxE: Array, slot_W: Array, keep_W: Array) -> Index:
   stays_W = keep_W & (jnp.sum(same_WxW, axis=-1) - before_W <= cell)
   at_W = (index.load_N[cell_W] + before_W) % cell
   nearest_2xW = jnp.where(
-    first_W < n, n, jnp.stack([cell_WxT[:, 0] // n, cell_WxT[:, 0] % n])
+    keep_W & (first_W >= n), jnp.stack(jnp.divmod(cell_WxT[:, 0], n)), n
   )
-  nearest_2xW = jnp.where(keep_W, nearest_2xW, n)
   place_W = jnp.where(stays_W, cell_W * cell + at_W, -1)
   return dataclasses.replace(
     index,
@@ -136,7 +131,6 @@ def candidates(
 
 
 def _halves(x_CxE: Array) -> Array:
-  """[2, C, E / 2]."""
   return jnp.stack(jnp.split(x_CxE, 2, axis=-1))
 
 
@@ -149,8 +143,8 @@ def _best_cells(index: Index, half_2xCxE: Array, count: int) -> Array:
     score_Cxn = jnp.where(there_n, half_CxE @ unit(sum_nxE).T, EMPTY)
     return jax.lax.top_k(score_Cxn, min(count, n))
 
-  # A cell among the best has halves among the best. (Each half has its own
-  # search: XLA would sort for a top-k whose result is sliced.)
+  # A cell among the best has halves among the best. (One search for both would
+  # be slower: XLA sorts for a top-k whose result is sliced.)
   (score_Cxp, at_Cxp), (score_Cxq, at_Cxq) = (
     best(half_2xCxE[i], index.sum_2xnxE[i]) for i in range(2)
   )

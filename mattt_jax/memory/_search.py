@@ -1,8 +1,7 @@
 """The best-scored slots, searched whole or in blocks, and their shares.
 
-Shapes: C tokens, H heads, K head dim, M slots, J candidates. A search is for
-all heads at once, whose scores are summed, or for each head apart; then H
-stands in front of its arrays.
+Shapes: C tokens, H heads, K head dim, M slots, J candidates. A search sums the
+scores of all heads, or (`each_head`) is for each head; then H comes first.
 """
 
 from typing import Any
@@ -21,8 +20,7 @@ class Slots:
   """Slots to compare with queries."""
 
   key_HxMxK: Array
-  # Its log sigmoid is added to a slot's score; None: nothing is.
-  bias_M: Any
+  bias_M: Any  # its log sigmoid is added to a slot's score; None: nothing is
   valid_M: Any  # None: the slots in question are
 
 
@@ -65,8 +63,7 @@ def score_at(
     "hck,hcjk->hcj" if each_head else "hck,hcjk->cj",
     query_HxCxK, key_HxCxJxK, dtype,
   )  # fmt: skip
-  bias = None if slots.bias_M is None else slots.bias_M[slot]
-  valid = None if slots.valid_M is None else slots.valid_M[slot]
+  bias, valid = jax.tree.map(lambda x: x[slot], (slots.bias_M, slots.valid_M))
   return _finished(product, temperature, bias, valid)
 
 
@@ -99,19 +96,19 @@ def best_in_blocks(
   dtype: Any = None,
   **how: Any,
 ) -> Array:
-  """Slots of the `top_k` best, best first, without a gradient.
+  """Slots of the `top_k` best (of more), best first, without a gradient.
 
   Only the scores of `block` slots and the best so far exist at a time. Slots
   with equal scores come in order, as in `best`.
 
   Args:
     query_HxCxK: unit vectors, like the keys.
-    slots: M of them, more than `top_k`.
+    slots: all M.
     temperature: multiplies scores.
     top_k: how many.
     block: slots that are scored at once.
-    each_head: whether each head has its own.
-    dtype: of `score`.
+    each_head: as in `score`, like `dtype`.
+    dtype: of the products.
     **how: `approx` and `recall` of `best`, within a block.
   """
   query_HxCxK, slots, temperature = jax.lax.stop_gradient(
@@ -124,13 +121,12 @@ def best_in_blocks(
   def step(so_far, start):
     # The last block may begin earlier: what it shares does not count again.
     at = jnp.minimum(start, number - block)
-    part = Slots(
-      jax.lax.dynamic_slice_in_dim(slots.key_HxMxK, at, block, axis=1),
-      slots.bias_M
-      if slots.bias_M is None
-      else jax.lax.dynamic_slice_in_dim(slots.bias_M, at, block),
-      jax.lax.dynamic_slice_in_dim(slots.valid_M, at, block),
+    key_HxMxK = jax.lax.dynamic_slice_in_dim(slots.key_HxMxK, at, block, axis=1)
+    bias_M, valid_M = jax.tree.map(
+      lambda x: jax.lax.dynamic_slice_in_dim(x, at, block),
+      (slots.bias_M, slots.valid_M),
     )
+    part = Slots(key_HxMxK, bias_M, valid_M)
     scores = score(
       query_HxCxK, part, temperature, each_head=each_head, dtype=dtype
     )
@@ -142,12 +138,8 @@ def best_in_blocks(
     return (scores, jnp.take_along_axis(slot, at, axis=-1)), None
 
   shape = query_HxCxK.shape[not each_head : 2] + (top_k,)
-  nothing = (
-    jnp.full(
-      shape, -jnp.inf, jnp.promote_types(query_HxCxK.dtype, jnp.float32)
-    ),
-    jnp.zeros(shape, starts.dtype),
-  )
+  wide = jnp.promote_types(query_HxCxK.dtype, jnp.float32)
+  nothing = jnp.full(shape, -jnp.inf, wide), jnp.zeros(shape, starts.dtype)
   (_, slot), _ = jax.lax.scan(step, nothing, starts)
   return slot
 
@@ -162,16 +154,14 @@ def best(
 ) -> tuple[Array, Array]:
   """The `top_k` largest scores of the last axis and their slots, best first.
 
-  With `shards` S, each of S blocks of slots names its best, and the best of
-  these S k candidates are the best of all. If the slots lie on S devices, only
-  candidates travel between them.
+  With `shards` S, each of S blocks of slots names its best k, and the best of
+  these are the best of all: only candidates travel between S devices.
 
   Args:
     score: [..., M].
     top_k: how many; 0, or M and more: all slots, in order.
     shards: number of blocks; divides M.
-    approx: `jax.lax.approx_max_k` (2206.14286), exact on devices that are no
-      TPUs.
+    approx: `jax.lax.approx_max_k` (2206.14286), exact except on TPUs.
     recall: share of the best that it should find.
 
   Returns:
@@ -182,24 +172,20 @@ def best(
     return score, jnp.broadcast_to(jnp.arange(slots), score.shape)
   if shards == 1:
     if approx:
-      kept, slot = jax.lax.approx_max_k(score, top_k, recall_target=recall)
-    else:
-      kept, slot = jax.lax.top_k(score, top_k)
-    return kept, slot
+      return jax.lax.approx_max_k(score, top_k, recall_target=recall)
+    return jax.lax.top_k(score, top_k)
   size = slots // shards
   count = min(top_k, size)
   score = score.reshape(*score.shape[:-1], shards, size)
   if approx:
     kept, slot = jax.lax.approx_max_k(score, count, recall_target=recall)
   else:
-    # Not top_k: XLA does not split it over devices, not even between rows, and
-    # would bring all scores together.
+    # Not top_k: XLA does not split it over devices, not even between rows.
     slot = jnp.broadcast_to(jnp.arange(size), score.shape)
     kept, slot = jax.lax.sort_key_val(-score, slot)
     kept, slot = -kept[..., :count], slot[..., :count]
   slot = slot + size * jnp.arange(shards, dtype=slot.dtype)[:, None]
-  # Equal scores keep the order of their slots, between and within blocks, so
-  # that ties fall as without blocks.
+  # Equal scores keep the order of their slots, as without blocks.
   flat = (*score.shape[:-2], shards * count)
   kept, at = jax.lax.top_k(kept.reshape(flat), top_k)
   return kept, jnp.take_along_axis(slot.reshape(flat), at, axis=-1)
@@ -236,10 +222,9 @@ def latest(
   """Log shares with the same sum, of which the newest match takes most.
 
   A candidate matches by m = sigmoid(margin - sharpness (max score - score)),
-  and its share is multiplied by 1 - m of all newer ones: stick-breaking
-  attention (2410.17980) among candidates that match as well as the best. So the
-  last binding of a key wins, however far back it lies, and what does not match
-  takes nothing from it.
+  and its share is multiplied by 1 - m of all newer ones (stick-breaking
+  attention, 2410.17980): the last binding of a key wins, however far back it
+  lies, and what does not match takes nothing from it.
 
   Args:
     score_CxJ: of the candidates; `EMPTY` where there is none.
@@ -255,8 +240,6 @@ def latest(
   newer_CxJ = jnp.cumsum(sorted_CxJ, axis=-1) - sorted_CxJ
   back_CxJ = jnp.argsort(newest_first_CxJ, axis=-1)
   kept_CxJ = log_share_CxJ + jnp.take_along_axis(newer_CxJ, back_CxJ, axis=-1)
-  whole, kept = (
-    jax.nn.logsumexp(x, axis=-1, keepdims=True)
-    for x in (log_share_CxJ, kept_CxJ)
-  )
-  return kept_CxJ + (whole - kept)
+  whole_Cx1 = jax.nn.logsumexp(log_share_CxJ, axis=-1, keepdims=True)
+  kept_Cx1 = jax.nn.logsumexp(kept_CxJ, axis=-1, keepdims=True)
+  return kept_CxJ + (whole_Cx1 - kept_Cx1)

@@ -24,7 +24,7 @@ def fixed_score(kind: str, pairs: Pairs, position: Array) -> Array:
   oracle    1 where the task says that it will be asked for, else 0.
   """
   at_C = position + jnp.arange(len(pairs.valid_C), dtype=jnp.int32)
-  scores: dict[str, Array | None] = {
+  scores = {
     "recency": at_C,
     "surprise": pairs.surprise_C,
     "gradient": pairs.gradient_C,
@@ -48,8 +48,7 @@ def replace_lowest(
   """The slots of W new pairs, best first, and which pairs are kept.
 
   The i-th best goes to the i-th lowest slot (empty ones first) if it has the
-  higher score. The result is that of offering each new pair in turn to the
-  lowest slot: the best pairs stay, and stored ones before equal new ones.
+  higher score: the best pairs stay, and stored ones before equal new ones.
 
   Returns:
     (slots, kept), both [W]; no slot twice.

@@ -2,8 +2,8 @@
 
     S_t = a_t S_{t-1} + k_t (v_t - e_t a_t S_{t-1})          read: q S
 
-`rule` says what is erased (e) and what decays (a), b = sigmoid(.) being a write
-strength (see `layers/linear_attention.py` for the recurrence):
+`rule` says what is erased (e) and what decays (a); b = sigmoid(.) is a write
+strength (`layers/linear_attention.py` has the recurrence):
 
   linear         nothing and nothing; read q S / q z with z = sum_t k_t
                  (Infini-attention 2404.07143)
@@ -13,9 +13,8 @@ strength (see `layers/linear_attention.py` for the recurrence):
   decayed_delta  and a learned decay a head
   gated_delta    and a_t = exp(-exp(A) softplus(.)) a token (2412.06464)
 
-`features` says what keys and queries are: unit vectors, elu + 1, or DPFP, both
-divided by their sum under the delta rules (sum normalisation, 2102.11174).
-The state keeps its size however long the context is.
+`features` says what keys and queries are: unit vectors, elu + 1, or DPFP, the
+last two divided by their sum under the delta rules (2102.11174).
 
 Shapes: H heads, K key dim, F features of a key, E value dim.
 """
@@ -32,14 +31,8 @@ from jax import Array
 from mattt_jax.config import require, require_at_least, require_choice
 from mattt_jax.layers import linear_attention
 from mattt_jax.layers.norms import RMSNorm, unit
-from mattt_jax.layers.parameters import normal_param
-from mattt_jax.memory.base import (
-  BaseConfig,
-  Gate,
-  Memory,
-  Pairs,
-  ResidualRead,
-)
+from mattt_jax.layers.parameters import copied_param, full_param, normal_param
+from mattt_jax.memory.base import BaseConfig, Gate, Memory, Pairs, ResidualRead
 
 NORMALIZED = ("linear", "linear_delta")  # rules that read q S / q z
 DECAYED = ("decayed_delta", "gated_delta")
@@ -58,18 +51,16 @@ class Config(BaseConfig):
   value_dim: int = 16
   dpfp_nu: int = 1  # features="dpfp" makes 2 key_dim dpfp_nu of key_dim
   decay: float = 0.999  # a token, at init (rules with a decay)
-  # The tokens of a chunk in matrix products and a triangular solve, or one
-  # after the other: the same result.
+  # Reads a chunk by matrix products and a triangular solve, or else token by
+  # token: the same result.
   chunkwise: bool = True
 
   SPLIT: ClassVar = {"num_heads": "tensor"}
 
   def make(self, dim: int, chunk: int, rngs: nnx.Rngs) -> "Associative":
-    """The module of one suffix block."""
     return Associative(self, dim, chunk, rngs)
 
   def check(self, experiment) -> None:
-    """Raises `ValueError` naming the field that does not fit."""
     super().check(experiment)
     require_choice("memory.rule", self.rule, RULES)
     require_choice("memory.features", self.features, FEATURES)
@@ -97,7 +88,7 @@ class Config(BaseConfig):
 
 @struct.dataclass
 class State:
-  """What is remembered, and nothing else."""
+  """What is remembered."""
 
   matrix_HxFxE: Array
   normalizer_HxF: Array | None  # z, of the rules that divide by it
@@ -122,25 +113,23 @@ class Associative(Memory):
     self.wq = normal_param(rngs, (dim, keys), std)
     # Queries start as keys: what was bound in a similar context is recalled
     # from the first step on.
-    self.wk = nnx.Param(jnp.array(self.wq[...], copy=True))
+    self.wk = copied_param(self.wq)
     self.wv = normal_param(rngs, (dim, values), std)
     self.wo = normal_param(rngs, (values, dim), 1 / math.sqrt(values))
     if config.rule not in NORMALIZED:
-      self.strength_bias = nnx.Param(jnp.zeros((heads,), jnp.float32))
-      self.strength_weight = nnx.Param(jnp.zeros((dim, heads), jnp.float32))
+      self.strength_bias = full_param(0, heads)
+      self.strength_weight = full_param(0, dim, heads)
+    bias = linear_attention.decay_bias(config.decay)
     if config.rule == "decayed_delta":
-      logit = -linear_attention.decay_bias(config.decay)
-      self.decay_logit = nnx.Param(jnp.full((heads,), logit, jnp.float32))
+      self.decay_logit = full_param(-bias, heads)
     if config.rule == "gated_delta":
-      bias = linear_attention.decay_bias(config.decay)
-      self.decay_bias = nnx.Param(jnp.full((heads,), bias, jnp.float32))
-      self.decay_log_scale = nnx.Param(jnp.zeros((heads,), jnp.float32))
-      self.decay_weight = nnx.Param(jnp.zeros((dim, heads), jnp.float32))
+      self.decay_bias = full_param(bias, heads)
+      self.decay_log_scale = full_param(0, heads)
+      self.decay_weight = full_param(0, dim, heads)
     self.gate = Gate(config, dim)
 
   def init_state(self, context_length: int) -> State:
     """Zeros, whatever the length."""
-    del context_length
     c = self.config
     shape = c.num_heads, c.num_features
     return State(
@@ -184,9 +173,11 @@ class Associative(Memory):
       v_HxCxE *= strength_CxH.T[..., None]
       erase_HxCxF = strength_CxH.T[..., None] * k_HxCxF
     log_decay_HxC = jnp.where(valid_Cx1, self._log_decay(hidden_CxD), 0.0).T
-    recurrence = linear_attention.token_scan
-    if self.config.chunkwise:
-      recurrence = linear_attention.chunk_parallel
+    recurrence = (
+      linear_attention.chunk_parallel
+      if self.config.chunkwise
+      else linear_attention.token_scan
+    )
     matrix_HxFxE, _ = jax.vmap(recurrence)(
       state.matrix_HxFxE, k_HxCxF, v_HxCxE, log_decay_HxC, erase_HxCxF
     )
@@ -194,7 +185,6 @@ class Associative(Memory):
 
   def flops_per_token(self, context_length: int) -> float:
     """Projections, the rule, and one product with the matrix to read."""
-    del context_length
     c, dim = self.config, self.dim
     projections = 2 * c.key_dim + 2 * c.value_dim  # q, k, v, out
     gates = int(c.rule not in NORMALIZED) + int(c.rule == "gated_delta")
@@ -225,7 +215,6 @@ class Associative(Memory):
     return _divide(features, jnp.sum(features, axis=-1, keepdims=True))
 
   def _log_decay(self, hidden_CxD: Array) -> Array:
-    """log a_t of each head, [C, H]."""
     shape = len(hidden_CxD), self.config.num_heads
     if self.config.rule == "decayed_delta":
       return jnp.broadcast_to(jax.nn.log_sigmoid(self.decay_logit[...]), shape)

@@ -1,11 +1,9 @@
 """The external memory: `read` and `write`, pure functions over a state.
 
-A memory is an `nnx.Module` that holds its parameters (projections, gates); its
-contents are a pytree of arrays of static shape, carried from chunk to chunk.
-What it stores are next-token pairs: an address made of the hidden state at
-position t, and the token t+1.
-
-A memory serves one of two sites (`Config.read`):
+A memory is an `nnx.Module` with parameters (projections, gates); its contents
+are a pytree of arrays of static shape, carried from chunk to chunk. It stores
+next-token pairs: an address made of the hidden state at t, and the token t+1.
+It serves one of two sites (`Config.read`):
   pointer   at the head: stored token ids, a distribution over the next token
             that is mixed with the model's own (1609.07843, 1911.00172).
   residual  in every suffix block: value vectors added to the residual stream.
@@ -23,6 +21,7 @@ from jax import Array
 
 from mattt_jax.config import require_choice
 from mattt_jax.layers.norms import rms_normalize
+from mattt_jax.layers.parameters import full_param
 
 if TYPE_CHECKING:
   from mattt_jax.config import Experiment
@@ -38,15 +37,15 @@ class BaseConfig:
 
   read: str = "residual"
   # What addresses are made of. "prefix": the prefix blocks' output, which no
-  # fast weight touches, so that stored keys stay valid while weights move;
-  # "hidden": the hidden state at the memory's place (residual read only).
+  # fast weight changes, so that stored keys stay valid; "hidden": the hidden
+  # state at the memory's place (residual read only).
   address: str = "prefix"
   place: str = "after_attention"  # in the suffix blocks (residual read only)
-  # What a residual read recalls: the embedding of the token that followed, or
-  # the hidden state itself (as attention does).
+  # A residual read recalls the embedding of the token that followed, or the
+  # hidden state itself (as attention does).
   value: str = "next_token"
-  # Of a residual read: "sigmoid", half open at first, or "zero", a tanh that
-  # starts closed and leaves the base model as it is.
+  # A residual read's: "sigmoid", half open at first, or "zero", a tanh that
+  # starts closed.
   gate: str = "sigmoid"
   normalize_read: bool = False  # unit RMS in front of the gate
 
@@ -60,9 +59,8 @@ class BaseConfig:
     return False
 
   def scores_per_token(self, context_length: int, chunk: int) -> int:
-    """Scores that a read holds of each token at once, over all heads that have
+    """Scores that a read holds of each token at once, over all heads with
     their own: what the planner counts beside the state."""
-    del context_length, chunk
     return 0
 
   def make(self, dim: int, chunk: int, rngs: nnx.Rngs) -> "Memory":
@@ -127,17 +125,15 @@ class Gate(nnx.Module):
   def __init__(self, config: BaseConfig, dim: int):
     self.kind = config.gate
     self.normalize = config.normalize_read
-    self.bias = nnx.Param(jnp.zeros((), jnp.float32))
-    self.weight = nnx.Param(jnp.zeros((dim,), jnp.float32))
+    self.bias = full_param(0)
+    self.weight = full_param(0, dim)
 
   def __call__(
     self, hidden_CxD: Array, output_CxD: Array, null_C: Array | None = None
   ) -> ResidualRead:
     """The read that the memory returns."""
-    logit_C = self.bias[...] + hidden_CxD @ self.weight[...]
-    gate_C = jnp.tanh(logit_C)
-    if self.kind == "sigmoid":
-      gate_C = jax.nn.sigmoid(logit_C)
+    activation = jax.nn.sigmoid if self.kind == "sigmoid" else jnp.tanh
+    gate_C = activation(self.bias[...] + hidden_CxD @ self.weight[...])
     if self.normalize:
       output_CxD = rms_normalize(output_CxD, 1e-6)
     if null_C is None:
@@ -153,9 +149,8 @@ class Memory(nnx.Module):
 
       AXES: ClassVar = {"matrix_HxFxE": ("tensor", None, None)}
 
-  has a mesh axis (or None) for each axis of an array, () if every device holds
-  it whole. A field of several arrays stands for each of them; a field that is a
-  struct has its own AXES.
+  has a mesh axis (or None) for each axis of an array, or of each array of a
+  field; () if every device holds it whole. A struct in a field has its own.
   """
 
   config: Any  # the memory file's Config, a BaseConfig

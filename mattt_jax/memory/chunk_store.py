@@ -1,15 +1,15 @@
 """Whole chunks of the past: found by one embedding, read token by token.
 
-Every token that asks takes the R stored chunks whose embeddings are most like
-its own, and attends to their tokens and to a learned null:
+Every token takes the R stored chunks whose embeddings are most like its own,
+and attends to their tokens and to a learned null:
 
     s_n = q . e_n                                     e_n: chunk n, unit vectors
     w_nt = softmax over null and the tokens of the best R of
            a s_n + b q_h . k_nth
 
 A chunk's score is a part of its tokens' scores, so that embeddings learn
-although top-k has no gradient: summaries first, then the tokens of the best, as
-in hierarchical attention (2105.14039, there with a softmax for each).
+although top-k has no gradient: hierarchical attention (2105.14039, there with a
+softmax for each level).
 
 The index alone (`Chunks`, `add`, `retrieve`) gives chunks back as tokens.
 
@@ -28,14 +28,8 @@ from jax import Array
 
 from mattt_jax.config import require, require_at_least, require_positive
 from mattt_jax.layers.norms import RMSNorm, unit
-from mattt_jax.layers.parameters import normal_param
-from mattt_jax.memory.base import (
-  BaseConfig,
-  Gate,
-  Memory,
-  Pairs,
-  ResidualRead,
-)
+from mattt_jax.layers.parameters import copied_param, full_param, normal_param
+from mattt_jax.memory.base import BaseConfig, Gate, Memory, Pairs, ResidualRead
 
 _EMPTY = -1e30  # score of what is not there; finite, so that gradients are
 
@@ -56,11 +50,9 @@ class Config(BaseConfig):
   SPLIT: ClassVar = {"num_heads": "tensor"}
 
   def make(self, dim: int, chunk: int, rngs: nnx.Rngs) -> "ChunkStore":
-    """The module of one suffix block."""
     return ChunkStore(self, dim, chunk, rngs)
 
   def check(self, experiment) -> None:
-    """Raises `ValueError` naming the field that does not fit."""
     super().check(experiment)
     require_at_least("memory.capacity", self.capacity, 0)
     for field in ("top_k", "chunk_dim", "num_heads", "head_dim"):
@@ -114,12 +106,7 @@ def add(
 def retrieve(
   chunks: Chunks, score_N: Array, k: int
 ) -> tuple[Array, Array, Array]:
-  """The k chunks that score highest, best first, as tokens.
-
-  Args:
-    chunks: which may be empty.
-    score_N: of each place; those of empty places do not count.
-    k: how many chunks.
+  """The k chunks with the highest of the scores [N], best first.
 
   Returns:
     Token ids [k, T]; scores [k]; and whether there is such a chunk [k] (if
@@ -135,7 +122,6 @@ def retrieve(
 
 
 def _best(chunks: Chunks, score_xN: Array, k: int) -> tuple[Array, Array]:
-  """Scores and places [..., k] of the chunks that score highest."""
   return jax.lax.top_k(jnp.where(stored(chunks), score_xN, _EMPTY), k)
 
 
@@ -145,7 +131,6 @@ def stored(chunks: Chunks) -> Array:
 
 
 def _writer(chunks: Chunks, valid_T: Array):
-  """put(slots, new): in the place of the oldest, if any of it is valid."""
   at = chunks.written % len(chunks.token_NxT)
   some = jnp.any(valid_T)
 
@@ -183,14 +168,14 @@ class ChunkStore(Memory):
     self.wq = normal_param(rngs, (dim, width), std)
     self.chunk_wq = normal_param(rngs, (dim, config.chunk_dim), std)
     # Queries start as keys: look-up of what is similar, before any training.
-    self.wk = nnx.Param(jnp.array(self.wq[...], copy=True))
-    self.chunk_wk = nnx.Param(jnp.array(self.chunk_wq[...], copy=True))
+    self.wk = copied_param(self.wq)
+    self.chunk_wk = copied_param(self.chunk_wq)
     self.wv = normal_param(rngs, (dim, width), std)
     self.wo = normal_param(rngs, (width, dim), 1 / math.sqrt(width))
-    self.log_temperature = _scalar(math.log(config.temperature))
-    self.log_chunk_temperature = _scalar(math.log(config.chunk_temperature))
-    self.null_bias = _scalar(config.null_bias)
-    self.null_weight = nnx.Param(jnp.zeros((dim,), jnp.float32))
+    self.log_temperature = full_param(math.log(config.temperature))
+    self.log_chunk_temperature = full_param(math.log(config.chunk_temperature))
+    self.null_bias = full_param(config.null_bias)
+    self.null_weight = full_param(0, dim)
     self.gate = Gate(config, dim)
 
   def init_state(self, context_length: int) -> State:
@@ -221,16 +206,11 @@ class ChunkStore(Memory):
       _EMPTY,
     )
     null_C = self.null_bias[...] + hidden_CxD @ self.null_weight[...]
+    rows = score_CxHxRxT.shape[:2]
+    null_CxHx1 = jnp.broadcast_to(null_C[:, None, None], (*rows, 1))
+    score_CxHxJ = score_CxHxRxT.reshape(*rows, -1)
     weight_CxHxJ = jax.nn.softmax(
-      jnp.concatenate(
-        [
-          jnp.broadcast_to(
-            null_C[:, None, None], (*score_CxHxRxT.shape[:2], 1)
-          ),
-          score_CxHxRxT.reshape(*score_CxHxRxT.shape[:2], -1),
-        ],
-        axis=-1,
-      )
+      jnp.concatenate([null_CxHx1, score_CxHxJ], axis=-1)
     )
     out_CxHxK = jnp.einsum(
       "chrt,crthk->chk",
@@ -248,19 +228,13 @@ class ChunkStore(Memory):
     number = jnp.maximum(jnp.sum(valid_C), 1)
     mean_D = jnp.sum(jnp.where(valid_C[:, None], hidden_CxD, 0.0), 0) / number
     put = _writer(state.chunks, valid_C)
+    embedding_E = unit(mean_D @ self.chunk_wk[...])
+    key_TxHxK = unit(self._heads(hidden_CxD, self.wk))
+    value_TxHxK = self._heads(pairs.value_CxD, self.wv)
     return State(
-      chunks=add(
-        state.chunks,
-        unit(mean_D @ self.chunk_wk[...]),
-        pairs.next_token_C,
-        valid_C,
-      ),
-      key_NxTxHxK=put(
-        state.key_NxTxHxK, unit(self._heads(hidden_CxD, self.wk))
-      ),
-      value_NxTxHxK=put(
-        state.value_NxTxHxK, self._heads(pairs.value_CxD, self.wv)
-      ),
+      chunks=add(state.chunks, embedding_E, pairs.next_token_C, valid_C),
+      key_NxTxHxK=put(state.key_NxTxHxK, key_TxHxK),
+      value_NxTxHxK=put(state.value_NxTxHxK, value_TxHxK),
     )
 
   def flops_per_token(self, context_length: int) -> float:
@@ -278,7 +252,3 @@ class ChunkStore(Memory):
 
   def _heads(self, x_CxD: Array, w) -> Array:
     return (x_CxD @ w[...]).reshape(len(x_CxD), self.config.num_heads, -1)
-
-
-def _scalar(value: float) -> nnx.Param:
-  return nnx.Param(jnp.asarray(value, jnp.float32))

@@ -6,12 +6,11 @@ of the heads are summed, a learned null score sets the gate, and
     p(y) = null p_model(y) + sum_j w_j [token_j = y],   null + sum_j w_j = 1
 
 (pointer sentinel 1609.07843, kNN-LM 1911.00172; here learned end to end).
-Residual read: it keeps (key, value vector) and each head adds the softmax
-average of its values through an output gate (Memorizing Transformer,
-2203.08913).
+Residual read: it keeps (key, value vector), and each head adds the softmax
+average of its values through a gate (Memorizing Transformer, 2203.08913).
 
 Shapes: M slots, H heads, K head dim, J = top_k candidates, W pairs written of a
-chunk.
+chunk of C.
 """
 
 import dataclasses
@@ -24,16 +23,15 @@ from flax import nnx, struct
 from jax import Array
 
 from mattt_jax.layers.norms import RMSNorm, unit
-from mattt_jax.layers.parameters import normal_param
+from mattt_jax.layers.parameters import (
+  copied_param,
+  full_param,
+  normal_param,
+  repeat,
+)
 from mattt_jax.memory import _landmarks, _search, _selection
 from mattt_jax.memory._episodic_settings import Settings
-from mattt_jax.memory.base import (
-  Gate,
-  Memory,
-  Pairs,
-  PointerRead,
-  ResidualRead,
-)
+from mattt_jax.memory.base import Gate, Memory, Pairs, PointerRead, ResidualRead
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +39,12 @@ class Config(Settings):
   """Settings of the episodic memory."""
 
   def make(self, dim: int, chunk: int, rngs: nnx.Rngs) -> "Episodic":
-    """The module; one at the head, or one in each suffix block."""
     return Episodic(self, dim, chunk, rngs)
 
 
 @struct.dataclass
 class State:
-  """The slots: None is what the settings have no use for."""
+  """The slots; None stands for what the settings do not use."""
 
   key_HxMxK: Any
   feature_MxD: Any  # with `rekey`: what keys are made of
@@ -79,35 +76,31 @@ class Episodic(Memory):
     self.chunk = chunk
     self.dim = dim
     self.width = config.write_top or chunk
-    heads, head_dim = config.num_heads, config.head_dim
+    width = config.num_heads * config.head_dim
     std = 1 / math.sqrt(dim)
     self.norm = RMSNorm(dim, 1e-6)
-    self.wq = normal_param(rngs, (dim, heads * head_dim), std)
-    # Queries start as keys: the memory begins as nearest-neighbour look-up of
-    # similar contexts, and so gets a gradient from the first step on.
-    self.wk = nnx.Param(jnp.array(self.wq[...], copy=True))
-    self.log_temperature = nnx.Param(
-      jnp.asarray(math.log(config.temperature), jnp.float32)
-    )
-    # The null score competes with the stored pairs' scores; it may look at the
-    # query, because whether memory should answer depends on the token.
-    self.null_bias = nnx.Param(jnp.asarray(config.null_bias, jnp.float32))
-    self.null_weight = nnx.Param(jnp.zeros((dim,), jnp.float32))
+    self.wq = normal_param(rngs, (dim, width), std)
+    # Queries start as keys: look-up of similar contexts, which gets a gradient
+    # from the first step on.
+    self.wk = copied_param(self.wq)
+    self.log_temperature = full_param(math.log(config.temperature))
+    # The null score looks at the query: whether memory should answer depends on
+    # the token.
+    self.null_bias = full_param(config.null_bias)
+    self.null_weight = full_param(0, dim)
     if config.read == "residual":
-      self.wv = normal_param(rngs, (dim, heads * head_dim), std)
-      self.wo = normal_param(
-        rngs, (heads * head_dim, dim), 1 / math.sqrt(heads * head_dim)
-      )
+      self.wv = normal_param(rngs, (dim, width), std)
+      self.wo = normal_param(rngs, (width, dim), 1 / math.sqrt(width))
       self.gate = Gate(config, dim)
     if config.latest_wins:
       # Half of the share, not all: with a margin of 3 whatever is newest takes
       # it before keys are learned, and training is slow.
-      self.log_sharpness = nnx.Param(jnp.asarray(math.log(4.0), jnp.float32))
-      self.margin = nnx.Param(jnp.zeros((), jnp.float32))
+      self.log_sharpness = full_param(math.log(4.0))
+      self.margin = full_param(0)
     if config.score == "learned":
       # Not zero: equal scores would keep whatever came first.
       self.score_weight = normal_param(rngs, (dim,), std)
-      self.score_bias = nnx.Param(jnp.zeros((), jnp.float32))
+      self.score_bias = full_param(0)
 
   def init_state(self, context_length: int) -> State:
     """Empty slots: `capacity`, or enough for the whole context.
@@ -140,9 +133,7 @@ class Episodic(Memory):
       return None
     groups = 1 if c.read == "pointer" else c.num_heads
     index = _landmarks.empty(slots, c.cell, c.num_heads * c.head_dim // groups)
-    return jax.tree.map(
-      lambda x: jnp.broadcast_to(x, (groups, *x.shape)), index
-    )
+    return repeat(index, groups)
 
   def _indexed(self, slots: int) -> bool:
     """Whether so many slots are found by landmarks: else all are read."""
@@ -167,22 +158,19 @@ class Episodic(Memory):
           jnp.exp(self.log_sharpness[...]),
           self.margin[...],
         )
-      return PointerRead(
-        token_CxJ=state.token_M[slot_CxJ],
-        log_prob_CxJ=log_prob_CxJ,
-        log_null_C=log_null_C,
-      )
+      return PointerRead(state.token_M[slot_CxJ], log_prob_CxJ, log_null_C)
     score_HxCxJ, slot_HxCxJ = self._best(q_HxCxK, state)
     null_HxCx1 = jnp.broadcast_to(null_C[:, None], score_HxCxJ.shape[:2] + (1,))
     weight_HxCxJ = jax.nn.softmax(
       jnp.concatenate([null_HxCx1, score_HxCxJ], axis=-1)
     )
     null_C = jnp.mean(weight_HxCxJ[..., 0], axis=0)
-    weight_HxCxJ = weight_HxCxJ[..., 1:]
     value_HxCxJxK = jax.vmap(lambda v_MxK, i_CxJ: v_MxK[i_CxJ])(
       state.value_HxMxK, slot_HxCxJ
     )
-    out_HxCxK = jnp.einsum("hcj,hcjk->hck", weight_HxCxJ, value_HxCxJxK)
+    out_HxCxK = jnp.einsum(
+      "hcj,hcjk->hck", weight_HxCxJ[..., 1:], value_HxCxJxK
+    )
     out_CxHK = out_HxCxK.swapaxes(0, 1).reshape(len(hidden_CxD), -1)
     return self.gate(hidden_CxD, out_CxHK @ self.wo[...], null_C)
 
@@ -199,11 +187,11 @@ class Episodic(Memory):
       score_C = self.score_bias[...] + feature_CxD @ self.score_weight[...]
     else:
       score_C = _selection.fixed_score(c.score, pairs, state.written)
-    new = (pairs, feature_CxD, score_C, born_C)
+    chosen = (pairs, feature_CxD, score_C, born_C)
     if c.write_top or c.policy == "score":
-      chosen_W = _selection.best_valid(score_C, valid_C, self.width)
-      new = jax.tree.map(lambda x: x[chosen_W], new)
-    pairs, feature_WxD, score_W, born_W = new
+      best_W = _selection.best_valid(score_C, valid_C, self.width)
+      chosen = jax.tree.map(lambda x: x[best_W], chosen)
+    pairs, feature_WxD, score_W, born_W = chosen
     if c.policy == "score":
       slot_W, keep_W = _selection.replace_lowest(
         state.score_M, state.valid_M, score_W, pairs.valid_C
@@ -218,60 +206,48 @@ class Episodic(Memory):
       new = jnp.where(keep, new, slots[at])
       return slots.at[at].set(new, unique_indices=True)
 
-    index, key_HxMxK, feature_MxD = (
-      state.index, state.key_HxMxK, state.feature_MxD
-    )  # fmt: skip
+    new: dict[str, Any] = {"valid_M": put(state.valid_M, keep_W)}
     if c.rekey:
-      feature_MxD = put(feature_MxD, feature_WxD)
+      new["feature_MxD"] = put(state.feature_MxD, feature_WxD)
     else:
       key_HxWxK = unit(self._heads(feature_WxD, self.wk))
-      key_HxMxK = put(key_HxMxK, key_HxWxK, 1)
-      if index is not None:
-        index = jax.vmap(_landmarks.add, in_axes=(0, 0, None, None))(
-          index, self._indexed_by(key_HxWxK), slot_W, keep_W
+      new["key_HxMxK"] = put(state.key_HxMxK, key_HxWxK, 1)
+      if state.index is not None:
+        new["index"] = jax.vmap(_landmarks.add, in_axes=(0, 0, None, None))(
+          state.index, self._indexed_by(key_HxWxK), slot_W, keep_W
         )
-    token_M, value_HxMxK = state.token_M, state.value_HxMxK
     if c.read == "pointer":
-      token_M = put(token_M, pairs.next_token_C)
+      new["token_M"] = put(state.token_M, pairs.next_token_C)
     else:
-      value_HxMxK = put(value_HxMxK, self._heads(pairs.value_CxD, self.wv), 1)
-    score_M, born_M = state.score_M, state.born_M
-    if score_M is not None:
-      score_M = put(score_M, score_W)
-    if born_M is not None:
-      born_M = put(born_M, born_W)
-    return State(
-      key_HxMxK=key_HxMxK,
-      feature_MxD=feature_MxD,
-      token_M=token_M,
-      value_HxMxK=value_HxMxK,
-      valid_M=put(state.valid_M, keep_W),
-      score_M=score_M,
-      born_M=born_M,
-      written=state.written + len(valid_C),
-      index=index,
-    )
+      value_HxWxK = self._heads(pairs.value_CxD, self.wv)
+      new["value_HxMxK"] = put(state.value_HxMxK, value_HxWxK, 1)
+    if state.score_M is not None:
+      new["score_M"] = put(state.score_M, score_W)
+    if state.born_M is not None:
+      new["born_M"] = put(state.born_M, born_W)
+    written = state.written + len(valid_C)
+    return dataclasses.replace(state, written=written, **new)
 
   def flops_per_token(self, context_length: int) -> float:
-    """Of a read: query, null score, all keys, the best values; of a write: the
-    share of the pairs that is stored."""
+    """A read takes query, null score, all keys and the best values; a write,
+    the share of the pairs that is stored."""
     c = self.config
     dim, heads = self.dim, c.num_heads * c.head_dim
     slots = c.slots(context_length, self.chunk)
     stored = self.width / self.chunk
     keyed = slots / self.chunk if c.rekey else stored
-    found = min(c.top_k or slots, slots)
+    read = min(c.top_k or slots, slots)
     scored = slots
     if self._indexed(slots):
       n = _landmarks.landmarks(slots, c.cell)
-      scored = min(c.probes, n * n) * c.cell + found + n * (1 + stored)
-    elif found < slots and (c.block or c.score_dtype != "float32"):
+      scored = min(c.probes, n * n) * c.cell + read + n * (1 + stored)
+    elif read < slots and (c.block or c.score_dtype != "float32"):
       size = min(c.block or slots, slots)
-      scored = math.ceil(slots / size) * size + found
+      scored = math.ceil(slots / size) * size + read
     total = dim * heads + dim + scored * heads + keyed * dim * heads
     if c.read == "residual":
       # Average, wo, gate; and the values written.
-      total += found * heads + heads * dim + dim + stored * dim * heads
+      total += read * heads + heads * dim + dim + stored * dim * heads
     if c.score == "learned":
       total += dim
     return 2.0 * total
@@ -311,7 +287,7 @@ class Episodic(Memory):
     return _search.best(score, c.top_k, shards=c.shards, **how)
 
   def _near(self, q_HxCxK, slots, temperature, index, dtype):
-    """Of the slots that the index names the top-k, and whether there are so
+    """The top-k of the slots that the index names, and whether there are so
     many; without a gradient."""
     q_HxCxK, slots, temperature = jax.lax.stop_gradient(
       (q_HxCxK, slots, temperature)

@@ -1,7 +1,7 @@
 """A small network a head, trained on the pairs while they are read (Titans).
 
-Of each token, the network M maps its key to its value; its weights move by
-gradient descent with momentum and forgetting (2501.00663, eq. 11 to 14):
+The network M learns to map each token's key to its value, by gradient descent
+with momentum and forgetting (2501.00663, eq. 11 to 14):
 
     l(M; k_t, v_t) = |M(k_t) - v_t|^2
     S_t = eta_t S_{t-1} - theta_t grad l(M'; k_t, v_t)
@@ -9,21 +9,19 @@ gradient descent with momentum and forgetting (2501.00663, eq. 11 to 14):
 
 with learned theta_t, eta_t, alpha_t of each token and head, unit keys and
 values, and the gradient clipped. M' are the weights before the `write_chunk`
-tokens that t is one of (section 3.2), whose gradients are taken at once; with
+tokens around t (section 3.2), whose gradients are taken at once; with
 write_chunk=1 it is M_{t-1}. A matrix (depth=1) with eta=alpha=0 then learns by
 the delta rule.
 
-The initial weights M_0 are learned. What is read is M(q) - M_0(q): only what
-the context taught, so that an empty memory adds exactly 0, however M_0 is; what
-is true in every context is for the model's own MLPs to know.
+The initial weights M_0 are learned. A read gives M(q) - M_0(q), only what the
+context taught, so that an empty memory adds exactly 0.
 
-The paper's memory as a layer is place="before_attention" (what was recalled is
-in what attention reads); its memory as a gate, the two branches side by side,
-is place="after_attention" with gate="sigmoid", the default: the address does
+The paper's memory as a layer is place="before_attention"; its memory as a gate
+is the default, place="after_attention" with gate="sigmoid": the address does
 not depend on attention, and the gate weighs what is added to its output.
 
 Shapes: H heads, K key dim, E value dim, F hidden, I and O in and out of a
-layer, B tokens of a write chunk, n write chunks.
+layer, B tokens of a write chunk.
 """
 
 import dataclasses
@@ -37,14 +35,8 @@ from jax import Array
 
 from mattt_jax.config import require, require_at_least, require_positive
 from mattt_jax.layers.norms import RMSNorm, unit
-from mattt_jax.layers.parameters import normal_param
-from mattt_jax.memory.base import (
-  BaseConfig,
-  Gate,
-  Memory,
-  Pairs,
-  ResidualRead,
-)
+from mattt_jax.layers.parameters import copied_param, full_param, normal_param
+from mattt_jax.memory.base import BaseConfig, Gate, Memory, Pairs, ResidualRead
 
 Layers = tuple[Array, ...]  # [H, I, O] of each layer
 
@@ -58,8 +50,8 @@ class Config(BaseConfig):
   value_dim: int = 16
   depth: int = 2  # layers of a head's network; 1: a matrix
   hidden: int = 32  # width between them
-  # Tokens whose gradients share weights. Longer is faster, but what they have
-  # in common is then overshot: learning_rate must fall.
+  # Tokens whose gradients share weights. More is faster, but overshoots what
+  # they have in common: learning_rate must fall.
   write_chunk: int = 1
   # At init, of each token; all three are learned functions of it.
   learning_rate: float = 0.25  # theta, which stays below twice that
@@ -67,22 +59,19 @@ class Config(BaseConfig):
   # alpha. M_0 is forgotten with the rest, and a deep M that has lost its first
   # layer learns nothing: 0.001 shows at 2,000 tokens.
   forget: float = 0.0001
-  # Of a token's gradient, a head; that of an unknown value is 2 at depth 1.
+  # Limit of a token's gradient in a head; an unknown value has 2 at depth 1.
   # Without it (0, as published) large rates make deep memories diverge.
   clip_norm: float = 2.0
 
   SPLIT: ClassVar = {"num_heads": "tensor"}
 
   def make(self, dim: int, chunk: int, rngs: nnx.Rngs) -> "Neural":
-    """The module of one suffix block."""
-    del chunk
     return Neural(self, dim, rngs)
 
   def check(self, experiment) -> None:
-    """Raises `ValueError` naming the field that does not fit."""
     super().check(experiment)
-    for field in ("num_heads", "key_dim", "value_dim", "depth", "hidden",
-                  "write_chunk"):  # fmt: skip
+    sizes = ("num_heads", "key_dim", "value_dim", "depth", "hidden")
+    for field in (*sizes, "write_chunk"):
       require_at_least(f"memory.{field}", getattr(self, field), 1)
     require(
       experiment.chunk % self.write_chunk == 0,
@@ -102,11 +91,8 @@ class Config(BaseConfig):
 
 @struct.dataclass
 class State:
-  """What the context did to the networks, float32.
-
-  The change is kept, not the weights: where nothing was written it is exactly
-  0, and small steps are not rounded away.
-  """
+  """What the context did to the networks, float32: the change, not the weights,
+  which is exactly 0 at first and does not round small steps away."""
 
   change: Layers  # M - M_0
   momentum: Layers  # S
@@ -128,18 +114,18 @@ class Neural(Memory):
     self.norm = RMSNorm(dim, 1e-6)
     self.wq = normal_param(rngs, (dim, keys), std)
     # Queries start as keys, so that what was stored is found from the start.
-    self.wk = nnx.Param(jnp.array(self.wq[...], copy=True))
+    self.wk = copied_param(self.wq)
     self.wv = normal_param(rngs, (dim, values), std)
-    # Values are unit, a head: the output's RMS is 1 where all recall.
+    # A head's values are unit: the output's RMS is 1 where all heads recall.
     self.wo = normal_param(rngs, (values, dim), 1 / math.sqrt(c.num_heads))
-    # Keys are unit, so weights of N(0, 1) put the hidden units where they
-    # bend; the last layer starts at 0, so that the first thing stored is the
-    # value itself, not its difference to a guess.
+    # Keys are unit, so weights of N(0, 1) put the hidden units where they bend;
+    # the last layer starts at 0, so that the first write stores the value
+    # itself, not its difference to a guess.
     self.initial = nnx.List(
       normal_param(rngs, shape, float(i + 1 < c.depth))
       for i, shape in enumerate(self._shapes())
     )
-    self.rate_weight = nnx.Param(jnp.zeros((dim, 3 * c.num_heads), jnp.float32))
+    self.rate_weight = full_param(0, dim, 3 * c.num_heads)
     start_3 = jnp.array([0.5, c.momentum, c.forget], jnp.float32)
     self.rate_bias = nnx.Param(
       jnp.repeat(jax.scipy.special.logit(start_3), c.num_heads)
@@ -148,7 +134,6 @@ class Neural(Memory):
 
   def init_state(self, context_length: int) -> State:
     """Networks at M_0 and at rest, whatever the length."""
-    del context_length
     zeros = tuple(jnp.zeros(shape, jnp.float32) for shape in self._shapes())
     return State(zeros, zeros)
 
@@ -176,8 +161,8 @@ class Neural(Memory):
         f"{len(hidden_CxD)} pairs of a write"
       )
 
-    def step(state, x):
-      k_BxHxK, v_BxHxE, effects = x
+    def step(state, chunk):
+      k_BxHxK, v_BxHxE, effects = chunk
       weights = jax.tree.map(jnp.add, initial, state.change)
       inputs, deltas = _gradient(weights, k_BxHxK, v_BxHxE)
       clip_BxH = _clip(inputs, deltas, self.config.clip_norm)
@@ -191,21 +176,19 @@ class Neural(Memory):
         inputs,
         deltas,
       )
-      decayed, kept, carried = (
-        x[:, None, None]
-        for x in (effects.decayed_H, effects.kept_H, effects.carried_H)
-      )
+      decayed, kept, carried = (x[:, None, None] for x in effects.of_before_3xH)
 
-      def move(start, change, momentum, added):
+      def new_change(start, change, momentum, added):
         # Forgetting goes to 0, not to M_0.
         forgotten = (1 - kept) * start
         return kept * change - forgotten + carried * momentum - added[1]
 
+      def new_momentum(momentum, added):
+        return decayed * momentum - added[0]
+
       return State(
-        change=jax.tree.map(move, initial, state.change, state.momentum, added),
-        momentum=jax.tree.map(
-          lambda s, g: decayed * s - g[0], state.momentum, added
-        ),
+        jax.tree.map(new_change, initial, state.change, state.momentum, added),
+        jax.tree.map(new_momentum, state.momentum, added),
       ), None
 
     xs = jax.tree.map(
@@ -217,7 +200,6 @@ class Neural(Memory):
 
   def flops_per_token(self, context_length: int) -> float:
     """The same at every length: projections and the networks."""
-    del context_length
     c, dim = self.config, self.dim
     sizes = [h * i * o for h, i, o in self._shapes()]
     # x_0 M_0 except in the last layer, x_0 (M - M_0), (x - x_0) M except in
@@ -254,7 +236,7 @@ class Neural(Memory):
 
 @struct.dataclass
 class _Rates:
-  """Of each token and head: S = eta S - theta g; M = keep M + moves S."""
+  """A token moves S = eta S - theta g, M = keep M + moves S; [C, H] each."""
 
   theta: Array
   eta: Array
@@ -264,35 +246,29 @@ class _Rates:
 
 @struct.dataclass
 class _Effects:
-  """How S and M after a write chunk depend on what was before and on each
-  token's gradient: S' = decayed S - sum_t of_gradient[0]_t g_t and
+  """How S and M after a write chunk depend on those before and on each token's
+  gradient: S' = decayed S - sum_t of_gradient[0]_t g_t and
   M' = kept M + carried S - sum_t of_gradient[1]_t g_t."""
 
-  decayed_H: Array
-  kept_H: Array
-  carried_H: Array
+  of_before_3xH: tuple[Array, Array, Array]  # decayed, kept, carried
   of_gradient_2xBxH: Array
 
 
 def _effects(rates: _Rates) -> _Effects:
-  """Of B tokens, [B, H] each, from the last one back."""
+  """Effects of B tokens, [B, H] each, from the last one back."""
 
   def step(carry, rate: _Rates):
-    # Of S on the final S, of M on the final M, of S on the final M by way of
-    # the next token's S.
+    # Of S on the final S, of M on the final M, of S on the final M.
     decayed_H, kept_H, carried_H = carry
     carried_H = carried_H + rate.moves * kept_H
     of_gradient_2xH = rate.theta * jnp.stack([decayed_H, carried_H])
-    return (
-      decayed_H * rate.eta, kept_H * rate.keep, carried_H * rate.eta
-    ), of_gradient_2xH  # fmt: skip
+    carry = decayed_H * rate.eta, kept_H * rate.keep, carried_H * rate.eta
+    return carry, of_gradient_2xH
 
   one_H = jnp.ones_like(rates.eta[0])
   start = one_H, one_H, jnp.zeros_like(one_H)
-  (decayed, kept, carried), of_gradient = jax.lax.scan(
-    step, start, rates, reverse=True
-  )
-  return _Effects(decayed, kept, carried, of_gradient.swapaxes(0, 1))
+  of_before, of_gradient = jax.lax.scan(step, start, rates, reverse=True)
+  return _Effects(of_before, of_gradient.swapaxes(0, 1))
 
 
 def _layer(x_BxHxI: Array, w_HxIxO: Array) -> Array:
@@ -303,7 +279,7 @@ def _gradient(weights: Layers, k: Array, v: Array) -> tuple[Layers, Layers]:
   """Gradients of |M(k) - v|^2, for each token and head the outer product of
   what a layer was given, [B, H, I], and what came back to it, [B, H, O].
 
-  SiLU is divided by sqrt(F): a step then changes the output by as much at every
+  SiLU is divided by sqrt(F), for steps that change the output as much at every
   width.
   """
 
@@ -337,16 +313,15 @@ def _difference(initial: Layers, change: Layers, x: Array) -> Array:
   """(M_0 + change)(x) - M_0(x), exactly 0 where the change is.
 
   It is carried from layer to layer: the difference of two products may leave
-  1e-7 (a compiler fuses one of them with the subtraction), a product with 0
-  does not.
+  1e-7 (a compiler fuses one of them with the subtraction).
   """
   by = _layer(x, change[0])  # what M's layer gives beyond M_0's
   for w, start, d in zip(initial[:-1], initial[1:], change[1:], strict=True):
     y = _layer(x, w)
     # silu(y + by) - silu(y), of silu(y) = y sigmoid(y).
-    open_, opened = jax.nn.sigmoid(y), jax.nn.sigmoid(y + by)
+    before, after = jax.nn.sigmoid(y), jax.nn.sigmoid(y + by)
     scale = 1 / math.sqrt(y.shape[-1])
-    x = scale * y * open_
-    moved = scale * (by * opened + y * (opened - open_))
+    x = scale * y * before
+    moved = scale * (by * after + y * (after - before))
     by = _layer(x, d) + _layer(moved, start + d)
   return by

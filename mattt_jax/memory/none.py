@@ -12,8 +12,6 @@ class Config:
   SPLIT: ClassVar[dict[str, str]] = {}
 
   def scores_per_token(self, context_length: int, chunk: int) -> int:
-    """None, as nothing is read."""
-    del context_length, chunk
     return 0
 
   def check(self, experiment) -> None:

@@ -17,12 +17,11 @@ and `num_heads` read heads average the value parts by
 
 with sharpness b = 1 + softplus(.) and a null score n (no null for c).
 
-Where it is not the DNC: addresses and values are parts of their own; usage is a
-prior of the content weights, so that an empty slot is never found; reads leave
-no trace and free nothing, so the retention 1 - (1 - r) g_w is one number for
-all slots; and the part of a that finds no free slot, prod_i u[i], goes to the
-least used slot f_1. A full memory so OVERWRITES ITS LEAST USED SLOT, where a
-DNC would write nothing. There are no temporal links.
+Unlike in the DNC, addresses and values are parts of their own; usage is a prior
+of the content weights, so that an empty slot is never found; reads free
+nothing, so that retention is one number for all slots; and the part of a that
+finds no free slot, prod_i u[i], goes to the least used slot f_1: a full memory
+OVERWRITES ITS LEAST USED SLOT. There are no temporal links.
 
 Shapes: M slots, W width of each part, P = 2 W, H read heads.
 """
@@ -38,17 +37,11 @@ from jax import Array
 
 from mattt_jax.config import require, require_at_least
 from mattt_jax.layers.norms import RMSNorm, unit
-from mattt_jax.layers.parameters import normal_param
-from mattt_jax.memory.base import (
-  BaseConfig,
-  Gate,
-  Memory,
-  Pairs,
-  ResidualRead,
-)
+from mattt_jax.layers.parameters import full_param, normal_param
+from mattt_jax.memory.base import BaseConfig, Gate, Memory, Pairs, ResidualRead
 
 _NO_NULL = -1e30  # score of what is never chosen; finite, so are gradients
-_NOTHING = 1e-6  # weights or norms far below it fade to 0, not to 0 / 0
+_NOTHING = 1e-6  # weights and norms far below it fade to 0, not to 0 / 0
 _OPEN = 3.0  # logit of the write, allocation and erase gates at init
 
 
@@ -66,12 +59,9 @@ class Config(BaseConfig):
   SPLIT: ClassVar = {"num_heads": "tensor"}
 
   def make(self, dim: int, chunk: int, rngs: nnx.Rngs) -> "Slots":
-    """The module of one suffix block."""
-    del chunk
     return Slots(self, dim, rngs)
 
   def check(self, experiment) -> None:
-    """Raises `ValueError` naming the field that does not fit."""
     super().check(experiment)
     for field in ("capacity", "width", "num_heads"):
       require_at_least(f"memory.{field}", getattr(self, field), 1)
@@ -99,8 +89,8 @@ class Control(nnx.Module):
   """bias + x weight; looks at nothing but the bias at first."""
 
   def __init__(self, dim: int, size: int, bias: float):
-    self.bias = nnx.Param(jnp.full((size,), bias, jnp.float32))
-    self.weight = nnx.Param(jnp.zeros((dim, size), jnp.float32))
+    self.bias = full_param(bias, size)
+    self.weight = full_param(0, dim, size)
 
   def __call__(self, x_CxD: Array) -> Array:
     return self.bias[...] + x_CxD @ self.weight[...]
@@ -129,21 +119,15 @@ class Slots(Memory):
     self.write_gate = Control(dim, 1, _OPEN)
     self.allocation_gate = Control(dim, 1, _OPEN)
     self.erase = Control(dim, 2 * width, _OPEN)
-    self.retention_logit = nnx.Param(
-      jnp.asarray(
-        math.log(config.retention / (1 - config.retention)), jnp.float32
-      )
-    )
+    retention = config.retention
+    self.retention_logit = full_param(math.log(retention / (1 - retention)))
     self.gate = Gate(config, dim)
 
   def init_state(self, context_length: int) -> State:
     """Empty slots, as many whatever the length."""
-    del context_length
     c = self.config
-    return State(
-      slot_MxP=jnp.zeros((c.capacity, 2 * c.width), jnp.float32),
-      usage_M=jnp.zeros((c.capacity,), jnp.float32),
-    )
+    slot_MxP = jnp.zeros((c.capacity, 2 * c.width), jnp.float32)
+    return State(slot_MxP, usage_M=jnp.zeros((c.capacity,), jnp.float32))
 
   def read(self, state: State, hidden_CxD: Array) -> ResidualRead:
     """What the read heads find, projected back and gated."""
@@ -181,22 +165,20 @@ class Slots(Memory):
       usage_M = state.usage_M * (1 - forgetting * gate)
       key_MxW = state.slot_MxP[:, : self.config.width]
       cosine_M = _directions(key_MxW) @ new_P[: self.config.width]
-      found_M = content_weights(sharpness * cosine_M, usage_M)
+      content_M = content_weights(sharpness * cosine_M, usage_M)
       weight_M = gate * (
-        allocate * allocation_weights(usage_M) + (1 - allocate) * found_M
+        allocate * allocation_weights(usage_M) + (1 - allocate) * content_M
       )
       weight_Mx1 = weight_M[:, None]
       slot_MxP = state.slot_MxP * (1 - weight_Mx1 * erase_P)
       usage_M = usage_M + weight_M - usage_M * weight_M
       return State(slot_MxP + weight_Mx1 * new_P, usage_M), None
 
-    return jax.lax.scan(
-      step, state, (new_CxP, erase_CxP, sharpness_C, gate_C, allocate_C)
-    )[0]
+    tokens = (new_CxP, erase_CxP, sharpness_C, gate_C, allocate_C)
+    return jax.lax.scan(step, state, tokens)[0]
 
   def flops_per_token(self, context_length: int) -> float:
     """Matrix products of a read and a write of one token."""
-    del context_length
     c, dim = self.config, self.dim
     read = dim * (2 * c.num_heads * c.width + 2 * c.num_heads + 1)
     read += 2 * c.num_heads * c.capacity * c.width
@@ -234,13 +216,13 @@ def content_weights(
   score = jnp.where(usage_M > 0, score, _NO_NULL)
   # Its gradient counts: beside _NOTHING, the largest does not quite cancel.
   top = jnp.maximum(jnp.max(score, axis=-1), null)
-  found = usage_M * jnp.exp(score - top[..., None])
-  rest = jnp.exp(null - top) + _NOTHING + jnp.sum(found, axis=-1)
-  return found / rest[..., None]
+  weight = usage_M * jnp.exp(score - top[..., None])
+  total = jnp.exp(null - top) + _NOTHING + jnp.sum(weight, axis=-1)
+  return weight / total[..., None]
 
 
 def _directions(key_MxW: Array) -> Array:
-  """Unit keys; those of hardly written slots fade to 0, with gradients that
-  stay moderate (second ones too)."""
+  """Unit keys; those of hardly written slots fade to 0, with moderate first and
+  second gradients."""
   square_Mx1 = jnp.sum(jnp.square(key_MxW), axis=-1, keepdims=True)
   return key_MxW * jax.lax.rsqrt(square_Mx1 + _NOTHING)

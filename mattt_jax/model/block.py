@@ -29,7 +29,7 @@ _MIXERS: dict[str, Callable[..., Any]] = {
 
 @struct.dataclass
 class BlockRead:
-  """What the memory of a block was asked and answered."""
+  """The question to the memory of a block, and the answer."""
 
   asked_CxD: Array  # hidden state; what was read here is also written
   answer: ResidualRead
@@ -49,9 +49,7 @@ class Block(nnx.Module):
     memory: Memory | None = None,
   ):
     c = config
-
-    def norm(use):
-      return make_norm(use, c.dim, c.norm_eps)
+    norm = functools.partial(make_norm, dim=c.dim, eps=c.norm_eps)
 
     self.attention_norm = norm(c.pre_norm)
     self.attention = _MIXERS[mixer](c, rngs)
@@ -70,11 +68,8 @@ class Block(nnx.Module):
   def __call__(
     self, x_CxD, cache, position, memory_state=None, address_CxD=None
   ):
-    """Reads a chunk; memory_state None: without a memory.
-
-    Returns:
-      x_CxD, the cache, and the `BlockRead`, None without a memory.
-    """
+    """x_CxD, the cache and the `BlockRead` (None if `memory_state` is None,
+    which reads without a memory) after a chunk."""
     read = None
 
     def recall(x_CxD, place):

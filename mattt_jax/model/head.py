@@ -1,9 +1,8 @@
 """The head on a large vocabulary: scores of a block of it at a time.
 
 Logits of C tokens on V entries are the largest array of a step with a large V.
-Here they exist for one block of the vocabulary only: each block gives its
-log-sum-exp and what was asked of it, and a backward pass computes its logits
-again. That is plain JAX, so that it may be differentiated any number of times.
+Here they exist for one block of the vocabulary at a time; a backward pass
+computes them again. It may be differentiated any number of times.
 
 Shapes: C tokens, D model, V vocabulary, J tokens asked for, n blocks of B.
 """
@@ -72,15 +71,15 @@ def scores(
     asked_CxJ = target_C[:, None][:, :0]
 
   def read(b, head_DxB):
-    """Of block b: entries b, b + n, b + 2 n, ..."""
+    """Scores of block b: entries b, b + n, b + 2 n, ..."""
     logits_CxB = logits(h_CxD, head_DxB)
     if n * size > vocab:
       inside_B = jnp.arange(size) * n + b < vocab
       logits_CxB = jnp.where(inside_B, logits_CxB, _MASKED)
 
     def pick(logits_CxB, entry_CxJ):
-      found = jnp.take_along_axis(logits_CxB, entry_CxJ // n, axis=-1)
-      return jnp.where(entry_CxJ % n == b, found, 0.0)
+      logit_CxJ = jnp.take_along_axis(logits_CxB, entry_CxJ // n, axis=-1)
+      return jnp.where(entry_CxJ % n == b, logit_CxJ, 0.0)
 
     seen_CxB = jax.lax.stop_gradient(logits_CxB)
     return Scores(
@@ -93,22 +92,21 @@ def scores(
 
   if n == 1:
     return read(0, head_DxV)
-  # Every n-th entry, not runs of them: a vocabulary that is split over devices
-  # is split in each block.
+  # Every n-th entry, not runs of them, so that devices split every block.
   head_DxV = jnp.pad(head_DxV, ((0, 0), (0, n * size - vocab)))
   head_nxDxB = jnp.moveaxis(head_DxV.reshape(-1, size, n), -1, 0)
   read = recomputed(read)
-  _, found = jax.lax.scan(
+  _, blocks = jax.lax.scan(
     lambda _, x: (None, read(*x)), None, (jnp.arange(n), head_nxDxB)
   )
-  best_C = jnp.max(found.best_C, axis=0)
-  likely_C = jnp.where(found.best_C == best_C, found.likely_C, vocab)
+  best_C = jnp.max(blocks.best_C, axis=0)
+  likely_C = jnp.where(blocks.best_C == best_C, blocks.likely_C, vocab)
   return Scores(
-    target_C=jnp.sum(found.target_C, axis=0),
-    log_total_C=jax.nn.logsumexp(found.log_total_C, axis=0),
+    target_C=jnp.sum(blocks.target_C, axis=0),
+    log_total_C=jax.nn.logsumexp(blocks.log_total_C, axis=0),
     best_C=best_C,
     likely_C=jnp.min(likely_C, axis=0),
-    asked_CxJ=jnp.sum(found.asked_CxJ, axis=0),
+    asked_CxJ=jnp.sum(blocks.asked_CxJ, axis=0),
   )
 
 

@@ -38,8 +38,8 @@ def score(
 
 
 def recalled_loss(read: PointerRead, targets_C: Array) -> tuple[Array, Array]:
-  """-log of the read's share on the target, among the tokens it recalled, and
-  where the target is one of them: (C, C)."""
+  """-log of the target's share of the recalled tokens, [C], and whether it is
+  one of them, [C]."""
   hits_C = jax.nn.logsumexp(_hits(read, targets_C), axis=-1)
   # An empty slot holds some token, too, and an empty memory recalls none.
   hit_C = (hits_C > -1e29) & (read.log_null_C < -1e-6)
@@ -48,11 +48,8 @@ def recalled_loss(read: PointerRead, targets_C: Array) -> tuple[Array, Array]:
 
 
 def speak(read: PointerRead, logit_C: Array) -> PointerRead:
-  """The part of a read, sigmoid(logit), that is also a prediction of the next
-  token.
-
-  What is fed to the suffix may be needed where it is not itself the answer.
-  """
+  """The part of a read, sigmoid(logit), that also predicts the next token: what
+  the suffix is fed need not be the answer itself."""
   recalled_C = jax.nn.logsumexp(read.log_prob_CxJ, axis=-1)
   return PointerRead(
     token_CxJ=read.token_CxJ,
@@ -74,6 +71,5 @@ def next_token_probs(read: PointerRead, own_CxV: Array) -> Array:
 
 
 def _hits(read: PointerRead, targets_C: Array) -> Array:
-  """Log weights of the recalled tokens that are the target, else -1e30."""
   hit_CxJ = read.token_CxJ == targets_C[:, None]
   return jnp.where(hit_CxJ, read.log_prob_CxJ, _NONE)

@@ -1,11 +1,10 @@
 """Where the memory is: beside the head, in each suffix block, or nowhere.
 
 A site says what its memory is asked with, where the answer goes, what is scored
-by it, and what is written. It holds settings only. Parameters are the model's
-(`pointer`, `suffix/memory`), which every method is given, with the parts of it
-that a site uses: `embedding`, `suffix`, `final_norm`, `scores`.
+by it, and what is written. It holds settings only: parameters are the model's
+(`pointer`, `suffix/memory`), which every method is given.
 
-A new memory has nothing to do here: its settings' `read` chooses the site.
+A new memory changes nothing here: its settings' `read` chooses the site.
 
 Shapes: C chunk, D model, J candidates, V vocabulary, S suffix blocks.
 """
@@ -19,7 +18,7 @@ from flax import nnx
 from jax import Array
 
 from mattt_jax.layers.norms import rms_normalize
-from mattt_jax.layers.parameters import repeat, scan_stack
+from mattt_jax.layers.parameters import full_param, repeat, scan_stack
 from mattt_jax.memory import none
 from mattt_jax.memory.base import BaseConfig, Memory, Pairs, PointerRead
 from mattt_jax.model import mixture
@@ -48,12 +47,8 @@ class Site:
     return ()
 
   def read(self, model: Any, state: Any, x_CxD: Array, run_suffix: RunSuffix):
-    """Runs the suffix on x, with what the memory says of it.
-
-    Returns:
-      x_CxD and the cache after the suffix; and the site's read, which the
-      methods below are given, None without one.
-    """
+    """Runs the suffix on x, with what the memory says of it: x_CxD, the cache,
+    and the read for the methods below (None without a memory)."""
     x_CxD, cache, _ = run_suffix(x_CxD, None)
     return x_CxD, cache, None
 
@@ -99,10 +94,8 @@ class _MemorySite(Site):
 
   def _pairs(self, pairs: Pairs, hidden_CxD: Array) -> Pairs:
     """The same tokens, addressed by `hidden_CxD`."""
-    value_CxD = hidden_CxD if self.config.value == "hidden" else pairs.value_CxD
-    return dataclasses.replace(
-      pairs, hidden_CxD=hidden_CxD, value_CxD=value_CxD
-    )
+    value = hidden_CxD if self.config.value == "hidden" else pairs.value_CxD
+    return dataclasses.replace(pairs, hidden_CxD=hidden_CxD, value_CxD=value)
 
 
 class HeadSite(_MemorySite):
@@ -121,20 +114,18 @@ class HeadSite(_MemorySite):
     dim = model.config.dim
     model.pointer = self.config.make(dim, chunk, rngs)
     if self._feeds:
-      model.speak_bias = nnx.Param(jnp.zeros((), jnp.float32))
-      model.speak_weight = nnx.Param(jnp.zeros((dim,), jnp.float32))
+      model.speak_bias = full_param(0)
+      model.speak_weight = full_param(0, dim)
 
   def init_state(self, model, context_length):
     return model.pointer.init_state(context_length)
 
   def read(self, model, state, x_CxD, run_suffix):
-    asked_CxD = x_CxD
-    read = model.pointer.read(state, asked_CxD)
+    read = model.pointer.read(state, x_CxD)
     if self._feeds:
+      hidden_CxD = rms_normalize(x_CxD, 1e-6)
+      logit_C = model.speak_bias[...] + hidden_CxD @ model.speak_weight[...]
       x_CxD = x_CxD + _expected_embedding(model, read).astype(x_CxD.dtype)
-      logit_C = model.speak_bias[...] + (
-        rms_normalize(asked_CxD, 1e-6) @ model.speak_weight[...]
-      )
       read = mixture.speak(read, logit_C)
     x_CxD, cache, _ = run_suffix(x_CxD, None)
     return x_CxD, cache, read
@@ -144,8 +135,7 @@ class HeadSite(_MemorySite):
     return mixture.score(read, own, targets_C, model.vocab_size)
 
   def read_loss(self, model, read, targets_C):
-    """-log of its share on the target, among the tokens it recalled, where the
-    target is one of them."""
+    """-log of the target's share of the recalled tokens, where it is one."""
     return mixture.recalled_loss(read, targets_C)
 
   def use(self, read, final_CxD):
@@ -153,8 +143,7 @@ class HeadSite(_MemorySite):
 
   def diagnostics(self, read):
     null = jnp.mean(jnp.exp(read.log_null_C))
-    share = 1 - null
-    return null, share, share
+    return null, 1 - null, 1 - null
 
   def next_token_probs(self, read, own_CxV):
     return mixture.next_token_probs(read, own_CxV)
@@ -195,25 +184,19 @@ class BlockSite(_MemorySite):
   def write(self, model, state, read, pairs):
     def step(block, _, x):
       block_state, asked_CxD = x
-      return None, block.memory.write(
-        block_state, self._pairs(pairs, asked_CxD)
-      )
+      own_pairs = self._pairs(pairs, asked_CxD)
+      return None, block.memory.write(block_state, own_pairs)
 
     return scan_stack(model.suffix, step, None, (state, read.asked_CxD))[1]
 
 
 OFF = Site()
-_SITES: dict[str, type[_MemorySite]] = {
-  "pointer": HeadSite,
-  "residual": BlockSite,
-}
+_SITES = {"pointer": HeadSite, "residual": BlockSite}
 
 
 def site_of(memory: BaseConfig | none.Config) -> Site:
   """The site that a memory's settings ask for."""
-  if isinstance(memory, BaseConfig):
-    return _SITES[memory.read](memory)
-  return OFF
+  return _SITES[memory.read](memory) if isinstance(memory, BaseConfig) else OFF
 
 
 def _expected_embedding(model: Any, read: PointerRead) -> Array:

@@ -3,10 +3,9 @@
     tokens -> embedding -> prefix blocks -> | suffix blocks -> norm -> head |
                                             |  (per chunk, fast weights)    |
 
-A suffix block is attention (or a gated delta rule in its place), then
-(optionally) a memory read, then the fast MLP, then the static MLP, each
-x + post_norm(f(pre_norm(x))). Where the memory is, and what follows from that,
-its site says (`sites.py`).
+A suffix block (`block.py`) is attention or a gated delta rule, a memory read
+(optional), the fast MLP and the static MLP. The memory's site (`sites.py`) says
+where it is, and what follows from that.
 
 Shapes: L tokens, C chunk, D model, V vocabulary, S suffix blocks.
 """
@@ -29,14 +28,13 @@ from mattt_jax.model import fast_weights, head, sites
 from mattt_jax.model.block import Block
 
 # Suffix blocks a loop iteration. They are few, and differentiated twice: an
-# unrolled loop takes less time and memory (benchmarks/meta_step.py shows it),
-# for a slightly longer compilation.
+# unrolled loop takes less time and memory (benchmarks/meta_step.py).
 _UNROLL = 4
 
 
 @struct.dataclass
 class Cache:
-  """Of attention or mixer, stacked over blocks. prefix None: read from the
+  """Caches of the mixers, stacked over blocks; prefix None: read from the
   start."""
 
   prefix: attention.KVCache | None
@@ -70,25 +68,20 @@ class Transformer(nnx.Module):
     self.vocab_size = vocab_size
     self.site = sites.site_of(memory)
 
+    def prefix_block(rngs):
+      return Block(c, rngs, mixer="prefix_attention")
+
     def suffix_block(rngs):
-      return Block(
-        c,
-        rngs,
-        mixer=c.suffix_mixer,
-        fast_mlp=c.fast_mlp_dim > 0,
-        memory=self.site.block_memory(c.dim, chunk, rngs),
-      )
+      memory = self.site.block_memory(c.dim, chunk, rngs)
+      fast = c.fast_mlp_dim > 0
+      return Block(c, rngs, mixer=c.suffix_mixer, fast_mlp=fast, memory=memory)
 
     self.num_prefix = c.num_layers - c.num_suffix
     self.embedding = normal_param(
       rngs, (vocab_size, c.dim), c.embedding_std or c.init_std
     )
     if self.num_prefix:
-      self.prefix = stack(
-        lambda rngs: Block(c, rngs, mixer="prefix_attention"),
-        self.num_prefix,
-        rngs,
-      )
+      self.prefix = stack(prefix_block, self.num_prefix, rngs)
     if c.num_suffix:
       self.suffix = stack(suffix_block, c.num_suffix, rngs)
     self.final_norm = make_norm(True, c.dim, c.norm_eps)
@@ -97,11 +90,9 @@ class Transformer(nnx.Module):
     self.site.add_parameters(self, chunk, rngs)
     fast_weights.mark(self, c.fast)
 
-  # State carried from chunk to chunk.
-
   def init_cache(self, context_length: int, streaming: bool = True) -> Cache:
-    """Empty caches; the prefix needs one only when `streaming`, that is when
-    the context comes in several calls of `read_prefix`."""
+    """Empty caches; the prefix has one only when `streaming`: the context comes
+    in several calls of `read_prefix`."""
     c = self.config
     length = c.window if c.attention == "window" else context_length
 
@@ -111,20 +102,16 @@ class Transformer(nnx.Module):
       dtype = jnp.dtype(c.dtype)
       if mixer == "gated_delta":
         one = linear_attention.init_cache(c.num_heads, c.head_dim, dtype)
-        return repeat(one, count)
-      kv = attention.init_cache(c.num_heads, length, c.head_dim, dtype)
-      return repeat(kv, count)
+      else:
+        one = attention.init_cache(c.num_heads, length, c.head_dim, dtype)
+      return repeat(one, count)
 
-    return Cache(
-      prefix=stacked(self.num_prefix) if streaming else None,
-      suffix=stacked(c.num_suffix, c.suffix_mixer),
-    )
+    prefix = stacked(self.num_prefix) if streaming else None
+    return Cache(prefix, suffix=stacked(c.num_suffix, c.suffix_mixer))
 
   def init_memory(self, context_length: int) -> Any:
     """The empty memory of a context of that many tokens."""
     return self.site.init_state(self, context_length)
-
-  # One chunk.
 
   def read_prefix(self, tokens_L: Array, cache: Cache, position):
     """Embedding and prefix blocks; returns (x_LxD, cache)."""
@@ -142,10 +129,8 @@ class Transformer(nnx.Module):
     return x_LxD, dataclasses.replace(cache, prefix=kv)
 
   def forward(self, x_CxD, cache: Cache, memory: Any, position) -> Forward:
-    """Suffix blocks on a chunk of the prefix's output.
-
-    `memory` None reads without the memory, as if there were none.
-    """
+    """Suffix blocks on a chunk of the prefix's output; `memory` None reads as
+    if there were no memory."""
     address_CxD = x_CxD
 
     def run_suffix(x_CxD, memories):
@@ -173,7 +158,6 @@ class Transformer(nnx.Module):
     return Forward(self.final_norm(x_CxD), read, kv, address_CxD)
 
   def _site(self, forward: Forward) -> sites.Site:
-    """What is read without the memory is scored as if there were none."""
     return self.site if forward.read is not None else sites.OFF
 
   def _head(self) -> Array:
@@ -182,16 +166,15 @@ class Transformer(nnx.Module):
     return self.head[...]
 
   def scores(self, h_CxD: Array, targets_C: Array, asked_CxJ=None):
-    """The head's own (`head.scores`)."""
+    """`head.scores` without the memory."""
     block = self.config.vocab_block
     return head.scores(h_CxD, self._head(), targets_C, block, asked_CxJ)
 
   def score(self, forward: Forward, targets_C: Array) -> tuple[Array, Array]:
     """-log p(target) of each token, [C], and whether no other one is more
-    likely, [C]; p is what head and memory say together."""
-    return self._site(forward).score(
-      self, forward.read, forward.final_CxD, targets_C
-    )
+    likely, [C]; p is of head and memory together."""
+    site = self._site(forward)
+    return site.score(self, forward.read, forward.final_CxD, targets_C)
 
   def read_loss(
     self, forward: Forward, targets_C: Array
@@ -204,15 +187,15 @@ class Transformer(nnx.Module):
     return self._site(forward).use(forward.read, forward.final_CxD)
 
   def diagnostics(self, forward: Forward) -> dict[str, Array]:
-    """Means over the chunk, in [0, 1], that show a memory which is not used.
+    """Means over the chunk, in [0, 1], that show whether the memory is used.
 
     null_mass: share of a read that falls on "nothing recalled" (1: no memory);
-    gate: how far the gate is open; memory_share: |read| / |residual stream|,
-    of a pointer its share of the next-token distribution.
+    gate: how far the gate is open; memory_share: |read| / |residual stream|, or
+    a pointer's share of the next-token distribution.
     """
     null, gate, share = self._site(forward).diagnostics(forward.read)
-    found = {"null_mass": null, "gate": gate, "memory_share": share}
-    return jax.lax.stop_gradient(found)
+    means = {"null_mass": null, "gate": gate, "memory_share": share}
+    return jax.lax.stop_gradient(means)
 
   def logits(self, forward: Forward) -> Array:
     """The model's own, without the pointer, [C, V]."""

@@ -1,8 +1,8 @@
-"""What a system costs: FLOPs and bytes of a step, parameters, state.
+"""Costs of a system: FLOPs and bytes of a step, parameters, state.
 
-Counted in the jaxpr of the programs that run. XLA's own cost analysis counts
-the body of a loop once; here a `scan` counts as often as it runs. A
-multiplication and an addition are two FLOPs.
+They are counted in the jaxpr of the programs that run, a `scan` as often as it
+runs (XLA's own cost analysis counts the body of a loop once). A multiplication
+and an addition are two FLOPs.
 """
 
 import dataclasses
@@ -19,8 +19,7 @@ from mattt_jax.config import Experiment
 from mattt_jax.devices import meshes
 from mattt_jax.learners import build
 from mattt_jax.training import metrics
-from mattt_jax.training.optimizer import make_optimizer
-from mattt_jax.training.train_step import abstract_state, train_step
+from mattt_jax.training.train_step import abstract_training, train_step
 from mattt_jax.ttt.parts import ALL, Parts
 from mattt_jax.ttt.read_batch import read_batch
 from mattt_jax.ttt.tokens import tokens_of
@@ -44,20 +43,15 @@ class Products:
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-  """What one outer step of training costs on all devices together, and what
-  the system carries.
-
-  FLOPs are those of matrix products. Reading is the forward pass, with inner
-  steps and memory; the model's FLOPs are the whole step's, if nothing were
-  computed twice; the hardware's those of the program that runs.
-  """
+  """Cost of an outer step on all devices together, in FLOPs of matrix products,
+  and sizes of the system."""
 
   tokens: int
   parameters: dict[str, int]  # by kind
   state_bytes: dict[str, int]  # of one sequence of this length, by part
-  read_flops: float
-  model_flops: float
-  hardware_flops: float
+  read_flops: float  # forward pass, with inner steps and memory
+  model_flops: float  # the whole step, if nothing were computed twice
+  hardware_flops: float  # of the program that runs
   product_bytes: float  # `Products.bytes` of the program that runs
 
 
@@ -69,13 +63,12 @@ def step_cost(
   sequences: int | None = None,
   length: int | None = None,
 ) -> StepCost:
-  """The cost of one outer step of `experiment`; nothing is computed.
+  """Counts the cost of an outer step; computes nothing.
 
   Args:
-    experiment: its model, chunk and memory; `dataclasses.replace` gives other
-      windows and chunks.
+    experiment: gives model, chunk, memory, ...
     vocab_size: of the task.
-    parts: what is on in this step.
+    parts: that are on in this step.
     sequences: of a batch; default: `experiment.batch_size`.
     length: tokens of a sequence; default: `experiment.length`.
   """
@@ -87,13 +80,13 @@ def step_cost(
   batch = build.abstract_batch(sequences, length)
   runs = _train_products(experiment, vocab_size, batch, parts)
   # The model's own: reverse mode over everything that a first pass computes.
-  with recompute.nothing():
+  with recompute.keeping_all():
     once = _train_products(_in_reverse(experiment), vocab_size, batch, parts)
     read_flops = _read_flops(graphdef, params, batch, parts)
   return StepCost(
     tokens=sequences * length,
     parameters=metrics.parameter_counts(params),
-    state_bytes=state_bytes(graphdef, params, length),
+    state_bytes=_state_bytes(graphdef, params, length),
     read_flops=read_flops,
     model_flops=once.flops,
     hardware_flops=runs.flops,
@@ -119,33 +112,28 @@ def _read_flops(graphdef, params, batch, parts: Parts) -> float:
 
 
 def _countable(experiment: Experiment) -> Experiment:
-  """With attention in blocks: a kernel's jaxpr does not say through how many it
-  goes. (In training a kernel has .8 times these products for the first 8192
-  tokens, 1.6 times later: benchmarks/prefix_attention.py.)"""
+  """Sets attention in blocks, which a kernel's jaxpr does not count. (A kernel
+  has .8 times these products in training for the first 8192 tokens, 1.6 times
+  later: benchmarks/prefix_attention.py.)"""
   model = dataclasses.replace(experiment.model, prefix_attention="banded")
   return dataclasses.replace(experiment, model=model)
 
 
-def state_bytes(graphdef, params: Any, length: int) -> dict[str, int]:
-  """`Learner.state_bytes` of a learner of which there are only shapes."""
-  found = {}
+def _state_bytes(graphdef, params: Any, length: int) -> dict[str, int]:
+  sizes = {}
 
-  def ask(params):
-    found.update(nnx.merge(graphdef, params).state_bytes(length))
+  def collect(params):
+    sizes.update(nnx.merge(graphdef, params).state_bytes(length))
 
-  jax.eval_shape(ask, params)
-  return found
+  jax.eval_shape(collect, params)
+  return sizes
 
 
 def _train_products(
   experiment: Experiment, vocab_size: int, batch, parts: Parts
 ) -> Products:
-  graphdef, params = build.abstract_learner(experiment, vocab_size)
-  optimizer = make_optimizer(experiment.outer, experiment.train.steps)
-  # Where arrays lie does not change what is computed.
-  state = abstract_state(
-    params, optimizer, meshes.make_mesh(1), experiment.train.trainable
-  )
+  mesh = meshes.make_mesh(1)  # on every mesh the same is computed
+  graphdef, optimizer, state = abstract_training(experiment, vocab_size, mesh)
 
   def step(state, batch):
     return train_step(graphdef, optimizer, experiment, state, batch, parts)
@@ -159,20 +147,16 @@ def _in_reverse(experiment: Experiment) -> Experiment:
 
 
 def matmul_flops(fn, *args: Any) -> float:
-  """`products(fn, *args).flops`."""
+  """FLOPs of `products(fn, *args)`."""
   return products(fn, *args).flops
 
 
 def products(fn, *args: Any) -> Products:
-  """The matrix products (and triangular solves) of `fn(*args)`; arguments may
-  be abstract.
-
-  Elementwise work, sorting and gathers are not counted, nor is what no result
-  needs (a compiler leaves it out).
+  """Counts matrix products and triangular solves of `fn(*args)` that its
+  results need; arguments may be abstract.
 
   Raises:
-    ValueError: the program has a `while` loop, of which nobody knows how often
-      it runs.
+    ValueError: the program has a `while` loop, whose length is not known.
   """
   jaxpr = jax.make_jaxpr(fn)(*args).jaxpr
   needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
@@ -184,10 +168,8 @@ def _count(jaxpr: core.Jaxpr) -> Products:
   for equation in jaxpr.eqns:
     name = equation.primitive.name
     if name in _FLOPS:
-      arrays: list[Any] = [
-        x.aval for x in (*equation.invars, *equation.outvars)
-      ]
-      moved = sum(x.size * x.dtype.itemsize for x in arrays)
+      ends: list[Any] = [*equation.invars, *equation.outvars]
+      moved = sum(x.aval.size * x.aval.dtype.itemsize for x in ends)
       total += Products(_FLOPS[name](equation), moved)
       continue
     if name == "while":

@@ -1,49 +1,44 @@
-"""Where the memory of a train step on TPUs goes, without a compiler.
+"""Memory of a train step on TPUs, without a compiler.
 
 At its peak a device is in the middle of the outer backward pass, at a chunk in
 the suffix, and holds (in bytes):
 
     arguments      parameters, both moments of the trainable ones, batch
     accumulated    gradients of the micro-batches before (as those)
-    states         what was kept before segments and chunks: for each level of
+    states         kept before segments and chunks: for each level of
                    `inner.remat_levels` its number of parts times one state
                    (fast weights, their optimiser's state, memory, and the
                    cache, of which "context" keeps a piece on each device)
     gradients_kept the inner gradient of each chunk of a segment
-    prefix         the input of each prefix block, and the prefix's output and
-                   its cotangent: (blocks + 2) L D; its output alone, where
-                   nothing of prefix and embedding is trainable
-    gathered       parameters of the suffix that are split over "fsdp", whole;
-                   the head's too, where it is not laid out
-    casts          parameters of the suffix, fast weights and the cotangent of
+    prefix         input of each prefix block, output of the prefix and its
+                   cotangent: (blocks + 2) L D; the output alone, where nothing
+                   of prefix and embedding is trainable
+    gathered       the suffix's parameters that "fsdp" splits, whole; the
+                   head's too, where it is not laid out
+    casts          the suffix's parameters, fast weights and the cotangent of
                    their gradient, in `model.dtype` where that is not float32
-    slow_gradients of what is trainable of suffix, embedding and head: what
-                   chunks have added up
-    cotangents     of one state, of the inner gradient, and the new one of the
-                   fast weights
+    slow_gradients sum over chunks, for what is trainable of suffix, embedding
+                   and head
+    cotangents     of a state, of the inner gradient, of the new fast weights
     head           its matrix, laid out in blocks of the vocabulary: 4 V D
-    chunk          what the suffix blocks keep of C tokens, and its derivative
+    chunk          what suffix blocks keep of C tokens, and its derivative
                    along the cotangent of the inner gradient: twice, for each
                    block, 13 arrays of C D and 3 of C F for each MLP
     window         the same for keys, rotated keys and values of the W + C
                    positions: twice, for each block, 3 (W + C) D
-    slots          3 arrays of the scores of C tokens on the M slots that a
-                   memory says it compares them with (`scores_per_token`; the
-                   weights, their derivative, a gradient): 3 x 4 C M
-    working        the larger of what the head needs, for each sequence the
-                   gradient of its matrix of one chunk, if that is trainable,
-                   and 2 arrays of logits of a block (they and their
-                   derivative), and what the attention of a block of b queries
-                   needs, 3 arrays of scores (softmax, its derivative, a
-                   gradient): 3 x 4 H b (reach + b)
-    on_chip        less what lies in the chip's own memory: of its 128 MiB half
-                   are free to hold parts of the last four terms
+    slots          scores of C tokens on the M slots of a memory
+                   (`scores_per_token`), derivative, gradient: 3 x 4 C M
+    working        the larger of the head's (for each sequence the gradient of
+                   its matrix, if trainable, logits of a block and their
+                   derivative) and of the attention's (softmax of b queries,
+                   derivative, gradient): 3 x 4 H b (reach + b)
+    on_chip        less half of the chip's own 128 MiB, which is free to hold
+                   parts of the last four terms
 
-Sizes of parameters and states are those of `jax.eval_shape` of the code that
-runs, and their share of a device is what the rules of `sharding` say; they are
-most of it. The terms from `chunk` on, and the casts, are an estimate: compilers
-fuse, copy and pad in ways of their own. benchmarks/plan.py and
-benchmarks/memory_model.py compare the sum with what they say.
+Sizes of parameters and states, most of the sum, are those of `jax.eval_shape`
+of the code that runs, shared by the rules of `sharding`. The casts and the
+terms from `chunk` on are estimates: compilers fuse, copy and pad.
+benchmarks/plan.py and benchmarks/memory_model.py compare the sum with theirs.
 """
 
 import dataclasses
@@ -61,18 +56,16 @@ from mattt_jax.layers import attention
 from mattt_jax.learners import build, recurrence
 from mattt_jax.model import fast_weights
 from mattt_jax.training import parameters
-from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.training.placement import device_bytes
-from mattt_jax.training.train_step import abstract_state
+from mattt_jax.training.train_step import abstract_training
 
 _FLOAT32 = 4
 _ON_CHIP = 64 * 2**20
 
 
 def covers(experiment: Experiment) -> bool:
-  """Whether the terms are those of its steps: a transformer that learns while
-  it reads, by the inner loop's defaults of differentiation and recomputation.
-  """
+  """Whether the terms hold: for a transformer that learns while it reads, with
+  the inner loop's defaults of differentiation and recomputation."""
   inner = experiment.inner
   return (
     isinstance(experiment.learner, recurrence.Config)
@@ -92,12 +85,12 @@ def train_step_bytes(
   sequences: int | None = None,
   length: int | None = None,
 ) -> dict[str, int]:
-  """The terms above for one device, in bytes; their sum is the peak.
+  """Terms above for one device, in bytes; their sum is the peak.
 
   Args:
-    experiment: one of those that `covers` names, its inner loop on.
+    experiment: covered (`covers`), its inner loop on.
     vocab_size: of the task.
-    mesh: how it is split.
+    mesh: to split it over.
     sequences: of a batch; default: `experiment.batch_size`.
     length: tokens of a sequence; default: `experiment.length`.
   """
@@ -107,7 +100,11 @@ def train_step_bytes(
   at_once = experiment.train.micro_batch or sequences
   here = at_once // sharding.batch_devices(mesh)  # sequences
   tensor, context = mesh.shape[sharding.TENSOR], mesh.shape[sharding.CONTEXT]
-  graphdef, params = build.abstract_learner(experiment, vocab_size)
+  graphdef, _, train_state = abstract_training(experiment, vocab_size, mesh)
+  params = train_state.params
+  batch = sharding.abstract(
+    build.abstract_batch(sequences, length), sharding.split_batch(mesh)
+  )
   moved, _ = parameters.split(params, experiment.train.trainable)
   moving = parameters.trainable_paths(params, experiment.train.trainable)
   first = {path.split("/")[0] for path in moving}
@@ -132,8 +129,8 @@ def train_step_bytes(
   scoring = here * (head_moves * matrix + 2 * _FLOAT32 * logits)
   attending = here * 3 * _FLOAT32 * heads * block * keys // context
   past = model.window if model.attention == "window" else length
-  found = {
-    "arguments": _argument_bytes(experiment, params, sequences, length, mesh),
+  terms = {
+    "arguments": device_bytes((train_state, batch)),
     "accumulated": (sequences > at_once) * _parameter_bytes(moved, mesh),
     "states": sum(outer) * _kept(segment_state, context)
     + chunks * _kept(state, context),
@@ -151,63 +148,49 @@ def train_step_bytes(
     * experiment.memory.scores_per_token(length, chunk),
     "working": max(scoring, attending),
   }  # fmt: skip
-  passing = sum(found[k] for k in ("chunk", "window", "slots", "working"))
-  return found | {"on_chip": -min(passing, _ON_CHIP)}
+  passing = sum(terms[k] for k in ("chunk", "window", "slots", "working"))
+  return terms | {"on_chip": -min(passing, _ON_CHIP)}
 
 
 def predict(experiment: Experiment, devices: int) -> dict[str, int]:
-  """`train_step_bytes` of the experiment's own batch, on so many devices that
-  need not be there."""
-  return train_step_bytes(
-    experiment,
-    build.make_task(experiment).vocab_size,
-    meshes.abstract_mesh(experiment.mesh, devices),
-  )
+  """`train_step_bytes` on so many devices that need not be there."""
+  mesh = meshes.abstract_mesh(experiment.mesh, devices)
+  vocab_size = build.make_task(experiment).vocab_size
+  return train_step_bytes(experiment, vocab_size, mesh)
 
 
 def _unsplit(mesh: AnyMesh) -> AbstractMesh:
-  """The mesh on which parameters are whole that "fsdp" splits."""
+  """Mesh without "fsdp", on which parameters are whole."""
   data, fsdp, *others = mesh.shape.values()
   sizes = data * fsdp, 1, *others
   return AbstractMesh(sizes, meshes.AXES, axis_types=(AxisType.Auto,) * 4)
 
 
 def _parameter_bytes(params: Any, mesh: AnyMesh) -> int:
-  return device_bytes(
-    sharding.abstract(params, sharding.shardings(mesh, params))
-  )
-
-
-def _argument_bytes(experiment, params, sequences, length, mesh) -> int:
-  """The step's arguments: they stay, the new state taking their place."""
-  optimizer = make_optimizer(experiment.outer, experiment.train.steps)
-  batch = build.abstract_batch(sequences, length)
-  state = abstract_state(params, optimizer, mesh, experiment.train.trainable)
-  return device_bytes(state) + device_bytes(
-    sharding.abstract(batch, sharding.split_batch(mesh))
-  )
+  placed = sharding.abstract(params, sharding.shardings(mesh, params))
+  return device_bytes(placed)
 
 
 def _of_learner(graphdef, params, length: int):
-  """Its segments and chunks, the shapes of the slow parameters that a chunk is
-  read with, and those of a sequence's state before segments, before chunks."""
+  """Numbers of segments and chunks; shapes of the slow parameters that read a
+  chunk, and of a sequence's state before segments and before chunks."""
   parts: list[int] = []
 
-  def ask(params):
+  def collect(params):
     learner = nnx.merge(graphdef, params)
     parts.extend(learner.remat_parts(length))
     _, _, slow = fast_weights.split(learner.model)
     states = (learner.init_state(length, streaming=on) for on in (True, False))
     return slow, *states
 
-  slow, *states = jax.eval_shape(ask, params)
+  slow, *states = jax.eval_shape(collect, params)
   unread = ("prefix", "embedding" if "head" in slow else "prefix")
   slow = {k: v for k, v in slow.items() if k not in unread}
   return parts, slow, *states
 
 
 def _state_bytes(state: Any, sequences: int, mesh: AnyMesh) -> dict[str, int]:
-  """By part, of all sequences that are read at once."""
+  """Bytes of each part, for all sequences that are read at once."""
   states = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((sequences, *x.shape), x.dtype), state
   )
@@ -224,7 +207,6 @@ def _kept(state: dict[str, int], context: int) -> int:
 
 
 def _attention_block(model, chunk: int, length: int) -> tuple[int, int]:
-  """Queries of a block, and the keys it meets."""
   window = model.window if model.attention == "window" else None
   block = min(chunk, attention.block_size(window))
   if window is None:
@@ -233,7 +215,6 @@ def _attention_block(model, chunk: int, length: int) -> tuple[int, int]:
 
 
 def _chunk_bytes(model, tokens: int, tensor: int) -> int:
-  """What all suffix blocks keep of so many tokens of a chunk."""
   item = jax.numpy.dtype(model.dtype).itemsize
   wide = 3 * (model.mlp_dim + model.fast_mlp_dim) // tensor
   return model.num_suffix * tokens * (13 * model.dim + wide) * item

@@ -1,8 +1,8 @@
-"""What a run needs on a machine that one does not have.
+"""Needs of a run on a machine that one does not have.
 
-The train step and the evaluation step are lowered and compiled as training
-would, with its mesh and its placement of arrays, but for a described machine
-and for shapes instead of arrays. That a program fits is what its compiler says.
+The steps of training and evaluation are compiled as training would, with its
+mesh and its placement, but for a described machine and for shapes instead of
+arrays. Their compiler says whether they fit.
 """
 
 import collections
@@ -22,13 +22,11 @@ from mattt_jax.learners import build
 from mattt_jax.planning import cost_model, memory_model, topology
 from mattt_jax.planning.topology import GIB, Topology
 from mattt_jax.tasks import batches
-from mattt_jax.training.optimizer import make_optimizer
-from mattt_jax.training.train_step import abstract_state, jit_train_step
+from mattt_jax.training.train_step import abstract_training, jit_train_step
 from mattt_jax.ttt.coordination import parts_on
 from mattt_jax.ttt.parts import Parts, eval_parts
 from mattt_jax.ttt.tokens import tokens_of
 
-SEARCHES = ("batch", "length")
 _MOST = 2**16  # batches of one a device, or chunks, that a search tries
 # Programs that run slower but are made several times sooner (`quick`).
 _QUICK = {"exec_time_optimization_effort": -1.0}
@@ -37,7 +35,7 @@ _QUICK = {"exec_time_optimization_effort": -1.0}
 @dataclasses.dataclass(frozen=True)
 class Program:
   """A compiled program, of one device. Bytes are the compiler's; None where it
-  gave up, because more than the usable bytes were needed."""
+  gave up, needing more than the usable bytes."""
 
   sequences: int  # on all devices
   length: int  # tokens
@@ -65,22 +63,22 @@ def plan(
   """Compiles an experiment's steps for `machine`, and counts what they cost.
 
   Args:
-    experiment: as it would be trained; of its kinds of steps (lengths, parts
-      switched off) the dearest is compiled.
-    machine: what for.
+    experiment: as it would be trained; the dearest of its kinds of steps
+      (lengths, parts switched off) is compiled.
+    machine: to compile for.
     mfu: share of the peak FLOP/s that the estimates of time assume.
     search: "batch" or "length": also finds the largest that fits.
     usable_bytes: memory of a device; default: what the compiler allows.
-    quick: compiles with the compiler's least effort, several times sooner; its
-      programs would run slower and take more memory (2 to 15 % in
-      results/plan/plan.md): what fits so fits, what does not may still.
-    report: is told of each compiled train step of a search.
+    quick: compiles with the compiler's least effort, several times sooner, for
+      2 to 15 % more memory (results/plan/plan.md): what fits so fits, what
+      does not may still.
+    report: gets each compiled train step of a search.
 
   Returns:
     JSON-ready: `train` and `evaluation` (a `Program` each), `predicted` (bytes
-    by term of `memory_model.train_step_bytes`, None where that says nothing),
-    `cost` (a `StepCost` of the dearest step), `step` (bounds in seconds), `run`
-    (estimates, None without known peaks), `search` and `quick`.
+    by term of `memory_model.train_step_bytes`, or None), `cost` (a `StepCost`
+    of the dearest step), `step` (bounds in seconds), `run` (estimates, None
+    without known peaks), `search` and `quick`.
 
   Raises:
     ValueError: settings that do not fit the machine.
@@ -112,45 +110,40 @@ def plan(
   dearest = max(costs, key=lambda kind: costs[kind].hardware_flops)
   parts, length = dearest
   size = experiment.batch_size
-  found = None
+  searched = None
   if search is not None:
+    by_batch = search == "batch"
+    unit = steps.sharing if by_batch else experiment.chunk
 
     def fits(number: int) -> bool:
-      sizes = (number * steps.sharing, length) if search == "batch" else (
-        size, number * experiment.chunk)  # fmt: skip
-      program = steps.train(*sizes, parts)
+      tried = (number * unit, length) if by_batch else (size, number * unit)
+      program = steps.train(*tried, parts)
       report(program)
       return bool(program.fits)
 
-    unit = steps.sharing if search == "batch" else experiment.chunk
-    start = max(1, (size if search == "batch" else length) // unit)
-    found = {"of": search, "largest": unit * largest(fits, start, _MOST)}
-  train = None
-  if size % steps.sharing == 0:
-    train = steps.train(size, length, parts)
-  evaluation = steps.evaluation()
+    start = max(1, (size if by_batch else length) // unit)
+    searched = {"of": search, "largest": unit * largest(fits, start, _MOST)}
+  train = None if size % steps.sharing else steps.train(size, length, parts)
   return {
     "topology": machine.name,
     "chips": machine.num_chips,
     "devices": machine.num_devices,
     "usable_bytes": steps.usable_bytes,
     "train": train and dataclasses.asdict(train),
-    "evaluation": dataclasses.asdict(evaluation),
+    "evaluation": dataclasses.asdict(steps.evaluation()),
     "predicted": steps.predicted(size, length, parts),
     "cost": dataclasses.asdict(costs[dearest]),
     "step": _bounds(machine, costs[dearest].hardware_flops, train),
     "run": _run(machine, mfu, [(costs[kind], n) for kind, n in kinds.items()]),
-    "search": found,
+    "search": searched,
     "quick": quick,
   }
 
 
 def largest(fits: Callable[[int], bool], start: int, most: int) -> int:
-  """The largest of 1 .. `most` that `fits`, if all smaller ones do; 0: none.
-
-  From `start` by doubling or halving, then by bisection.
-  """
-  low, high = 0, start  # low fits, high is asked for
+  """Largest of 1 .. `most` that `fits`, if all smaller ones do; 0: none. Doubles
+  or halves from `start`, then bisects."""
+  low, high = 0, start  # low fits, high is tried
   while high <= most and fits(high):
     low, high = high, 2 * high
   high = min(high, most + 1)
@@ -164,7 +157,7 @@ def largest(fits: Callable[[int], bool], start: int, most: int) -> int:
 
 
 class Steps:
-  """The programs of an experiment on a machine."""
+  """Programs of an experiment on a machine."""
 
   def __init__(
     self,
@@ -181,12 +174,8 @@ class Steps:
     if usable_bytes is None and machine.chip is not None:
       usable_bytes = machine.chip.usable_gib * GIB
     self.usable_bytes = usable_bytes
-    self.graphdef, params = build.abstract_learner(
-      experiment, self.task.vocab_size
-    )
-    self.optimizer = make_optimizer(experiment.outer, experiment.train.steps)
-    self.state = abstract_state(
-      params, self.optimizer, self.mesh, experiment.train.trainable
+    self.graphdef, self.optimizer, self.state = abstract_training(
+      experiment, self.task.vocab_size, self.mesh
     )
     self.train = functools.cache(self._train)
     self.compiler_options = _QUICK if quick else {}
@@ -198,7 +187,7 @@ class Steps:
   def lower_train(
     self, sequences: int, length: int, parts: Parts
   ) -> jax.stages.Lowered:
-    """The train step, as the trainer makes it."""
+    """Lowers the train step, as the trainer makes it."""
     step = jit_train_step(
       self.graphdef, self.optimizer, self.experiment, self.state, self.mesh
     )
@@ -212,29 +201,28 @@ class Steps:
   ) -> dict[str, int] | None:
     """Bytes of a train step without compiling it; None for steps and machines
     that the memory model does not cover."""
-    covered = parts.inner and memory_model.covers(self.experiment)
+    made = self.experiment
+    covered = parts.inner and memory_model.covers(made)
     if self.on_cpu or not covered or sequences % self.sharing:
       return None
     return memory_model.train_step_bytes(
-      self.experiment, self.task.vocab_size, self.mesh, sequences=sequences,
-      length=length,
-    )  # fmt: skip
+      made, self.task.vocab_size, self.mesh, sequences=sequences, length=length
+    )
 
   def evaluation(self) -> Program:
-    """The step of evaluation, of the longest sequences."""
-    experiment, config = self.experiment, self.experiment.eval
-    length = max(config.lengths or (experiment.length,))
-    parts = eval_parts(experiment)
+    """Compiles the step of evaluation, of the longest sequences."""
+    config = self.experiment.eval
+    length = max(config.lengths or (self.experiment.length,))
+    parts = eval_parts(self.experiment)
     lowered = self.lower_evaluation(length, parts)
     return self._compile(lowered, config.batch_size, length, parts)
 
   def lower_evaluation(self, length: int, parts: Parts) -> jax.stages.Lowered:
-    """What reads sequences of `length` tokens, or a segment of them."""
+    """Lowers what reads sequences of `length` tokens, or a segment of them."""
     learner = self.graphdef, self.state.params
     batch = build.abstract_batch(self.experiment.eval.batch_size, length)
-    return Reader(learner, self.experiment, self.mesh, parts).lower(
-      tokens_of(batch)
-    )
+    reader = Reader(learner, self.experiment, self.mesh, parts)
+    return reader.lower(tokens_of(batch))
 
   def _compile(
     self, lowered, sequences: int, length: int, parts: Parts
@@ -244,16 +232,13 @@ class Steps:
     try:
       compiled = lowered.compile(compiler_options=self.compiler_options)
     except jax.errors.JaxRuntimeError as error:
-      if "RESOURCE_EXHAUSTED" not in str(error):
+      text, seconds = str(error), time.perf_counter() - start
+      if "RESOURCE_EXHAUSTED" not in text:
         raise
-      seconds = time.perf_counter() - start
       return Program(
-        **about,
-        fits=False,
-        compile_seconds=seconds,
-        compiler=shortage(str(error)),
+        **about, fits=False, compile_seconds=seconds, compiler=shortage(text)
       )
-    memory = compiled.memory_analysis()
+    seconds, memory = time.perf_counter() - start, compiled.memory_analysis()
     peak, usable = memory.peak_memory_in_bytes, self.usable_bytes
     if self.on_cpu:  # that backend's peak leaves temporaries out
       peak = (
@@ -263,7 +248,7 @@ class Steps:
     return Program(
       **about,
       fits=None if usable is None else peak <= usable,
-      compile_seconds=time.perf_counter() - start,
+      compile_seconds=seconds,
       argument_bytes=memory.argument_size_in_bytes,
       output_bytes=memory.output_size_in_bytes,
       temporary_bytes=memory.temp_size_in_bytes,
@@ -272,17 +257,17 @@ class Steps:
 
 
 def shortage(message: str) -> str:
-  """The sentence of a compiler's message that says how much was needed."""
-  found = re.search(r"Used \S+ of \S+ hbm[^.]*", message)
+  """Finds the sentence of a compiler's message on how much was needed."""
+  match = re.search(r"Used \S+ of \S+ hbm[^.]*", message)
   first = message.splitlines()[0]
-  return found[0] if found else first.removeprefix("RESOURCE_EXHAUSTED: ")
+  return match[0] if match else first.removeprefix("RESOURCE_EXHAUSTED: ")
 
 
 def _bounds(
   machine: Topology, flops: float, train: Program | None
 ) -> dict[str, float] | None:
-  """Seconds that the step takes at least: all its matrix products at the peak
-  of the chips, or all arguments read and all results written once."""
+  """Least seconds of the step: all matrix products at the peak of the chips, or
+  all arguments read and all results written once."""
   if machine.chip is None:
     return None
   bounds = {"compute_seconds": flops / (machine.num_chips * machine.chip.flops)}
@@ -294,16 +279,12 @@ def _bounds(
 
 
 def _run(
-  machine: Topology,
-  mfu: float,
-  steps: list[tuple[cost_model.StepCost, int]],
+  machine: Topology, mfu: float, steps: list[tuple[cost_model.StepCost, int]]
 ) -> dict[str, float | None]:
-  """The whole run's training, every step of every kind counted."""
   flops = sum(cost.model_flops * number for cost, number in steps)
   tokens = sum(cost.tokens * number for cost, number in steps)
-  seconds = None
-  if machine.chip is not None:
-    seconds = flops / (mfu * machine.num_chips * machine.chip.flops)
+  peak = machine.chip and machine.num_chips * machine.chip.flops
+  seconds = peak and flops / (mfu * peak)
   return {
     "steps": sum(number for _, number in steps),
     "tokens": tokens,

@@ -1,6 +1,7 @@
 """Machines to compile for, by name, without having one."""
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -20,9 +21,8 @@ _CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8",
 class Chip:
   """Peaks of a chip, and the shapes that slices of it come in.
 
-  FLOP/s (bf16) and bandwidth are those of cloud.google.com/tpu/docs, v4 and
-  tpu7x those of JAX (`pltpu.get_tpu_info_for_chip`). `usable_gib` is what
-  libtpu 0.0.42 lets a program use on a device.
+  FLOP/s (bf16) and bandwidth: cloud.google.com/tpu/docs; v4 and tpu7x: JAX
+  (`pltpu.get_tpu_info_for_chip`). `usable_gib`: of a device, by libtpu 0.0.42.
   """
 
   flops: float
@@ -61,10 +61,7 @@ class Topology:
 
   @property
   def num_chips(self) -> int:
-    chips = self.slices
-    for side in self.shape.split("x"):
-      chips *= int(side)
-    return chips
+    return self.slices * math.prod(map(int, self.shape.split("x")))
 
   @property
   def num_devices(self) -> int:
@@ -75,7 +72,7 @@ def parse(text: str) -> Topology:
   """Reads "v5e:4x4", "2*v5e:4x4" (two slices) or "cpu:8".
 
   Raises:
-    ValueError: there is no such thing; the message lists what there is.
+    ValueError: there is no such topology.
   """
   match = re.fullmatch(r"(?:(\d+)\*)?(\w+):([\dx]+)", text)
   require(
@@ -100,37 +97,35 @@ def parse(text: str) -> Topology:
 
 
 def prepare(topology: Topology) -> None:
-  """Makes this a process that only plans; before JAX has any devices.
-
-  libtpu would otherwise ask the machine which TPU it is, and take its lock.
-  Programs compiled for a TPU can be kept, but not read back without one.
-  """
+  """Makes this a process that only plans; before JAX has any devices."""
   import jax
 
   jax.config.update("jax_platforms", "cpu")
   if topology.chip is not None:
+    # Programs for a TPU cannot be read back from the cache without one.
     jax.config.update("jax_enable_compilation_cache", False)
+    # Else libtpu asks the machine which TPU it is, and takes its lock.
     os.environ.update(_LIBTPU)
   elif "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     jax.config.update("jax_num_cpu_devices", topology.num_devices)
 
 
 def devices(topology: Topology) -> list:
-  """Its devices: programs can be compiled for them, but not run.
+  """Devices to compile programs for, not to run them.
 
   Raises:
-    ValueError: libtpu is not installed or does not know the topology, or there
-      are fewer CPU devices.
+    ValueError: libtpu is missing or does not know the topology, or there are
+      fewer CPU devices.
   """
   import jax
   from jax.experimental import topologies
 
-  asked = f"--topology={topology.name}"
+  flag = f"--topology={topology.name}"
   if topology.chip is None:
     here = jax.devices("cpu")
     require(
       topology.num_devices <= len(here),
-      f"{asked}: JAX has {len(here)} CPU devices here: set "
+      f"{flag}: JAX has {len(here)} CPU devices here: set "
       f"JAX_NUM_CPU_DEVICES={topology.num_devices}",
     )
     return here[: topology.num_devices]
@@ -143,9 +138,9 @@ def devices(topology: Topology) -> list:
   try:
     return topologies.get_topology_desc(name, "tpu", **options).devices
   except jax.errors.JaxRuntimeError as error:
-    raise ValueError(f"{asked}: libtpu refuses it: {error}") from error
+    raise ValueError(f"{flag}: libtpu refuses it: {error}") from error
   except RuntimeError as error:
     raise ValueError(
-      f"{asked} needs libtpu, the compiler for TPUs (no TPU is needed): "
+      f"{flag} needs libtpu, the compiler for TPUs (no TPU is needed): "
       'pip install "mattt-jax[tpu]"'
     ) from error

@@ -1,4 +1,4 @@
-"""How close to the machine's peak a run comes (model FLOPs utilisation)."""
+"""Model FLOPs utilisation: how close a run comes to the machine's peak."""
 
 import functools
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from mattt_jax.planning import cost_model, topology
 from mattt_jax.planning.topology import Chip
 from mattt_jax.ttt.parts import Parts
 
-# `device_kind` of the devices that JAX finds. Of others no peak is known.
+# By the `device_kind` of JAX.
 _KINDS = {
   "TPU v4": "v4",
   "TPU v5 lite": "v5e",
@@ -24,16 +24,15 @@ _KINDS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-  """The chip that a device is of, or None if its peak is not known."""
-  name = _KINDS.get(device_kind)
-  return topology.CHIPS[name] if name else None
+  """Chip of a device, or None if its peak is not known."""
+  return topology.CHIPS.get(_KINDS.get(device_kind, ""))
 
 
 def ideal(
   experiment: Experiment, chip: Chip | None = None, num_devices: int = 0
 ) -> Callable[[int], Callable[[Parts, int], float]] | None:
-  """vocab_size -> (parts, length) -> seconds of an outer step, if its
-  model FLOPs went at the peak of all devices; None if no peak is known.
+  """vocab_size -> (parts, length) -> seconds of an outer step's model FLOPs at
+  the peak of all devices; None if no peak is known.
 
   `chip` and `num_devices`: default: what JAX finds.
   """

@@ -1,14 +1,10 @@
-"""Finished runs in one table: answers by context length, and what each costs.
-
-`settings` says which runs `mattt compare` makes a sweep of; `table` is of the
-rows of any sweep, and `read` of any finished runs.
-"""
+"""Finished runs in one table: answers by context length, and costs."""
 
 import collections
 import functools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mattt_jax import config as config_lib
@@ -31,14 +27,14 @@ def expand(names: Sequence[str]) -> list[str]:
   Raises:
     ValueError: an unknown name, or none.
   """
-  found: list[str] = []
+  expanded: list[str] = []
   for name in names:
     square, _, memory = name.partition(":")
-    found += systems.square(memory) if square == "2x2" and memory else [name]
-  config_lib.require(bool(found), "systems is empty: name at least one")
-  for name in found:
+    expanded += systems.square(memory) if square == "2x2" and memory else [name]
+  config_lib.require(bool(expanded), "systems is empty: name at least one")
+  for name in expanded:
     systems.require_known(name)
-  return list(dict.fromkeys(found))
+  return list(dict.fromkeys(expanded))
 
 
 def settings(
@@ -48,9 +44,9 @@ def settings(
 
   Args:
     names: of systems, or "2x2:MEMORY".
-    seeds: each system is trained once with each.
-    each: "NAME:V1,V2": each system is trained once with each of these values of
-      one more argument of the experiment.
+    seeds: each trains each system once.
+    each: "NAME:V1,V2", values of one more argument of the experiment: each
+      trains each system once.
 
   Raises:
     ValueError: an unknown system, or no values.
@@ -69,15 +65,12 @@ def settings(
 
 
 def read(paths: Sequence[pathlib.Path]) -> list[Row]:
-  """The rows of finished runs.
-
-  Args:
-    paths: work directories, and JSONL files of rows of runs.
+  """The rows of finished runs: work directories, or JSONL files of rows.
 
   Raises:
     ValueError: no finished run, or a line that is no row of one.
   """
-  found: list[Row] = []
+  rows: list[Row] = []
   for path in paths:
     if path.is_dir():
       config_lib.require(
@@ -85,25 +78,24 @@ def read(paths: Sequence[pathlib.Path]) -> list[Row]:
         f"{path} holds no finished run ({rows_lib.RESULT_FILE}): name the work "
         "directory of one, or the results.jsonl of a sweep",
       )
-      found += rows_lib.rows(path.parent, [path])
+      rows += rows_lib.rows(path.parent, [path])
     else:
       config_lib.require(path.exists(), f"{path} is not there")
-      found += rows_lib.known(path).values()
-  config_lib.require(bool(found), "there are no finished runs to compare")
-  return found
+      rows += rows_lib.known(path).values()
+  config_lib.require(bool(rows), "there are no finished runs to compare")
+  return rows
 
 
 def label(row: Row) -> str:
-  """What a row is called: the settings of its sweep, or its directory."""
-  said = row.get("settings") or {}
-  parts = [said.get("system", ""), labels.variant(said)]
+  """Name of a row: the settings of its sweep, or its directory."""
+  settings = row.get("settings") or {}
+  parts = [settings.get("system", ""), labels.variant(settings)]
   return " ".join(filter(None, parts)) or row["run"]
 
 
 def table(rows: Sequence[Row]) -> str:
-  """Markdown: answers right, every token of them, by context length (mean over
-  the seeds, with the lowest and highest if there are several), and what each
-  system costs."""
+  """Markdown: exact answers by context length (mean over the seeds, lowest and
+  highest of several), and what each system costs."""
   by_system = collections.defaultdict(list)
   for row in rows:
     by_system[label(row)].append(row)
@@ -122,43 +114,36 @@ def table(rows: Sequence[Row]) -> str:
     "train tokens/s",
   ]
   cells = _guessing(rows, lengths, len(head))
-  cells |= {name: _cells(found, lengths) for name, found in by_system.items()}
-  tasks = sorted({row["config"]["task"]["name"] for row in rows})
-  steps = sorted({row["step"] for row in rows})
-  seeds = sorted({row["seed"] for row in rows})
-  splits = sorted({row["config"]["eval"].get("split", "test") for row in rows})
-  return "\n".join(
-    [
-      f"{', '.join(tasks)}: answers right (every token of them) on the "
-      f"{', '.join(splits)} split by context length (tokens), {_listed(steps)} "
-      "outer steps, seeds "
-      f'{_listed(seeds)}. "Off" is at the training length; "other loss" is of '
-      "the tokens that are not answers, at the longest.",
-      "",
-      *tables.markdown("system", head, cells),
-    ]
+  cells |= {name: _cells(same, lengths) for name, same in by_system.items()}
+
+  def listed(value: Callable[[Row], Any]) -> str:
+    return ", ".join(map(str, sorted(set(map(value, rows)))))
+
+  about = (
+    f"{listed(lambda row: row['config']['task']['name'])}: answers right "
+    "(every token of them) on the "
+    f"{listed(lambda row: row['config']['eval'].get('split', 'test'))} split "
+    f"by context length (tokens), {listed(lambda row: row['step'])} outer "
+    f"steps, seeds {listed(lambda row: row['seed'])}. "
+    '"Off" is at the training length; "other loss" is of the tokens that are '
+    "not answers, at the longest."
   )
+  return "\n".join([about, "", *tables.markdown("system", head, cells)])
 
 
 def _guessing(
   rows: Sequence[Row], lengths: Sequence[str], columns: int
 ) -> dict[str, list[str]]:
-  """The guesser's line, if all rows are of one task and it is known."""
   shares = {guess.share(row["config"]["task"]) for row in rows}
-  (line,) = shares if len(shares) == 1 else (None,)
-  if line is None:
+  if len(shares) > 1 or None in shares:
     return {}
-  cells = [f"{line:.3f}"] * len(lengths)
+  cells = [f"{shares.pop():.3f}"] * len(lengths)
   return {"guessing": cells + ["-"] * (columns - len(cells))}
 
 
-def _listed(numbers: Sequence[int]) -> str:
-  return ", ".join(map(str, numbers))
-
-
-def _cells(found: Sequence[Row], lengths: Sequence[str]) -> list[str]:
-  """The cells of one system; `found`: its row of each seed."""
-  measured = [row["evaluation"] for row in found]
+def _cells(rows: Sequence[Row], lengths: Sequence[str]) -> list[str]:
+  """The cells of one system, from its row of each seed."""
+  measured = [row["evaluation"] for row in rows]
 
   def over_seeds(summaries: Sequence[Mapping | None], field: str) -> str:
     return tables.summary([(one or {}).get(field) for one in summaries])
@@ -166,15 +151,15 @@ def _cells(found: Sequence[Row], lengths: Sequence[str]) -> list[str]:
   right, longest = "answer_exact_match", lengths[-1]
   by_length = [[one["lengths"].get(n) for one in measured] for n in lengths]
   state = measured[0].get("state_bytes", {}).get(longest)
-  number, flops = measured[0].get("parameters"), flops_per_token(found[0])
-  speed = [row["train"].get("tokens_per_second") for row in found]
+  number, flops = measured[0].get("parameters"), flops_per_token(rows[0])
+  speed = [row["train"].get("tokens_per_second") for row in rows]
   answers = [over_seeds(summaries, right) for summaries in by_length]
   rest = [
     over_seeds([one.get("parts_off", {}).get(part) for one in measured], right)
     for part in ("inner", "memory")
   ] + [over_seeds(by_length[-1], "other_loss")]
-  if _unlearned(found):
-    answers = [f"not learned in {found[0]['step']} steps"] * len(lengths)
+  if _unlearned(rows):
+    answers = [f"not learned in {rows[0]['step']} steps"] * len(lengths)
     rest = ["-"] * len(rest)
   return [
     *answers,
@@ -186,12 +171,12 @@ def _cells(found: Sequence[Row], lengths: Sequence[str]) -> list[str]:
   ]
 
 
-def _unlearned(found: Sequence[Row]) -> bool:
+def _unlearned(rows: Sequence[Row]) -> bool:
   """Whether the rows, one a seed, are at chance where they were trained."""
-  task = found[0]["config"]["task"]
+  task = rows[0]["config"]["task"]
   own = [
     row["evaluation"]["lengths"].get(str(row["config"].get("length")))
-    for row in found
+    for row in rows
   ]
   return None not in own and guess.at_chance(
     [summary | {"task": task} for summary in own]
@@ -199,11 +184,11 @@ def _unlearned(found: Sequence[Row]) -> bool:
 
 
 def flops_per_token(row: Row) -> float | None:
-  """As the row says or, else, its settings; None if they cannot be counted (of
-  a run of another version, or a task whose texts are not here)."""
+  """FLOPs as the row or its settings say; None if they cannot be counted (a run
+  of another version, a task whose texts are not here)."""
   if "flops_per_token" in row:
     return row["flops_per_token"]
-  return _flops(json.dumps({**row["config"], "seed": 0}))
+  return _flops(json.dumps(row["config"] | {"seed": 0}))
 
 
 @functools.cache

@@ -1,10 +1,9 @@
 """What guessing answers, and who has learned more than that (numbers alone).
 
-A guesser knows the values of the document (of recall: which, and how often) and
-nothing of what is bound to what: it names the one that is left most often, and
-crosses out what it is shown. A system whose mean over the seeds does not beat
-it at the length it was trained at has not learned the task: where it is at
-chance, tables say so in place of a number.
+A guesser knows which values a document has and how often, but not what is bound
+to what: it names the value that is left most often, and crosses out what it is
+shown. A system that does not beat it at its training length has not learned the
+task; tables say so in place of a number.
 """
 
 import collections
@@ -27,9 +26,7 @@ def share(task: Mapping[str, Any]) -> float | None:
 
   Exact for recall and rules, each field by itself for student records; for
   variables a name at random, for bAbI a place (its task knows better rules).
-
-  Args:
-    task: its settings, as a row of results has them.
+  `task`: its settings, as a row of results has them.
   """
   name = task.get("name")
   if name == "associative_recall":
@@ -42,11 +39,11 @@ def share(task: Mapping[str, Any]) -> float | None:
     return 0.5
   if name == "student_records" and task["question"] == "recall":
     students, fields = task["num_students"], task["fields"]
-    asked = max(1, min(students, task["num_questions"] // len(fields)))
-    found = [
-      _crossing_out(students, asked, task[f"num_{field}s"]) for field in fields
-    ]
-    return statistics.mean(found)
+    questions = max(1, min(students, task["num_questions"] // len(fields)))
+    return statistics.mean(
+      _crossing_out(students, questions, task[f"num_{field}s"])
+      for field in fields
+    )
   if name == "babi" and task["kind"] in ("qa1", "qa2", "qa3"):
     return 1 / task["num_places"]
   if name == "ruler" and task["kind"] == "variable_tracking":
@@ -55,23 +52,23 @@ def share(task: Mapping[str, Any]) -> float | None:
 
 
 @functools.cache
-def _crossing_out(bound: int, asked: int, values: int) -> float:
-  """`asked` of `bound` keys, each bound to one of `values` at random."""
+def _crossing_out(bound: int, questions: int, values: int) -> float:
+  """Share right of `questions` about `bound` keys, each with a value drawn from
+  `values`."""
   rng = np.random.default_rng(0)
   right = 0.0
   for _ in range(_DOCUMENTS):
-    found = rng.integers(values, size=bound)
-    _, index, left = np.unique(found, return_inverse=True, return_counts=True)
-    for key in range(asked):
+    drawn = rng.integers(values, size=bound)
+    _, index, left = np.unique(drawn, return_inverse=True, return_counts=True)
+    for key in range(questions):
       right += left.max() / left.sum()
       left[index[key]] -= 1
-  return float(right / (_DOCUMENTS * asked))
+  return float(right / (_DOCUMENTS * questions))
 
 
 def at_chance(rows: Sequence[Mapping[str, Any]]) -> bool:
-  """Whether one system's rows, one a seed, are no better than the guesser: the
-  mean is not above its share by two standard errors of so many answers. False
-  where no guesser is known."""
+  """Whether one system's mean over its rows, one a seed, is less than two
+  standard errors above the guesser; False where no guesser is known."""
   line = share(rows[0]["task"])
   right = [row[RIGHT[0]] for row in rows if row.get(RIGHT[0]) is not None]
   if line is None or not right:
@@ -83,7 +80,7 @@ def at_chance(rows: Sequence[Mapping[str, Any]]) -> bool:
 
 def judge(rows: Sequence[Row]) -> None:
   """Sets `unlearned` of each row: its system, with the settings of its run, is
-  at chance on its own task at the length it was trained at."""
+  at chance on its task and at the length it was trained at."""
   runs = collections.defaultdict(list)
   for row in rows:
     if "trained_at" in row:
@@ -104,8 +101,8 @@ def judge(rows: Sequence[Row]) -> None:
 
 
 def words(rows: Sequence[Row]) -> str:
-  """What a table says in place of the mean of these rows, one a seed; "" where
-  the mean is to be shown."""
+  """Words that a table has in place of the mean of these rows, one a seed; ""
+  where it shows the mean."""
   if all(row.get("unlearned") for row in rows) and at_chance(rows):
     return f"not learned in {rows[0]['steps']} steps"
   return ""

@@ -13,7 +13,7 @@ from mattt_jax.config import require
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-# What a row of `mattt evaluate` was measured with, besides task and length.
+# Fields of a row of `mattt evaluate` that say how it was measured.
 _MEASURED_WITH = ("workdir", "config_hash", "seed", "step", "split", "inner",
                   "memory")  # fmt: skip
 
@@ -34,9 +34,8 @@ def lines(
   Args:
     path: the PNG to write.
     series: label -> points.
-    x: label of the x axis, with its unit.
-    y: label of the y axis, with its unit.
-    title: what is shown.
+    x: label of the x axis, with its unit; `y` likewise.
+    title: text on top.
     log_x: base-2 logarithmic x axis, with ticks at points that are apart.
     log_y: base-10 logarithmic y axis.
     bands: label -> (low, high) of each point, drawn as a shaded band.
@@ -64,7 +63,7 @@ def lines(
   return _save(figure, path)
 
 
-# Of a metrics.jsonl: what is drawn, a panel each.
+# Fields of a metrics.jsonl, a panel each.
 _CURVES = {
   "loss": "loss (nats a weighted token)",
   "answer_accuracy": "answer tokens right",
@@ -74,9 +73,8 @@ _CURVES = {
 def learning_curves(
   path: str | os.PathLike, runs: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> pathlib.Path:
-  """Draws the loss of each run by outer step, and answers right where there
-  are any; returns the file. Lines are of training, dashed ones of the `tune`
-  split at its shortest length.
+  """Draws loss and answers right by outer step; returns the file. Lines are of
+  training, dashed ones of the `tune` split at its shortest length.
 
   Args:
     path: the PNG to write.
@@ -87,22 +85,24 @@ def learning_curves(
   """
   panels = {}
   for field in _CURVES:
-    found = {label: _measured(rows, field) for label, rows in runs.items()}
-    if any(trained for trained, _ in found.values()):
-      panels[field] = found
+    points = {label: _measured(rows, field) for label, rows in runs.items()}
+    if any(trained for trained, _ in points.values()):
+      panels[field] = points
   require(bool(panels), "there is no row of training yet: train for longer")
   figure, all_axes = plt.subplots(
     1, len(panels), figsize=(1 + 5 * len(panels), 3.6), layout="constrained",
     squeeze=False,
   )  # fmt: skip
-  for axes, (field, found) in zip(all_axes[0], panels.items(), strict=True):
-    for label, (trained, tuned) in found.items():
-      (line,) = axes.plot(*_columns(trained), label=label)
+  for axes, (field, points) in zip(all_axes[0], panels.items(), strict=True):
+    for label, (trained, tuned) in points.items():
+      (line,) = axes.plot(*np.reshape(trained, (-1, 2)).T, label=label)
       if tuned:
-        axes.plot(*_columns(tuned), "--o", markersize=4, color=line.get_color())
+        axes.plot(
+          *np.transpose(tuned), "--o", markersize=4, color=line.get_color()
+        )
     axes.set(xlabel="outer steps", ylabel=_CURVES[field])
     axes.grid(alpha=0.3)
-    if any(tuned for _, tuned in found.values()):
+    if any(tuned for _, tuned in points.values()):
       axes.plot([], [], "--o", markersize=4, color="0.5", label="tune split")
   all_axes[0][0].legend(fontsize=8)
   return _save(figure, path)
@@ -123,25 +123,14 @@ def _measured(
   return trained, tuned
 
 
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[list, list]:
-  return [x for x, _ in points], [y for _, y in points]
-
-
 def heat_map(
   path: str | os.PathLike,
   rows: Sequence[Mapping[str, Any]],
   task: str,
   title: str = "",
 ) -> pathlib.Path:
-  """Draws recall by context length and by how far back the evidence lies;
-  returns the file. The start of the context is on top; cells without answers
-  are hatched.
-
-  Args:
-    path: the PNG to write.
-    rows: of `mattt evaluate`.
-    task: whose rows are drawn.
-    title: what is shown; default: the task.
+  """Draws `by_depth`, the start of the context on top, cells without answers
+  hatched, under `title` (default: the task); returns the file.
 
   Raises:
     ValueError: as `by_depth`.
@@ -172,9 +161,9 @@ def by_depth(
     task: whose rows count.
 
   Returns:
-    The N lengths (tokens, ascending), and the share right [K, N] float64: row k
-    is of distances from k/K up to (k + 1)/K of the length, K the fewest buckets
-    of a row (a bucket counts where its middle lies); nan where there are none.
+    The N lengths (tokens, ascending), and the share right [K, N] float64, nan
+    where there are no answers. Row k is of distances from k/K up to (k + 1)/K
+    of the length, K the fewest buckets of a row; a bucket's middle counts.
 
   Raises:
     ValueError: no such rows, rows that were not measured alike, or answers

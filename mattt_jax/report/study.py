@@ -5,10 +5,8 @@
     study.write("hard.md", study.table("Answers right", "tokens", curves))
     study.figure("hard.png", curves, x="tokens", y="answers right", title="")
 
-`read` makes flat rows of whatever a file of results/ holds: a row for each
-system, seed, length, task and part that was off. `curves` takes them together:
-label -> x -> the mean over the seeds, with its interval. A file that is not
-there yet gives no rows, and what is drawn of no rows says so in one line.
+A file that is not there yet gives no rows, and a figure or table of no rows
+says so in one line.
 """
 
 import ast
@@ -37,7 +35,7 @@ LABELS = {
   "ttt_memory": "TTT + episodic",
   "ttt_memory_scheduled": "TTT + episodic, scheduled",
   "ttt_e2e_first_order": "TTT alone, first order",
-  # Of experiments/retention.py.
+  # From experiments/retention.py.
   "ttt_e2e_wide": "TTT alone, wide",
   "swa_episodic_small": "window + episodic, small",
   "ttt_memory_small": "TTT + episodic, small",
@@ -47,11 +45,8 @@ SQUARE = systems.square("episodic")
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """A mean over seeds and its 95 % bootstrap interval over them.
-
-  Of three seeds that is the lowest and the highest; one has none (`low` and
-  `high` are the value). Where nothing was learned, `words` say so instead.
-  """
+  """A mean over seeds, its 95 % bootstrap interval (three seeds: the lowest and
+  the highest; one: its value), and `words` where nothing was learned."""
 
   mean: float
   low: float
@@ -75,28 +70,26 @@ Curves = dict[str, dict[Any, Estimate]]
 
 def estimate(values: Sequence[float], words: str = "") -> Estimate:
   """The mean of one value a seed, in order of the seeds."""
-  found = bootstrap.interval(np.asarray(values), np.ones(len(values)))
-  low, high = found or (min(values), max(values))
+  interval = bootstrap.interval(np.asarray(values), np.ones(len(values)))
+  low, high = interval or (min(values), max(values))
   return Estimate(statistics.mean(values), low, high, len(values), words)
 
 
 def label(system: str) -> str:
-  """What a figure calls a system."""
+  """Name of a system in figures."""
   plain = re.sub("^swa_", "window + ", system).replace("_", " ")
   return LABELS.get(system, plain)
 
 
 def read(path: str | os.PathLike) -> list[Row]:
-  """The flat rows of a file of `mattt sweep`, `compare` or `evaluate`.
-
-  There are none, and a line says so, if there is no file.
+  """The flat rows of a file of `mattt sweep`, `compare` or `evaluate`: one for
+  each system, seed, length, task and part that was off; none without a file.
 
   Each row has `system`, `variant` ("how=joint" or ""), `seed`, `length`
-  (tokens), `asked` ("": the task it was trained on; or another, as `eval.tasks`
-  had it), `task` (its settings, as far as the file says), `settings` (what the
-  sweep said of the run), `off` (the part that was off, "inner" or "memory"; or
-  ""), `state_bytes` (of a sequence, None if unknown), `steps` and `unlearned`
-  (`guess.judge`), and what was measured ("answer_exact_match", ...).
+  (tokens), `asked` ("": the task it was trained on; or one of `eval.tasks`),
+  `task` (its settings), `settings` (the sweep's for the run), `off` ("inner",
+  "memory" or ""), `state_bytes` (of a sequence, None if unknown), `steps`,
+  `unlearned` (`guess.judge`), and the measures ("answer_exact_match", ...).
 
   Raises:
     ValueError: a line that is no such row.
@@ -124,7 +117,7 @@ def _flat(row: Row) -> list[Row]:
     sizes = row.get("state_bytes")
     total = sum(sizes.values()) if sizes else None
     return [about | row | {"task": _settings(asked), "state_bytes": total}]
-  found, settings = row["evaluation"], row.get("settings", {})
+  measured, settings = row["evaluation"], row.get("settings", {})
   task, at = row["config"]["task"], row["config"]["length"]
   about = {
     "system": settings.get("system") or row["run"].partition("/")[0],
@@ -135,10 +128,10 @@ def _flat(row: Row) -> list[Row]:
     "config_hash": row["config_hash"],
     "trained_at": at,
     "steps": row["config"].get("train", {}).get("steps"),
-    "parameters": found.get("parameters"),
+    "parameters": measured.get("parameters"),
     "flops_per_token": row.get("flops_per_token"),
   }
-  sizes = found.get("state_bytes", {})
+  sizes = measured.get("state_bytes", {})
 
   def one(length, summary, off="", asked=""):
     size = sum(sizes[length].values()) if length in sizes else None
@@ -147,10 +140,10 @@ def _flat(row: Row) -> list[Row]:
       "task": task | _settings(asked), "state_bytes": size,
     }  # fmt: skip
 
-  flat = [one(n, summary) for n, summary in found["lengths"].items()]
-  parts = found.get("parts_off", {})
+  flat = [one(n, summary) for n, summary in measured["lengths"].items()]
+  parts = measured.get("parts_off", {})
   flat += [one(str(at), summary, off) for off, summary in parts.items()]
-  for text, lengths in found.get("tasks", {}).items():
+  for text, lengths in measured.get("tasks", {}).items():
     flat += [one(n, summary, asked=text) for n, summary in lengths.items()]
   return flat
 
@@ -169,20 +162,17 @@ def _settings(text: str) -> dict[str, Any]:
 
 
 def where(rows: Iterable[Row], **wanted: Any) -> list[Row]:
-  """The rows that have these values; a setting of the task, or of the sweep, is
-  named like a field.
+  """The rows that have these values of fields, or of settings of the task or
+  sweep; a callable value decides: `where(rows, off="", num_pairs=bool)`."""
 
-  `where(rows, off="", num_pairs=64)`; a callable value is asked.
-  """
+  def fits(value: Any, want: Any) -> bool:
+    return want(value) if callable(want) else value == want
 
-  def fits(row: Row) -> bool:
-    for name, value in wanted.items():
-      has = _get(row, name)
-      if not (value(has) if callable(value) else has == value):
-        return False
-    return True
-
-  return [row for row in rows if fits(row)]
+  return [
+    row
+    for row in rows
+    if all(fits(_get(row, name), want) for name, want in wanted.items())
+  ]
 
 
 def curves(
@@ -195,9 +185,9 @@ def curves(
 
   Args:
     rows: of `read`; those without the measure are left out.
-    measure: a field, or a function of a row.
-    x: a field, a setting of the task or of the sweep, or a function of a row.
-    by: the same; what it gives names a line.
+    measure: a field, a setting of the task or sweep, or a function of a row.
+    x: the same, the place on a line.
+    by: the same, the name of a line.
 
   Raises:
     ValueError: two rows of one seed at the same point.
@@ -217,25 +207,25 @@ def curves(
 def guessing(rows: Iterable[Row], x: str = "length") -> Curves:
   """The line of the guesser (`guess.share`), where it is known."""
   shares = {_get(row, x): guess.share(row["task"]) for row in rows}
-  found = {at: estimate([y]) for at, y in sorted(shares.items()) if y}
-  return {"guessing": found} if found else {}
+  points = {at: estimate([y]) for at, y in sorted(shares.items()) if y}
+  return {"guessing": points} if points else {}
 
 
 def _by_seed(rows, measure, x, by) -> dict[Any, dict[Any, dict[int, Row]]]:
-  """label -> x -> seed -> row; arguments and errors are as of `curves`."""
-  found: dict[Any, dict] = collections.defaultdict(dict)
+  """label -> x -> seed -> row; arguments and errors as in `curves`."""
+  points: dict[Any, dict] = collections.defaultdict(dict)
   for row in rows:
     if _get(row, measure) is None:
       continue
     name = label(_get(row, by)) if by == "system" else _get(row, by)
-    seeds = found[name].setdefault(_get(row, x), {})
+    seeds = points[name].setdefault(_get(row, x), {})
     require(
       row["seed"] not in seeds,
       f"{name} at {_get(row, x)} has two rows of seed {row['seed']}: take the "
       "rows of one task and one part that is off (study.where)",
     )
     seeds[row["seed"]] = row
-  return found
+  return points
 
 
 def _get(row: Row, what: str | Callable[[Row], Any]) -> Any:
@@ -253,9 +243,9 @@ def exponents(
   x: str | Callable[[Row], Any] = "length",
   by: str | Callable[[Row], str] = "system",
 ) -> dict[str, Estimate]:
-  """b of measure = a x^b by least squares of the logarithms, within each seed;
-  label -> estimate over the seeds. Arguments are as of `curves`; lines of fewer
-  than two points are left out, as are seeds that miss a point."""
+  """b of measure = a x^b (least squares of logarithms within each seed): label
+  -> estimate over the seeds. Arguments as in `curves`; lines of fewer than two
+  points, and seeds that miss a point, are left out."""
   fitted = {}
   for name, points in _by_seed(rows, measure, x, by).items():
     whole = set.intersection(*map(set, points.values()))
@@ -268,29 +258,23 @@ def exponents(
   return fitted
 
 
-def interaction(
-  rows: Iterable[Row],
-  measure: str,
-  x: str = "length",
-) -> Curves:
-  """What each part adds alone, and what both add beyond the sum of that.
+def interaction(rows: Iterable[Row], measure: str, x: str = "length") -> Curves:
+  """What each part of a 2x2 adds alone (TTT - neither, memory - neither), and
+  both beyond that (both - TTT - memory + neither).
 
-  Of rows of a 2x2: "TTT adds" is TTT alone minus neither, "memory adds" the
-  memory alone minus neither, "interaction" both - TTT - memory + neither, each
-  within a seed, so that the interval is of the difference. None at an x and
-  seed where one of the four is missing.
+  Differences are within a seed, so that intervals are theirs; an x and seed
+  that lacks one of the four is left out.
   """
   cells: dict[tuple, float] = {}
   for row in rows:
     if _get(row, measure) is not None:
       cells[row["system"], _get(row, x), row["seed"]] = _get(row, measure)
-  points = sorted({(at, seed) for _, at, seed in cells})
   added: list[Row] = []
-  for at, seed in points:
-    there = [cells.get((system, at, seed)) for system in SQUARE]
-    if None in there:
+  for at, seed in sorted({(at, seed) for _, at, seed in cells}):
+    corners = [(system, at, seed) for system in SQUARE]
+    if not cells.keys() >= set(corners):
       continue
-    neither, ttt, memory, both = map(float, there)  # type: ignore[arg-type]
+    neither, ttt, memory, both = (float(cells[corner]) for corner in corners)
     effects = {
       "TTT adds": ttt - neither,
       "memory adds": memory - neither,
@@ -303,23 +287,21 @@ def interaction(
   return curves(added, "value", x="x", by="effect")
 
 
-def table(title: str, x: str, found: Curves, digits: int = 3) -> str:
+def table(title: str, x: str, lines: Curves, digits: int = 3) -> str:
   """Markdown under a title: a row a label, a column an x; "" of nothing."""
-  if not found:
+  if not lines:
     return ""
-  columns = sorted({at for points in found.values() for at in points})
+  columns = sorted({at for points in lines.values() for at in points})
   cells = {
     name: [points[at].format(digits) if at in points else "-" for at in columns]
-    for name, points in found.items()
+    for name, points in lines.items()
   }
   return "\n".join([title, "", *tables.markdown(x, columns, cells)])
 
 
 def write(path: str | os.PathLike, *parts: str) -> str:
-  """Writes a markdown file of the parts that are not ""; returns its text.
-
-  Of none there is no file, and the text says so.
-  """
+  """Writes a markdown file of the parts that are not ""; returns its text. With
+  no parts it writes no file, and the text says so."""
   path = pathlib.Path(path)
   text = "\n\n".join(filter(None, parts)) + "\n"
   if not text.strip():
@@ -329,18 +311,15 @@ def write(path: str | os.PathLike, *parts: str) -> str:
 
 
 def figure(
-  path: str | os.PathLike, found: Curves, **settings: Any
+  path: str | os.PathLike, lines: Curves, **settings: Any
 ) -> pathlib.Path | None:
-  """`plots.lines` of the means, a band from low to high; the file, or None and
-  a line that says so if there is nothing to draw."""
-  if not found:
+  """Draws the means (`plots.lines`) with a band from low to high; None and a
+  printed line if there is nothing to draw."""
+  if not lines:
     print(f"{pathlib.Path(path).name}: nothing to draw yet.")
     return None
-  return plots.lines(
-    path,
-    {name: [(x, e.mean) for x, e in points.items()]
-     for name, points in found.items()},
-    bands={name: [(e.low, e.high) for e in points.values()]
-           for name, points in found.items()},
-    **settings,
-  )  # fmt: skip
+  means, bands = {}, {}
+  for name, points in lines.items():
+    means[name] = [(x, e.mean) for x, e in points.items()]
+    bands[name] = [(e.low, e.high) for e in points.values()]
+  return plots.lines(path, means, bands=bands, **settings)

@@ -1,10 +1,9 @@
 """The rows of finished runs: one JSON object a run, in a JSONL file.
 
-A row holds what is needed to make its run again and to judge it: the settings
-and their hash, the seed, the commit that was checked out when it was collected,
-the last training metrics, and the evaluation; of a run of a sweep, also what
-the sweep set. With a name that ends in .parquet, a file is a table with a
-column for each number, "evaluation.lengths.256.loss" (needs pyarrow).
+A row holds settings and their hash, what the sweep set, the seed, the commit
+checked out at collection, the last training metrics, and the evaluation. A
+file whose name ends in .parquet is a table with a column for each number,
+"evaluation.lengths.256.loss" (needs pyarrow).
 """
 
 import fcntl
@@ -25,7 +24,7 @@ ROWS_FILE = "results.jsonl"  # of a sweep, in its directory
 
 
 def commit() -> str:
-  """The checkout's commit, with "-dirty" if it was changed, or "unknown"."""
+  """Commit of the checkout, with "-dirty" if it was changed, or "unknown"."""
   try:
     return subprocess.run(
       ["git", "describe", "--always", "--dirty", "--abbrev=12"],
@@ -41,18 +40,17 @@ def is_finished(workdir: pathlib.Path) -> bool:
 
 
 def rows(root: pathlib.Path, directories: Iterable[pathlib.Path]) -> list[Row]:
-  """A row for each of the finished runs in `directories`, below `root`."""
-  made, at = [], commit()
+  """Makes a row of each finished run in `directories`, below `root`."""
+  made, checked_out = [], commit()
   for directory in directories:
     config = json.loads((directory / "config.json").read_text())
-    swept = directory / SWEEP_FILE
     row = {
       "run": str(directory.relative_to(root)),
       "config_hash": config_hash(config),
-      "commit": at,
+      "commit": checked_out,
       "seed": config["seed"],
     }
-    if swept.exists():
+    if (swept := directory / SWEEP_FILE).exists():
       row["settings"] = json.loads(swept.read_text())["settings"]
     row["config"] = config
     made.append(row | json.loads((directory / RESULT_FILE).read_text()))
@@ -60,46 +58,42 @@ def rows(root: pathlib.Path, directories: Iterable[pathlib.Path]) -> list[Row]:
 
 
 def known(path: pathlib.Path) -> dict[str, Row]:
-  """The rows of a results file, by the hash that their settings have today.
+  """Reads a results file's rows, by the hash that their settings have today.
 
   Raises:
-    ValueError: a line that is no such row.
+    ValueError: a line is no such row.
   """
-  found = {}
+  by_hash = {}
   for number, line in enumerate(path.open() if path.exists() else (), 1):
     try:
       row = labels.today(json.loads(line))
       hash_ = hash_today(row["config"]) or row["config_hash"]
-      found[hash_] = row | {"config_hash": hash_}
+      by_hash[hash_] = row | {"config_hash": hash_}
     except (ValueError, TypeError, KeyError) as error:
       raise ValueError(
         f"results={path}, line {number} is no row of a run ({error!r}): remove "
         "it, or name another file"
       ) from error
-  return found
+  return by_hash
 
 
 def update(
-  every: Sequence[Run],
-  out: pathlib.Path,
-  results: pathlib.Path,
+  every: Sequence[Run], out: pathlib.Path, results: pathlib.Path
 ) -> list[Row]:
-  """Adds the finished runs to `results`; returns the rows of `every` there.
-
-  Rows of other runs that are there stay, in front.
-  """
+  """Adds the finished runs to `results`, behind rows of other runs; returns the
+  rows of `every` there."""
   with (out / "results.lock").open("w") as file:
     fcntl.flock(file, fcntl.LOCK_EX)  # another may end at the same time
     new = rows(out, filter(is_finished, (out / one.hash for one in every)))
     # Only what --results names may hold rows of runs that are not in `out`.
     old = known(results) if results != out / ROWS_FILE else {}
-    found = old | {row["config_hash"]: row for row in new}
-    write(list(found.values()), results)
-  return [found[one.hash] for one in every if one.hash in found]
+    by_hash = old | {row["config_hash"]: row for row in new}
+    write(list(by_hash.values()), results)
+  return [by_hash[one.hash] for one in every if one.hash in by_hash]
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """A file's object; {} if it is not there or not whole."""
+  """Reads a file's object; {} if it is not there or not whole."""
   try:
     value = json.loads(path.read_text())
   except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -108,7 +102,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def read(path: pathlib.Path) -> list[Row]:
-  """The rows of a JSONL file; none if it is not there."""
+  """Reads the rows of a JSONL file; none if it is not there."""
   lines = path.read_text().splitlines() if path.exists() else []
   return [json.loads(line) for line in lines]
 
@@ -120,9 +114,8 @@ def add(row: Row, path: pathlib.Path) -> None:
 
 
 def write(found: Sequence[Row], path: pathlib.Path) -> None:
-  """Writes rows as JSONL, or as parquet if the name of the file says so.
-
-  A reader finds the old file or the new one whole.
+  """Writes rows as JSONL, or as parquet if `path` ends so; a reader finds the
+  old file or the new one whole.
 
   Raises:
     ValueError: parquet, but pyarrow is not installed.
@@ -167,10 +160,9 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def _column(values: list[Any]) -> list[Any]:
-  """Of one type: numbers as floats if any is, a mixture as JSON."""
+  """Brings values to one type: numbers as floats, a mixture as JSON."""
   kinds = {type(value) for value in values if value is not None}
   if len(kinds) <= 1:
     return values
-  if kinds == {int, float}:
-    return [value if value is None else float(value) for value in values]
-  return [value if value is None else json.dumps(value) for value in values]
+  convert = float if kinds == {int, float} else json.dumps
+  return [value if value is None else convert(value) for value in values]

@@ -1,9 +1,8 @@
 """Does the runs of a sweep, each once, in processes of their own.
 
-Any number of these may work on one OUT (other terminals, the members of a job
-array): a run belongs to whoever holds its lock (sweeps/state.py). They
-take over what a dead one left. What is finished is never done again, what was
-broken off goes on from its last checkpoint.
+Any number of these may work on one OUT (other terminals, members of a job
+array): a run belongs to whoever holds its lock (sweeps/state.py). What is
+finished is not done again; what was broken off goes on from its checkpoint.
 """
 
 import collections
@@ -24,6 +23,7 @@ from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.sweeps import state as state_lib
 from mattt_jax.sweeps.sweep import Run
 from mattt_jax.training import preemption
+from mattt_jax.training.lock import try_lock
 
 LOG_FILE = "log.txt"
 FAILED, INTERRUPTED = 1, 130  # exit codes
@@ -34,7 +34,7 @@ Runner = Callable[[Run, pathlib.Path], Sequence[str]]
 
 
 def train_command(run: Run, workdir: pathlib.Path) -> list[str]:
-  """The command of the process that does a run."""
+  """Command of the process that does a run."""
   program = [sys.executable, "-m", "mattt_jax.commands.cli", "train"]
   return [*program, *run.arguments, f"--workdir={workdir}"]
 
@@ -57,16 +57,15 @@ class SweepRunner:
     runs: those to do.
     out: directory of their directories.
     workers: processes at a time.
-    together: the hosts of a slice do each run together, so each of them calls
-      this with the same runs; they take them in order, without locks, and stop
-      at the first that fails.
-    attempts: how often a run is started whose process a signal kills.
+    together: the hosts of a slice do each run together: each calls this with
+      the same runs, in order, without locks, and stops at the first failure.
+    attempts: how often to start a run whose process a signal kills.
     runner: gives the command of a run.
     poll: seconds between two looks at what others do.
-    report: gets a line for each thing that happens.
+    report: gets a line for each event.
 
   Attributes:
-    failed: what went wrong, by the hash of the run.
+    failed: errors by the hash of the run.
   """
 
   def __init__(
@@ -101,16 +100,13 @@ class SweepRunner:
 
     Returns:
       0: all are finished; 1: some failed; 42: this machine is going away
-      (SIGTERM, or a run that was preempted) and the same call elsewhere goes
-      on; 130: interrupted.
+      (SIGTERM, preemption), the same call elsewhere goes on; 130: interrupted.
     """
     self.out.mkdir(parents=True, exist_ok=True)
     self._began = time.time()
     # What failed before goes last: a new try must not hold up the others.
-    pending = sorted(
-      self.runs,
-      key=lambda run: state_lib.state(run, self.out).name == "failed",
-    )
+    failed = lambda run: state_lib.state(run, self.out).name == "failed"
+    pending = sorted(self.runs, key=failed)
     with self._signals():
       while self._stop is None and (pending or self._active):
         pending = self._start(pending)
@@ -141,8 +137,8 @@ class SweepRunner:
     return left
 
   def _failed_elsewhere(self, workdir: pathlib.Path) -> str:
-    """The error of a run that another tried since this one began."""
-    note = state_lib.read_note(workdir)
+    """Error of a run that another tried since this one began."""
+    note = rows_lib.read_json(workdir / rows_lib.SWEEP_FILE)
     return note.get("error", "") if note.get("at", 0) >= self._began else ""
 
   def _try(self, run: Run, workdir: pathlib.Path) -> bool:
@@ -150,20 +146,19 @@ class SweepRunner:
     workdir.mkdir(exist_ok=True)
     lock = None
     if not self.together:
-      lock = state_lib.try_lock(workdir)
+      lock = try_lock(workdir / state_lib.LOCK_FILE)
       if lock is None:
         return False
       if rows_lib.is_finished(workdir) or self._failed_elsewhere(workdir):
         lock.close()
         return False
     state_lib.write_note(run, workdir, {})
-    name = f"{socket.gethostname()}.{LOG_FILE}" if self.together else LOG_FILE
-    log = workdir / name
-    taken = {active.slot for active in self._active}
-    slot = next(i for i in range(self.workers) if i not in taken)
-    command = self.runner(run, workdir)
+    command, log = self.runner(run, workdir), workdir / LOG_FILE
     if self.together:
       command = [*command, "--distributed"]
+      log = workdir / f"{socket.gethostname()}.{LOG_FILE}"
+    taken = {active.slot for active in self._active}
+    slot = next(i for i in range(self.workers) if i not in taken)
     with log.open("ab") as file:
       start = file.tell()
       process = subprocess.Popen(
@@ -182,7 +177,7 @@ class SweepRunner:
     return True
 
   def _look(self) -> list[Run]:
-    """Sees to the processes that ended; returns the runs to be tried again."""
+    """Takes processes that ended away; returns the runs to be tried again."""
     ended = [a for a in self._active if a.process.poll() is not None]
     if self._active and not ended:
       time.sleep(_LOOK)
@@ -233,13 +228,12 @@ class SweepRunner:
 
   @contextmanager
   def _signals(self) -> Iterator[None]:
-    """A signal to stop is handed on, so that what runs can save."""
+    """Hands a signal to stop on, so that what runs can save."""
 
     def stop(number: int, frame: object) -> None:
       del frame
-      self._stop = (
-        INTERRUPTED if number == signal.SIGINT else preemption.EXIT_CODE
-      )
+      interrupted = number == signal.SIGINT
+      self._stop = INTERRUPTED if interrupted else preemption.EXIT_CODE
 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = {number: signal.signal(number, stop) for number in numbers}
@@ -251,7 +245,7 @@ class SweepRunner:
 
 
 def _environment(slot: int, workers: int) -> dict[str, str]:
-  """Each worker gets its part of the GPUs that CUDA_VISIBLE_DEVICES lists."""
+  """Gives each worker its part of the GPUs in CUDA_VISIBLE_DEVICES."""
   environment = dict(os.environ)
   devices = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
   if workers > 1 and len(devices) > 1:
@@ -260,7 +254,7 @@ def _environment(slot: int, workers: int) -> dict[str, str]:
 
 
 def _tail(log: pathlib.Path, start: int) -> str:
-  """The last lines of a log that a process wrote from byte `start` on."""
+  """Last lines of a log that a process wrote from byte `start` on."""
   with log.open("rb") as file:
     size = os.fstat(file.fileno()).st_size
     file.seek(max(start, size - 8192))

@@ -1,9 +1,8 @@
-"""Where the runs of a sweep stand, and who holds them.
+"""States of the runs of a sweep, and who holds them.
 
-A run's directory is OUT/<hash of its settings>. Whoever does the run holds an
-exclusive lock (flock) on `sweep.lock` there. The training process inherits it:
-it is held for as long as anything of the run is alive, and released by the
-operating system when all of it is dead.
+A run's directory is OUT/<hash of its settings>. Whoever does the run holds the
+lock (training/lock.py) on `sweep.lock` there. The training process inherits
+it, so that it is held for as long as anything of the run is alive.
 """
 
 import dataclasses
@@ -11,7 +10,7 @@ import json
 import os
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.sweeps.sweep import Run, config_hash
@@ -30,15 +29,15 @@ class State:
 
 
 def state(run: Run, out: pathlib.Path) -> State:
-  """Where a run stands; only looks."""
+  """Finds where a run stands, without locking it."""
   workdir = out / run.hash
   step = _last_step(workdir / "metrics.jsonl")
   if rows_lib.is_finished(workdir):
     return State("finished", step=step)
-  holder = lock_holder(workdir)
+  holder = lock.holder(workdir / LOCK_FILE)
   if holder is not None:
     return State("running", holder, step)
-  note = read_note(workdir)
+  note = rows_lib.read_json(workdir / rows_lib.SWEEP_FILE)
   if note.get("error"):
     return State("failed", note["error"], step)
   return State("broken" if note or step is not None else "waiting", step=step)
@@ -47,10 +46,8 @@ def state(run: Run, out: pathlib.Path) -> State:
 def table(
   runs: Sequence[Run], out: pathlib.Path, known: Collection[str] = ()
 ) -> str:
-  """A line for each run, then how many there are in each state.
-
-  `known`: hashes of runs that are finished elsewhere.
-  """
+  """Shows a line for each run, then counts of states; runs whose hash is in
+  `known` are finished elsewhere."""
   states = [
     State("finished", step=run.tree["train"]["steps"])
     if run.hash in known
@@ -62,23 +59,22 @@ def table(
   for run, at in zip(runs, states, strict=True):
     steps = run.tree.get("train", {}).get("steps", "?")
     done = "" if at.step is None else f"{at.step}/{steps}"
-    first = at.detail.splitlines()[0] if at.detail else ""
-    lines.append(
+    first = at.detail.partition("\n")[0]
+    line = (
       f"{run.hash}  {at.name:<8}  {done:>13}  {run.label:<{width}}  {first}"
     )
+    lines.append(line.rstrip())
   names = [at.name for at in states]
   counts = [
     f"{names.count(name)} {name}"
     for name in ("finished", "running", "failed", "broken", "waiting")
     if name in names
   ]
-  return "\n".join(
-    [*map(str.rstrip, lines), f"{len(runs)} runs: {', '.join(counts)}"]
-  )
+  return "\n".join([*lines, f"{len(runs)} runs: {', '.join(counts)}"])
 
 
 def wrong_result(run: Run, workdir: pathlib.Path) -> str:
-  """What is wrong with a run that says it is finished; "" if nothing is."""
+  """Error of a run that says it is finished; "" if there is none."""
   if not rows_lib.is_finished(workdir):
     return f"exit code 0, but {workdir / rows_lib.RESULT_FILE} is not there"
   there = config_hash(rows_lib.read_json(workdir / "config.json"))
@@ -87,15 +83,10 @@ def wrong_result(run: Run, workdir: pathlib.Path) -> str:
   return ""
 
 
-def read_note(workdir: pathlib.Path) -> dict[str, Any]:
-  """What `write_note` wrote last; {} if nothing."""
-  return rows_lib.read_json(workdir / rows_lib.SWEEP_FILE)
-
-
 def write_note(
   run: Run, workdir: pathlib.Path, more: Mapping[str, Any]
 ) -> None:
-  """Writes down what the sweep set, and what went wrong."""
+  """Writes what the sweep set, and `more`, beside the run."""
   content = {"settings": run.settings, "arguments": run.arguments, **more}
   path = workdir / rows_lib.SWEEP_FILE
   partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -103,18 +94,8 @@ def write_note(
   os.replace(partial, path)
 
 
-def try_lock(workdir: pathlib.Path) -> IO[str] | None:
-  """Locks a run for a sweep: `lock.try_lock`."""
-  return lock.try_lock(workdir / LOCK_FILE)
-
-
-def lock_holder(workdir: pathlib.Path) -> str | None:
-  """Which sweep has a run; None if none does."""
-  return lock.holder(workdir / LOCK_FILE)
-
-
 def _last_step(path: pathlib.Path) -> int | None:
-  """The step of the last whole row of a metrics.jsonl."""
+  """Step of the last whole row of a metrics.jsonl."""
   try:
     with path.open("rb") as file:
       file.seek(max(0, os.fstat(file.fileno()).st_size - 65536))

@@ -1,6 +1,6 @@
-"""Sweeps: which runs an experiment consists of.
+"""Sweeps: the runs that an experiment consists of.
 
-An experiment file says so beside its `get_config`:
+An experiment file lists them beside its `get_config`:
 
     def sweep(arg=""):
       return product(
@@ -8,10 +8,9 @@ An experiment file says so beside its `get_config`:
         param("seed", [1, 2, 3]),
       )
 
-A sweep is a list of settings, a dict for each run. A name is an argument of
-`get_config`, or, with "config." in front, a field of what it returns
-("config.outer.learning_rate"), as on the command line. `product`, `zip_` and
-`chain` combine sweeps. `mattt sweep` runs them (sweeps/runner.py).
+A sweep is a list of settings, a dict for each run, of arguments of `get_config`
+and of fields of what it returns ("config.outer.learning_rate"). `product`,
+`zip_` and `chain` combine sweeps. `mattt sweep` runs them (sweeps/runner.py).
 """
 
 import dataclasses
@@ -34,7 +33,7 @@ FIELD = "config."  # in front of the name of a field
 
 
 def param(name: str, values: Iterable[Any]) -> list[Settings]:
-  """A run for each of `values` of one argument or field.
+  """Makes a run for each of `values` of one argument or field.
 
   Raises:
     ValueError: there are no values.
@@ -45,8 +44,7 @@ def param(name: str, values: Iterable[Any]) -> list[Settings]:
 
 
 def product(*sweeps: Sequence[Settings]) -> list[Settings]:
-  """Every run of one sweep with every run of the others; the last varies
-  fastest.
+  """Joins every run of a sweep with every run of the others, last one fastest.
 
   Raises:
     ValueError: two of them set the same name.
@@ -55,7 +53,7 @@ def product(*sweeps: Sequence[Settings]) -> list[Settings]:
 
 
 def zip_(*sweeps: Sequence[Settings]) -> list[Settings]:
-  """The first runs together, the second ones together, and so on.
+  """Joins the first runs, the second ones, and so on.
 
   Raises:
     ValueError: they have different numbers of runs, or set the same name.
@@ -93,12 +91,10 @@ def config_hash(config: dict[str, Any]) -> str:
 
 
 def hash_today(config: dict[str, Any]) -> str | None:
-  """The `config_hash` that settings saved earlier have today (as
-  `config.restore`)."""
+  """`config_hash` that settings saved earlier have today, if they can be
+  restored (`config.restore`)."""
   experiment = config_lib.restore(config)
-  return (
-    None if experiment is None else config_hash(config_lib.to_dict(experiment))
-  )
+  return experiment and config_hash(config_lib.to_dict(experiment))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,23 +118,21 @@ class Run:
 
   @property
   def arguments(self) -> list[str]:
-    """What makes it this run on the command line of `mattt train`."""
+    """Arguments of `mattt train`."""
     return [f"--config={self.config}", *self.overrides]
 
 
 def runs(config: str, found: Iterable[Settings] | None = None) -> list[Run]:
-  """The runs of "NAME:ARG" or "FILE:ARG".
-
-  ARG is handed to `sweep`, and to `get_config` in front of each run's own
-  arguments. Every run's configuration is checked here.
+  """Resolves and checks the runs of "NAME:ARG" or "FILE:ARG".
 
   Args:
-    config: the experiment.
+    config: the experiment; ARG goes to `sweep`, and to `get_config` in front
+      of each run's own arguments.
     found: the settings of each run; default: what its `sweep` says.
 
   Raises:
-    ValueError: no such experiment, no sweep, no runs, settings that do not fit
-      (the message names the run), or two runs that are the same.
+    ValueError: no such experiment, no sweep, no runs, settings that do not fit,
+      or two runs that are the same.
   """
   module, name, arg = registry.load_experiment(config)
   if found is None:
@@ -163,7 +157,7 @@ def runs(config: str, found: Iterable[Settings] | None = None) -> list[Run]:
 
 
 def share(found: Sequence[Run], index: int, of: int) -> list[Run]:
-  """Those of `of` shares that are number `index`, from 0 on.
+  """Takes share number `index`, from 0 on, of `of` shares.
 
   Raises:
     ValueError: there is no such share.
@@ -231,7 +225,6 @@ def _require_key(node: Any, key: str, done: str) -> None:
 
 
 def _text(value: Any) -> str:
-  """As the command line reads it."""
   if isinstance(value, (tuple, list)):
     return repr(tuple(value))
   require(
@@ -243,5 +236,5 @@ def _text(value: Any) -> str:
 
 
 def command(run: Run, workdir: object) -> str:
-  """The command that does this run alone, for a shell."""
+  """Shell command that does this run alone."""
   return shlex.join(["mattt", "train", *run.arguments, f"--workdir={workdir}"])

@@ -11,24 +11,23 @@ from mattt_jax.tasks import _babi_world as worlds
 
 
 def last_place(named: Sequence[str], question: worlds.Question) -> str:
-  """The last place that anybody went to."""
-  places = _places(named, but=_mentioned(question, worlds.PLACES))
-  return places[-1] if places else ""
+  """Last place that anybody went to."""
+  return ["", *_places(named, but=_mentioned(question, worlds.PLACES))][-1]
 
 
 def most_named(named: Sequence[str], question: worlds.Question) -> str:
-  """The place that most went to, the first such."""
+  """Place that most went to, the first such."""
   places = _places(named, but=_mentioned(question, worlds.PLACES))
   return collections.Counter(places).most_common(1)[0][0] if places else ""
 
 
 def before_thing(named: Sequence[str], question: worlds.Question) -> str:
-  """The last place before the object in the question, its last time."""
+  """Last place before the object in the question, its last time."""
   return _before(named, _mentioned(question, worlds.OBJECTS))
 
 
 def before_place(named: Sequence[str], question: worlds.Question) -> str:
-  """The last place before the one in the question, its last time."""
+  """Last place before the one in the question, its last time."""
   return _before(named, _mentioned(question, worlds.PLACES))
 
 
@@ -53,5 +52,4 @@ def _mentioned(question: worlds.Question, among: Sequence[str]) -> str:
 
 def _before(named: Sequence[str], name: str) -> str:
   at = [i for i, other in enumerate(named) if other == name]
-  places = _places(named[: at[-1]]) if at else []
-  return places[-1] if places else ""
+  return ["", *_places(named[: at[-1]])][-1] if at else ""

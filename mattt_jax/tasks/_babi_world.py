@@ -42,7 +42,20 @@ VERBS = {
   "qa4": ("lie",),
   "qa5": ("move", "take", "drop", "give"),
 }
+_SENTENCES = {
+  "move": "{} went to the {} .",
+  "take": "{} took the {} .",
+  "drop": "{} dropped the {} .",
+  "give": "{} gave the {} to {} .",
+  "lie": "the {} is {} of the {} .",
+}
 FEWEST = {"qa1": 1, "qa2": 2, "qa3": 3, "qa4": 1, "qa5": 4}
+# They ask for the giver, the thing, the receiver.
+_GIFT_QUESTIONS = (
+  "who gave the {1} to {2} ?",
+  "what did {0} give to {2} ?",
+  "who did {0} give the {1} to ?",
+)
 # Words of the longest fact, and of the longest question with its answer.
 LONGEST = {"qa1": (6, 5), "qa2": (6, 6), "qa3": (6, 9), "qa4": (8, 8),
            "qa5": (7, 9)}  # fmt: skip
@@ -58,19 +71,9 @@ class Question:
 
 
 def sentence(fact: Fact) -> Words:
-  """The words of a fact."""
-  match fact:
-    case "move", person, place:
-      return (person, "went", "to", "the", place, ".")
-    case "take", person, thing:
-      return (person, "took", "the", thing, ".")
-    case "drop", person, thing:
-      return (person, "dropped", "the", thing, ".")
-    case "give", person, thing, other:
-      return (person, "gave", "the", thing, "to", other, ".")
-    case "lie", place, side, other:
-      return ("the", place, "is", side, "of", "the", other, ".")
-  raise ValueError(f"fact={fact} has no verb of {VERBS}")
+  """Words of a fact."""
+  verb, *names = fact
+  return tuple(_SENTENCES[verb].format(*names).split())
 
 
 def text(words: Sequence[str]) -> str:
@@ -87,11 +90,9 @@ def hide(
 ) -> tuple[list[T], np.ndarray]:
   """Puts facts among background sentences and keeps the order of both.
 
-  Every way is equally likely. With a `depth` the facts stand together: before
-  all others if it is 0, after them if it is 1.
-
-  Returns:
-    All sentences, and the numbers of those that are facts.
+  Every way is equally likely; with a `depth` the facts stand together, from
+  before all others (0) to after them (1). Returns all sentences, and the
+  numbers of those that are facts.
   """
   number = len(facts) + len(background)
   if depth is None:
@@ -104,7 +105,7 @@ def hide(
 
 
 class World:
-  """The knowledge of a reader of all facts so far; nothing else is true.
+  """Knowledge of a reader of all facts so far; nothing else is true.
 
   Nobody is anywhere before the first move. A thing that nobody has touched is
   wherever it is first taken.
@@ -168,7 +169,7 @@ class World:
       self.holder[what] = fact[3], number
 
   def where(self, thing: str) -> tuple[str, tuple[int, int]]:
-    """The place of a thing that was touched, and the two facts that say so."""
+    """Place of a thing that was touched, and the two facts that say so."""
     if thing in self.left:
       return self.left[thing]
     person, since = self.holder[thing]
@@ -237,21 +238,11 @@ def questions(kind: str, world: World) -> Iterator[Question]:
             before, tuple(sorted({*one, *two})),
           )  # fmt: skip
   else:
-    given = [fact[1:] for fact in world.facts if fact[0] == "give"]
-    for number, fact in enumerate(world.facts):
-      if fact[0] != "give":
-        continue
-      for gap, words in enumerate(_gift_questions(*fact[1:])):
-        rest = [w for i, w in enumerate(fact[1:]) if i != gap]
-        like = [[w for i, w in enumerate(g) if i != gap] for g in given]
+    gifts = {n: f[1:] for n, f in enumerate(world.facts) if f[0] == "give"}
+    for number, gift in gifts.items():
+      for gap, words in enumerate(_GIFT_QUESTIONS):
+        rest = gift[:gap] + gift[gap + 1 :]
+        like = [other[:gap] + other[gap + 1 :] for other in gifts.values()]
         if like.count(rest) == 1:
-          yield Question(words, fact[1 + gap], (number,))
-
-
-def _gift_questions(person: str, thing: str, other: str) -> tuple[Words, ...]:
-  """The questions for the giver, the thing and the receiver of a gift."""
-  return (
-    ("who", "gave", "the", thing, "to", other, "?"),
-    ("what", "did", person, "give", "to", other, "?"),
-    ("who", "did", person, "give", "the", thing, "to", "?"),
-  )
+          asked = tuple(words.format(*gift).split())
+          yield Question(asked, gift[gap], (number,))

@@ -1,16 +1,12 @@
 """Names met far back in a real text as answers: what such tasks share."""
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mattt_jax.config import require
+from mattt_jax.config import Experiment, require
+from mattt_jax.data.tokenizer import Tokenizer
 from mattt_jax.tasks import _documents, _texts, base
-
-if TYPE_CHECKING:
-  from mattt_jax.config import Experiment
-  from mattt_jax.data.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +23,7 @@ class Config(_texts.Config):
     _documents.require_least(self, beyond=0)
     _documents.require_weights(self)
 
-  def check(self, experiment: "Experiment") -> None:
+  def check(self, experiment: Experiment) -> None:
     """Raises `ValueError` if files are missing or shorter than one chunk, no
     length has room for an answer or, with `out_of_reach`, attention could see
     its evidence."""
@@ -64,14 +60,13 @@ class Cloze:
   before: str  # what its first token says before it (a space, or nothing)
 
   def question(
-    self, tokenizer: "Tokenizer", most: int, end: str = ""
+    self, tokenizer: Tokenizer, most: int, end: str = ""
   ) -> base.Question:
-    """A choice among `most` names: the right one, and others drawn (seeded).
+    """Asks for a choice among `most` names: the right one, and others drawn.
 
-    They are drawn because the names met last would differ from the right one by
-    how far back they are. `end` follows each name, so that none is the
-    beginning of another; "" where the text just goes on. Rules that guess
-    choose among the same names.
+    They are drawn because how far back they are would tell those met last from
+    the right one. `end` follows each name, so that none is the beginning of
+    another. Rules that guess choose among the same names.
     """
     others = np.setdiff1d(self.mentions, [self.right])
     drawn = np.random.default_rng(self.at).permutation(others)
@@ -123,12 +118,9 @@ class Task(_texts.Task):
   def guessing(
     self, split: str, length: int, sequences: int
   ) -> dict[str, float | None]:
-    """How often guesses among all names, without reading, are right.
-
-    Returns:
-      `chance` (any of them), `majority`, `nearest_mention`: shares of the
-      answers of the first `sequences` examples; None if there are no answers.
-    """
+    """Shares of answers of the first `sequences` examples that guesses among
+    all names have right: `chance` (any of them), `majority`,
+    `nearest_mention`; None if there are no answers."""
     size = self.size(split, length)
     number = sequences if size is None else min(sequences, size)
     clozes = [c for i in range(number) for c in self.choices(split, i, length)]
@@ -143,10 +135,10 @@ class Task(_texts.Task):
 
 
 def majority(mentions: np.ndarray) -> int:
-  """The name mentioned most; the first of equals."""
+  """Name mentioned most; the first of equals."""
   return int(np.bincount(mentions).argmax())
 
 
 def nearest_mention(mentions: np.ndarray) -> int:
-  """The name mentioned last."""
+  """Name mentioned last."""
   return int(mentions[-1])

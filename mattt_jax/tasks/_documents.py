@@ -5,11 +5,12 @@
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from mattt_jax.config import (
+  Experiment,
   ModelConfig,
   require,
   require_at_least,
@@ -19,9 +20,6 @@ from mattt_jax.data import splits
 from mattt_jax.tasks import base
 from mattt_jax.tasks._drafts import Draft
 
-if TYPE_CHECKING:
-  from mattt_jax.config import Experiment
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -30,8 +28,8 @@ class Config:
   num_fillers: int = 64
   # Share of filler that can be confused with facts; a task says how.
   interference: float = 0.5
-  # Where the facts lie, back to back: 0 at the start of what is before the gap,
-  # 1 at its end. None: each at a random place.
+  # Of the facts, back to back, from the start (0) of what is before the gap to
+  # its end (1). None: each at a random place.
   depth: float | None = None
   gap_share: float = 0.5  # filler between facts and questions, of length
   out_of_reach: bool = True  # refuse answers that attention can reach
@@ -66,7 +64,7 @@ class Config:
 
   @property
   def least_distance(self) -> int:
-    """The least distance of an answer if there were no gap."""
+    """Least distance of an answer if there were no gap."""
     raise NotImplementedError
 
   @property
@@ -79,23 +77,15 @@ class Config:
     return self.first_filler + self.num_fillers
 
   def areas(self, length: int) -> tuple[int, int]:
-    """Where the area of the facts ends, and where the questions start.
-
-    Raises:
-      ValueError: `length` cannot hold the facts, the gap and the questions.
-    """
+    """As the function `areas`."""
     return areas(self, length, self.fact_tokens, self.question_tokens)
 
   def min_distance(self, length: int) -> int:
-    """The least distance that an answer can have.
-
-    Raises:
-      ValueError: as `areas`.
-    """
+    """Least distance that an answer can have; raises what `areas` does."""
     end, questions_at = self.areas(length)
     return questions_at - end + self.least_distance
 
-  def check(self, experiment: "Experiment") -> None:
+  def check(self, experiment: Experiment) -> None:
     """Raises `ValueError` where lengths do not fit or, with `out_of_reach`,
     attention could answer."""
     require_out_of_reach(self, experiment, experiment.lengths)
@@ -144,11 +134,7 @@ class Task(base.BaseTask):
   def draft(
     self, rng: np.random.Generator, length: int, step: int | None
   ) -> Draft:
-    """Draws an example.
-
-    Raises:
-      ValueError: `length` is too short.
-    """
+    """Draws an example; `ValueError`: `length` is too short."""
     raise NotImplementedError
 
 
@@ -178,8 +164,7 @@ def require_ramp(field: str, ramp: tuple[int, int]) -> None:
 
 
 def ramped(peak: float, ramp: tuple[int, int], step: int | None) -> float:
-  """A value at outer step `step`, which rises from 0 to `peak` along a ramp;
-  step None: `peak`."""
+  """Value at outer step `step` of a ramp from 0 to `peak`; None: `peak`."""
   start, end = ramp
   if step is None or step >= end:
     return peak
@@ -187,7 +172,7 @@ def ramped(peak: float, ramp: tuple[int, int], step: int | None) -> float:
 
 
 def reach(model: ModelConfig) -> int:
-  """The farthest token, counted back from a target, that windows show to its
+  """Farthest token, counted back from a target, that windows show to its
   prediction: the token before it sees `window` - 1 more in each layer."""
   return model.num_layers * (model.window - 1) + 1
 
@@ -195,13 +180,8 @@ def reach(model: ModelConfig) -> int:
 def areas(
   config: Any, length: int, facts: int, questions: int
 ) -> tuple[int, int]:
-  """Where the area of the facts ends, and where the questions start.
-
-  Args:
-    config: its `gap_share` of `length` lies between the two.
-    length: tokens of a sequence, without the target after the last one.
-    facts: tokens that the area must hold.
-    questions: tokens of the questions, answers included.
+  """Where the area of `facts` tokens ends, and where those of the `questions`
+  start; `config.gap_share` of `length` lies between the two.
 
   Raises:
     ValueError: `length` cannot hold the facts, the gap and the questions.
@@ -222,16 +202,16 @@ def areas(
 
 def require_out_of_reach(
   config: Any,
-  experiment: "Experiment",
+  experiment: Experiment,
   lengths: list[tuple[str, int]],
   whole_gap: bool = True,
 ) -> None:
   """Raises `ValueError` where lengths do not fit or attention could answer.
 
   Args:
-    config: `min_distance(length)` is the nearest that evidence can be to its
-      answer; with `out_of_reach`, windowed attention must not get that far.
-    experiment: its chunk and its model's reach count.
+    config: with `out_of_reach`, windowed attention must not reach as far as
+      `min_distance(length)`.
+    experiment: has the chunk and the model.
     lengths: (field, tokens) of each length.
     whole_gap: all of the gap lies between the facts and the questions.
   """
@@ -263,11 +243,10 @@ def places(
 ) -> np.ndarray:
   """Sorted starts of `number` facts of `size` tokens in the first `area`.
 
-  Without a `depth` all placements are equally likely: choose which items of the
-  area, if a fact counts as one item, are facts. With one they lie back to back,
-  at the start of the area if it is 0, at its end if it is 1.
+  Without a `depth` all placements are equally likely; with one they lie back to
+  back, from the start of the area (0) to its end (1).
   """
-  items = area - number * (size - 1)
+  items = area - number * (size - 1)  # if a fact counts as one
   if depth is not None:
     return round(depth * (items - number)) + np.arange(number) * size
   starts = np.sort(rng.choice(items, number, replace=False))
@@ -280,8 +259,6 @@ def filler(
   """`number` tokens from `own` .. `end` - 1, a share `interference` of them
   misleading, from `first` .. `own` - 1."""
   foreign = rng.random(number) < interference
-  return np.where(
-    foreign,
-    rng.integers(first, own, number),
-    rng.integers(own, end, number),
-  ).astype(np.int32)
+  misleading = rng.integers(first, own, number)
+  plain = rng.integers(own, end, number)
+  return np.where(foreign, misleading, plain).astype(np.int32)

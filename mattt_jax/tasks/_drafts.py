@@ -8,8 +8,7 @@ from mattt_jax.tasks import base
 class Draft:
   """`length` + 1 tokens: those of a sequence, and the target of the last one.
 
-  A draft starts without answers. Its arrays are [length + 1]; an entry says of
-  a token what `base.Example` says of a target.
+  Its arrays, [length + 1], say of a token what `base.Example` says of a target.
   """
 
   def __init__(self, tokens: np.ndarray, length: int):
@@ -25,11 +24,9 @@ class Draft:
   def ask(self, at, number, distance, evidence) -> None:
     """Makes the tokens `at` an answer.
 
-    Args:
-      at: an index, a slice, or an array of indices.
-      number: which answer they are, or an array of that.
-      distance: tokens back to the evidence, or an array of that.
-      evidence: the tokens that decide it, like `at`.
+    `number` says which answer they are, `distance` how many tokens back its
+    evidence is (each a number or an array). `at` and `evidence`, the tokens
+    that decide it, are indices or slices.
     """
     self.answer[at], self.distance[at] = number, distance
     self.scored[at] = self.relevant[evidence] = True

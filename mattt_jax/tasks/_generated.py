@@ -27,16 +27,14 @@ class Maker:
 
   @property
   def sizes(self) -> tuple[int, int | None]:
-    """The least and the most (None: any) that a haystack's size can be."""
+    """Least and most (None: any) that a haystack's size can be."""
     return ruler_text.sizes(self.kind) if self.name == "ruler" else (1, None)
 
   @property
   def in_text(self) -> bool:
     """Whether it hides something in a real text."""
     needles = ruler_text.NEEDLES.get(self.kind)
-    return self.name == "babi" or (
-      needles is not None and needles.haystack == "text"
-    )
+    return self.name == "babi" or getattr(needles, "haystack", "") == "text"
 
   def record(
     self,
@@ -47,7 +45,7 @@ class Maker:
     sentences: Sequence[str],
     short: bool,
   ) -> Record:
-    """One record; the arguments are those of `ruler_text.generate`."""
+    """Makes a record; the arguments are those of `ruler_text.generate`."""
     if self.name == "ruler":
       prompt, answers = ruler_text.generate(
         self.kind, rng, size, length, sentences, short=short
@@ -72,7 +70,7 @@ class Maker:
 
 
 def parse(source: str) -> Maker | None:
-  """The maker of a source's records; None: they are in files.
+  """Maker of a source's records; None: they are in files.
 
   Raises:
     ValueError: a kind that is not known.
@@ -90,12 +88,4 @@ def parse(source: str) -> Maker | None:
 
 def _like(answer: str) -> tuple[str, ...]:
   """All names of the kind of `answer`."""
-  config = babi.Config()
-  for names, number in (
-    (_babi_world.PEOPLE, config.num_people),
-    (_babi_world.PLACES, config.num_places),
-    (_babi_world.OBJECTS, config.num_objects),
-  ):
-    if answer in names[:number]:
-      return tuple(names[:number])
-  raise ValueError(f"{answer!r} is no name")
+  return next(tuple(n) for n in babi.Config().names if answer in n)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import symtable
 import threading
 from collections import Counter
 
@@ -35,8 +36,8 @@ def mentions(document: str, text: str, least: int) -> list[Mention]:
 
 
 def proper_names(text: str, least: int) -> set[str]:
-  """The words that are capitalised, `least` times where no sentence starts,
-  and never written in lower case; no titles."""
+  """Words that are capitalised, `least` times where no sentence starts, and
+  never in lower case; no titles."""
   words = list(_WORD.finditer(text))
   lower = {w.group() for w in words if w.group().islower()}
   amid: Counter[str] = Counter()
@@ -55,14 +56,12 @@ def proper_names(text: str, least: int) -> set[str]:
 
 def _amid(text: str, at: int) -> bool:
   """Whether a word or a comma, and one space, are before `at`."""
-  if at < 2 or not text[at - 1].isspace():
-    return False
-  return text[at - 2].islower() or text[at - 2] in ",;"
+  before = text[max(0, at - 2) : at]
+  return before[1:].isspace() and (before[0].islower() or before[0] in ",;")
 
 
 def parse(text: str) -> ast.Module:
-  """The tree of a Python module, empty if it is no Python of this version; any
-  thread may ask."""
+  """Tree of a Python module, empty if it is no Python of this version."""
   try:
     with _PARSING:
       return ast.parse(text)
@@ -73,17 +72,9 @@ def parse(text: str) -> ast.Module:
 def module_names(text: str) -> set[str]:
   """Names that a Python module binds by import, def or class outside of
   functions and classes; none if it is no Python of this version."""
-  queue: list[ast.AST] = [parse(text)]
-  names = set()
-  while queue:
-    node = queue.pop()
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-      # import a.b binds a
-      names |= {(n.asname or n.name).partition(".")[0] for n in node.names}
-    elif isinstance(
-      node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    ):
-      names.add(node.name)
-    elif isinstance(node, (ast.stmt, ast.Module, ast.ExceptHandler)):
-      queue += ast.iter_child_nodes(node)  # of if, try, with
-  return names - {"*"}
+  try:
+    with _PARSING:
+      symbols = symtable.symtable(text, "", "exec").get_symbols()
+  except (SyntaxError, ValueError):
+    return set()
+  return {s.get_name() for s in symbols if s.is_imported() or s.is_namespace()}

@@ -6,25 +6,21 @@
 Training reads stretches at random places, drawn until one has a question.
 Held-out documents are cut into windows of `length` tokens (the first of each
 document, then the second, ...); those without a question are left out. The
-questions replace a window's last tokens. Padding, of token 0 and weight 0,
-appears only where a document ends. Every question has two or more names to
-choose from.
+questions, each with two or more names to choose from, replace a window's last
+tokens. Padding appears only where a document ends.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from mattt_jax.config import require, require_at_least
+from mattt_jax.config import Experiment, require, require_at_least
 from mattt_jax.data import sources, splits, tokenizer
 from mattt_jax.tasks import _cloze, base
 from mattt_jax.tasks._drafts import Draft
-
-if TYPE_CHECKING:
-  from mattt_jax.config import Experiment
 
 _MOST_DRAWS = 10_000  # of a training window, until one has a question
 
@@ -39,7 +35,7 @@ class Config(_cloze.Config):
     super().__post_init__()
     require_at_least("task.num_questions", self.num_questions, 1)
 
-  def check(self, experiment: "Experiment") -> None:
+  def check(self, experiment: Experiment) -> None:
     """Raises `ValueError` if files are missing or shorter than one chunk, a
     length has no room for evidence or, with `out_of_reach`, attention could
     see it."""
@@ -57,19 +53,19 @@ class Fact(NamedTuple):
 
   name: str
   # [first, after the last) of the evidence, in any order: characters of the
-  # text when a task finds it, tokens of the document afterwards.
+  # text as a task finds it, then tokens of the document.
   spans: tuple[tuple[int, int], ...]
   ask: str = ""  # the question up to the answer; "": not to be asked
   kind: str = ""  # facts of one kind have names of one kind
 
   @property
   def start(self) -> int:
-    """The start of its evidence."""
+    """Start of its evidence."""
     return min(start for start, _ in self.spans)
 
   @property
   def stop(self) -> int:
-    """The end of its evidence, after the last one."""
+    """End of its evidence, after the last one."""
     return max(stop for _, stop in self.spans)
 
 
@@ -83,7 +79,7 @@ class Question(NamedTuple):
 
   @property
   def stop(self) -> int:
-    """The end of its evidence, after the last token, in the document."""
+    """End of its evidence, after the last token, in the document."""
     return max(fact.stop for fact in self.evidence)
 
 
@@ -214,23 +210,17 @@ class Task(_cloze.Task):
           return read
       raise self._nothing(split, length)
     windows = self._held_out(split, length)
-    require(
-      index < len(windows),
-      f"index={index} is no window of split={split!r}: {len(windows)} of "
-      f"length={length} have a question, counted from 0",
-    )
-    return windows[index]
+    what = f"window of split={split!r}, length={length}, that has a question"
+    return base.at_index(windows, index, what)
 
   def _windows_with_questions(self, split: str, length: int) -> list[_Read]:
     reads = []
     for number, (start, document) in enumerate(self._windows(split, length)):
       rng = base.example_rng(self.seed, split, number)
-      read = self._plan(rng, split, document, start, length)
-      if read.questions:
-        reads.append(read)
-    if not reads:
-      raise self._nothing(split, length)
-    return reads
+      reads.append(self._plan(rng, split, document, start, length))
+    if reads := [read for read in reads if read.questions]:
+      return reads
+    raise self._nothing(split, length)
 
   def _nothing(self, split: str, length: int) -> ValueError:
     return ValueError(
@@ -284,9 +274,8 @@ class Task(_cloze.Task):
     return facts, np.array([fact.start for fact in facts], np.int64)
 
   def _write(self, ask: str, name: str):
-    """Tokens of a question, its answer and the end of the line; the span of the
-    answer in them, from the token of its first character on; and what that
-    token says before the answer."""
+    """Tokens of a question, its answer and the end of the line; the answer's
+    span in them; and what its first token says before it."""
     encode = self.tokenizer.encode
     lead, (said, first, before) = encode(ask), self._after_space(name)
     end = [encode(self.line_end)] if self.line_end else []

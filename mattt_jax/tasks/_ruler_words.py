@@ -8,11 +8,8 @@ KINDS = ("common_words", "frequent_words")
 
 
 def counts(config, haystack: int) -> np.ndarray:
-  """Counts of each word among `haystack` tokens, the highest first.
-
-  Args:
-    config: the first `items` of its `num_keys` words are asked for.
-    haystack: tokens before the question.
+  """Counts of each word among `haystack` tokens, the highest first; the first
+  `config.items` words are asked for.
 
   Raises:
     ValueError: too few words, or those asked for are not the most frequent.
@@ -45,11 +42,8 @@ def counts(config, haystack: int) -> np.ndarray:
 
 
 def hide(config, rng, seq: np.ndarray, end: int, words: np.ndarray):
-  """Puts words into the haystack `seq`, those asked for before `end`.
-
-  Returns:
-    The places of each word asked for, in order of first appearance.
-  """
+  """Puts words into the haystack `seq`, those asked for before `end`; returns
+  the places of each of these, in order of first appearance."""
   number = counts(config, len(seq))
   tokens = np.repeat(words[: len(number)], number)
   wanted = int(number[: config.items].sum())

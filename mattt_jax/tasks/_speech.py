@@ -53,9 +53,9 @@ def speeches(text: str) -> Iterator[Speech]:
       before = _BEFORE.search(text[end : first - 1])
       tags = [(_tag_after(text, first, stop, after), 0), (before, end)]
       speakers = {
-        m["name"]: (m.start("name") + offset, m.end("name") + offset)
-        for m, offset in tags
-        if m is not None
+        tag["name"]: (tag.start("name") + offset, tag.end("name") + offset)
+        for tag, offset in tags
+        if tag
       }
       end = stop + 1
       if len(speakers) == 1:
@@ -71,9 +71,7 @@ def _passages(text: str, start: int, end: int) -> list[tuple[int, int]]:
   """
   marks = [m.start() for m in _MARK.finditer(text, start, end)]
   for k, at in enumerate(marks):
-    inside, outside = at + 1, at - 1
-    if k % 2:
-      inside, outside = outside, inside
+    inside, outside = (at - 1, at + 1) if k % 2 else (at + 1, at - 1)
     if text[at] in ("“", "”"):
       fits = (text[at] == "”") == bool(k % 2)
     else:

@@ -3,16 +3,13 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mattt_jax.config import require, require_at_least
+from mattt_jax.config import Experiment, require, require_at_least
 from mattt_jax.data import sources, splits, tokenizer
 from mattt_jax.tasks import base
-
-if TYPE_CHECKING:
-  from mattt_jax.config import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,8 +17,7 @@ class Tokenized:
   """Settings of what a token is; data/tokenizer.py has the tokenizers."""
 
   tokenizer: str = "bytes"  # or a path: tokenizer.json, SentencePiece model
-  # Checksum of that file; "" is filled in, so that a run and its checkpoints
-  # are bound to it.
+  # Checksum of that file, filled in: a run and its checkpoints are bound to it.
   tokenizer_sha256: str = ""
 
   def __post_init__(self):
@@ -47,7 +43,7 @@ class Config(Tokenized):
     require_at_least("task.min_document_bytes", self.min_document_bytes, 2)
     super().__post_init__()
 
-  def check(self, experiment: "Experiment") -> None:
+  def check(self, experiment: Experiment) -> None:
     """Raises `ValueError` if files are missing, or shorter than one chunk."""
     sources.check(
       self.source, min_bytes=self.min_document_bytes, least=experiment.chunk
@@ -70,8 +66,8 @@ class TextTask(base.BaseTask):
     self.vocab_size = self.tokenizer.vocab_size
 
   def _after_space(self, text: str) -> tuple[np.ndarray, int, str]:
-    """The tokens of a space and `text`; which of them has the first character
-    of `text`, and what that one says before it (a space, or nothing)."""
+    """Tokens of a space and `text`; which of them has the first character of
+    `text`; and what that one says before it (a space, or nothing)."""
     said = f" {text}"
     starts = self.tokenizer.starts(said)
     first = int(tokenizer.token_at(starts, 1))
@@ -79,12 +75,11 @@ class TextTask(base.BaseTask):
 
 
 class Task(TextTask):
-  """Documents, read once and held in the memory of each process, as texts and
-  as tokens. A corpus larger than memory is for `language_modeling`.
+  """Documents, read once and held in memory as texts and as tokens.
 
   Raises:
     ValueError: as `TextTask`; what data/sources.py raises of a source; a
-      document without two tokens, of which nothing can be predicted.
+      document without two tokens.
   """
 
   def __init__(self, config: Config, seed: int):
@@ -93,12 +88,11 @@ class Task(TextTask):
     self._ends = np.cumsum(sizes)  # of the training documents
 
   def _open(self) -> tuple[Mapping[str, Sequence[Read]], Sequence[int]]:
-    """The documents of each split, and the sizes of those of training, which
-    are drawn in proportion to them."""
+    """Documents of each split, and sizes of those of training, which are drawn
+    in proportion to them."""
+    c = self.config
     documents = sources.load(
-      self.config.source,
-      min_bytes=self.config.min_document_bytes,
-      text_key=self.config.text_key,
+      c.source, min_bytes=c.min_document_bytes, text_key=c.text_key
     )
     read = {
       split: [self._encode(document) for document in documents[split]]
@@ -136,18 +130,12 @@ class Task(TextTask):
   def _document(self, split: str, index: int) -> Read:
     splits.require_split(split)
     documents = self._documents[split]
-    require(
-      0 <= index < len(documents),
-      f"index={index} is no document of split={split!r}: it has "
-      f"{len(documents)}, counted from 0",
-    )
-    return documents[index]
+    return base.at_index(documents, index, f"document of split={split!r}")
 
   def _train_window(self, index: int, length: int) -> tuple[int, int]:
     """The document and the start of training example `index`."""
-    return self._draw_window(
-      base.example_rng(self.seed, "train", index), length
-    )
+    rng = base.example_rng(self.seed, "train", index)
+    return self._draw_window(rng, length)
 
   def _draw_window(
     self, rng: np.random.Generator, length: int
@@ -168,8 +156,7 @@ class Task(TextTask):
 
 
 class ReadWhenAsked(Sequence[Read]):
-  """Documents that are read and encoded when asked for; the last `kept` stay
-  in memory."""
+  """Documents read and encoded when due; the last `kept` stay in memory."""
 
   def __init__(
     self,

@@ -5,13 +5,13 @@ A sequence of `length` tokens, and the target after its last one, is
     | pairs among filler ............ | gap (filler) | queries |
       PAIR k.. v..   PAIR k.. v..                      QUERY k.. v.. QUERY ...
 
-The queries stand back to back at the very end. The gap before them is
-`round(gap_share * length)` tokens of filler; the pairs lie at random places in
-all that is before it. A pair binds its key to its value, the last binding of
-a key counts, and every query asks for another key. Filler never holds a mark,
-but a share `interference` of it is drawn from the tokens of keys and values.
+The gap is `round(gap_share * length)` tokens of filler; the pairs lie at random
+places before it. The last binding of a key counts, and every query asks for
+another key. Filler never holds a mark, but a share `interference` of it is
+drawn from the tokens of keys and values.
 """
 
+import bisect
 import dataclasses
 from typing import ClassVar
 
@@ -37,8 +37,7 @@ class Config(_documents.PairConfig):
   num_queries: int = 16  # of different keys
   updates: int = 0  # more pairs, each binding a bound key to another value
   interference: float = 0.8  # share of filler drawn from keys and values
-  # Interference rises linearly from 0 at the first of these steps to its
-  # value at the second; (0, 0): no ramp.
+  # Steps between which interference rises from 0 to its value; (0, 0): no ramp.
   interference_ramp: tuple[int, int] = (0, 0)
   # Sequences have lengths[i] tokens before step lengths_until[i], and the
   # experiment's length after the last; (): no length curriculum.
@@ -115,31 +114,21 @@ class Config(_documents.PairConfig):
   def least_distance(self) -> int:
     return self.unit  # the last pair before the gap is asked for first
 
-  def train_length(self, length: int, step: int) -> int:
-    """Tokens of a training sequence at outer step `step`."""
-    for shorter, until in zip(self.lengths, self.lengths_until, strict=True):
-      if step < until:
-        return shorter
-    return length
-
   def interference_at(self, step: int | None) -> float:
     """Share of filler drawn from keys and values at outer step `step`."""
     return _documents.ramped(self.interference, self.interference_ramp, step)
 
   def check(self, experiment) -> None:
-    """Raises `ValueError` where lengths do not fit or, with `out_of_reach`,
-    attention could answer."""
     require(
       not self.lengths or not experiment.train.random_lengths,
       f"task.lengths={self.lengths} does nothing with train.random_lengths="
       f"{experiment.train.random_lengths}: choose one of them",
     )
-    chunk = experiment.chunk
     shorter = [("task.lengths", length) for length in self.lengths]
     for field, length in shorter:
       require(
-        length > 0 and length % chunk == 0,
-        f"{field}={length} must be a multiple of chunk={chunk}",
+        length > 0 and length % experiment.chunk == 0,
+        f"{field}={length} must be a multiple of chunk={experiment.chunk}",
       )
     lengths = experiment.lengths + shorter
     _documents.require_out_of_reach(self, experiment, lengths)
@@ -150,7 +139,8 @@ class Task(_documents.Task):
 
   def train_length(self, length: int, step: int) -> int:
     """Tokens of a training sequence at outer step `step`."""
-    return self.config.train_length(length, step)
+    lengths, steps = self.config.lengths, self.config.lengths_until
+    return (*lengths, length)[bisect.bisect(steps, step)]
 
   def draft(self, rng, length, step):
     """Pairs, some of which a later one replaces, and the queries."""
@@ -186,20 +176,18 @@ class Task(_documents.Task):
 
   def _values(self, rng, bound_P) -> np.ndarray:
     """Value tokens of each pair; a key's next value is always another one."""
-    number = self.config.different_values
+    c = self.config
+    number = c.different_values
     codes: list[int] = []
-    bound: dict[int, int] = {}
-    for key in bound_P.tolist():
+    bound: dict[int, int] = {}  # key -> its last value
+    for key in bound_P:
       if key in bound:
-        code = (bound[key] + 1 + int(rng.integers(number - 1))) % number
+        bound[key] = (bound[key] + 1 + rng.integers(number - 1)) % number
       else:
-        code = int(rng.integers(number))
-      bound[key] = code
-      codes.append(code)
-    digits = _digits(
-      np.array(codes), self.config.num_values, self.config.value_length
-    )
-    return digits + self.config.first_value
+        bound[key] = rng.integers(number)
+      codes.append(bound[key])
+    digits = _digits(np.array(codes), c.num_values, c.value_length)
+    return digits + c.first_value
 
 
 def _digits(codes: np.ndarray, base_: int, number: int) -> np.ndarray:

@@ -11,16 +11,15 @@ the target after its last one, is
     qa4  a map        what is north of the kitchen ? garden
     qa5  gifts        who gave the milk to John ? Mary
 
-A token is a word (`Config.vocabulary`), an answer is one. Facts are sentences
-like "Mary took the milk ."; those of filler end in "." too, but hold no verb:
-a share `interference` of their words are people, places and objects, the others
-mean nothing.
+A token is a word (`Config.vocabulary`), an answer is one. Sentences of filler
+end in "." like facts ("Mary took the milk ."), but hold no verb: a share
+`interference` of their words are names of things, the others mean nothing.
 
-The same as text, in sentences of a real book, for tokenised models, is long_qa
-with source="babi:qa1".
+For the same as text, in a real book, use long_qa with source="babi:qa1".
 """
 
 import dataclasses
+import itertools
 from typing import ClassVar
 
 import numpy as np
@@ -38,8 +37,7 @@ _FILLER_WORDS = (3, 9)  # of a filler sentence, the full stop included
 
 @dataclasses.dataclass(frozen=True)
 class Config(_documents.Config):
-  """Settings, in addition to those of all documents of facts; a token is a
-  word, and the misleading ones of filler are names of things."""
+  """Settings, in addition to those of all documents of facts."""
 
   kind: str = "qa1"  # to "qa5"
   num_facts: int = 7  # of the story, those that no question needs included
@@ -77,27 +75,28 @@ class Config(_documents.Config):
     )
 
   @property
-  def vocabulary(self) -> tuple[str, ...]:
-    """The word of each token; token 0 is unused."""
+  def names(self) -> tuple[list[str], list[str], list[str]]:
+    """People, places and objects."""
     return (
-      "",
-      *worlds.GRAMMAR,
-      *worlds.PEOPLE[: self.num_people],
-      *worlds.PLACES[: self.num_places],
-      *worlds.OBJECTS[: self.num_objects],
-      *(f"filler{number}" for number in range(self.num_fillers)),
+      worlds.PEOPLE[: self.num_people],
+      worlds.PLACES[: self.num_places],
+      worlds.OBJECTS[: self.num_objects],
     )
 
   @property
+  def vocabulary(self) -> tuple[str, ...]:
+    """Word of each token; token 0 is unused."""
+    fillers = (f"filler{number}" for number in range(self.num_fillers))
+    return "", *worlds.GRAMMAR, *itertools.chain(*self.names), *fillers
+
+  @property
   def first_name(self) -> int:
-    """The first token that names a thing; people, places, then objects."""
+    """First token that names a thing; people, places, then objects."""
     return 1 + len(worlds.GRAMMAR)
 
   @property
   def first_filler(self) -> int:
-    return (
-      self.first_name + self.num_people + self.num_places + self.num_objects
-    )
+    return self.first_name + sum(map(len, self.names))
 
   # Sizes are those of the longest sentences.
 
@@ -116,7 +115,7 @@ class Config(_documents.Config):
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-  """The sentences of what happened, in order, and questions about it."""
+  """Sentences of what happened, in order, and questions about it."""
 
   sentences: tuple[worlds.Words, ...]
   questions: tuple[worlds.Question, ...]
@@ -130,15 +129,11 @@ class Task(_documents.Task):
     self._token = {word: token for token, word in enumerate(config.vocabulary)}
 
   def story(self, split: str, index: int) -> Story:
-    """The story of example `index` of `split`, in words.
-
-    Raises:
-      ValueError: unknown split, or negative index.
-    """
+    """Story of example `index` of `split`, in words; raises as `example`."""
     return tell(self.config, base.example_rng(self.seed, split, index))
 
   def draft(self, rng, length, step):
-    """A story and its questions.
+    """Draws a story and its questions.
 
     The evidence of an answer is every fact that it needs; its distance is that
     of the first word of the farthest.
@@ -171,20 +166,18 @@ class Task(_documents.Task):
   def guessing(
     self, split: str, length: int, sequences: int
   ) -> dict[str, float | None]:
-    """Shares of answers that rules without linked facts have right.
-
-    Returns:
-      The share of each of `_babi_rules.RULES`, over the first `sequences`
-      examples, whatever their `length`; none for qa4 and qa5, whose answers are
-      not places that somebody went to.
-    """
+    """Shares of answers, over the first `sequences` examples, that rules
+    without linked facts (`_babi_rules.RULES`) have right; none for qa4 and qa5,
+    whose answers are not places that somebody went to."""
     del length
     if self.config.kind not in ("qa1", "qa2", "qa3"):
       return {}
-    cases = []
-    for story in (self.story(split, index) for index in range(sequences)):
-      named = rules.names(story.sentences)
-      cases += [(named, question) for question in story.questions]
+    stories = [self.story(split, index) for index in range(sequences)]
+    cases = [
+      (rules.names(s.sentences), asked)
+      for s in stories
+      for asked in s.questions
+    ]
     return {
       name: float(np.mean([rule(*case) == case[1].answer for case in cases]))
       for name, rule in rules.RULES.items()
@@ -208,19 +201,14 @@ class Task(_documents.Task):
 
 def tell(config: Config, rng: np.random.Generator) -> Story:
   """A story, in words."""
-  people, places, objects = (
-    worlds.PEOPLE[: config.num_people],
-    worlds.PLACES[: config.num_places],
-    worlds.OBJECTS[: config.num_objects],
-  )
   kind, number = config.kind, config.num_facts
   questions: list[worlds.Question] = []
   while not questions:  # a random life may leave nothing to ask for
     if kind == "qa4":
-      facts = worlds.map_facts(rng, places, number)
+      facts = worlds.map_facts(rng, config.names[1], number)
       questions = list(worlds.map_questions(facts))
     else:
-      world = worlds.live(rng, kind, people, places, objects, number)
+      world = worlds.live(rng, kind, *config.names, number)
       facts, questions = world.facts, list(worlds.questions(kind, world))
   again = config.num_questions > len(questions)
   chosen = rng.choice(len(questions), config.num_questions, replace=again)

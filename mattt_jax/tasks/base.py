@@ -3,29 +3,29 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
+from typing import Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
+from mattt_jax.config import Experiment, require
 from mattt_jax.data.splits import SPLITS, require_split
-
-if TYPE_CHECKING:
-  from mattt_jax.config import Experiment
-  from mattt_jax.data.tokenizer import Tokenizer
+from mattt_jax.data.tokenizer import Tokenizer
 
 
 def example_rng(seed: int, split: str, index: int) -> np.random.Generator:
-  """The random numbers of one example: the same in every process, any order.
+  """Random numbers of one example, the same in every process and any order.
 
-  The arguments are the key of a counter-based generator (two words of 64 bits),
-  so that no two examples of any split share a stream.
+  The arguments are the key of a counter-based generator: no two examples of
+  any split share a stream.
 
   Raises:
     ValueError: unknown split, or a negative seed or index.
   """
   require_split(split)
-  if seed < 0 or index < 0:
-    raise ValueError(f"seed={seed} and index={index} must not be negative")
+  require(
+    seed >= 0 and index >= 0,
+    f"seed={seed} and index={index} must not be negative",
+  )
   key = (seed, index * len(SPLITS) + SPLITS.index(split))
   return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
 
@@ -43,15 +43,13 @@ class Example(TypedDict):
   outer_weight: np.ndarray  # [L] float32
   answer: np.ndarray  # [L] int32: which answer this target belongs to, or -1
   distance: np.ndarray  # [L] int32: tokens back to its evidence, or -1
-  # [L] bool: this target is asked for later, so that an oracle of what to write
-  # keeps it; all False where a task cannot know.
-  relevant: np.ndarray
+  relevant: np.ndarray  # [L] bool: asked for later; False if a task cannot know
 
 
 class Config(Protocol):
   """A task file's frozen settings, `Config`; `check` runs before compiling."""
 
-  def check(self, experiment: "Experiment") -> None:
+  def check(self, experiment: Experiment) -> None:
     """Raises `ValueError` if the experiment's sizes do not fit the task."""
 
 
@@ -72,14 +70,12 @@ class Task(Protocol):
   ) -> Example:
     """Example `index` of `split`, `length` tokens.
 
-    `step` is the outer step that the example is for, on which a curriculum
-    depends; None: the end of the curriculum.
+    `step` is the outer step, for a curriculum; None: the end of it.
     """
 
   def train_length(self, length: int, step: int) -> int:
-    """Tokens of a training sequence at outer step `step` (a curriculum may
-    start shorter than `length`); a multiple of the chunk.
-    """
+    """Tokens of a training sequence at outer step `step`, a multiple of the
+    chunk; a curriculum may start shorter than `length`."""
 
 
 class BaseTask:
@@ -99,11 +95,20 @@ class ReadingTask(Task, Protocol):
   """A task that reads files: a run resumes with the same ones only."""
 
   def contents(self) -> dict[str, str]:
-    """A checksum of each document, or part of the data, by its name."""
+    """Checksum of each document, or part of the data, by its name."""
+
+
+def at_index(items: Any, index: int, what: str) -> Any:
+  """Item `index`, or `ValueError`; `what` says what an item is."""
+  require(
+    0 <= index < len(items),
+    f"index={index} is no {what}: there are {len(items)}, counted from 0",
+  )
+  return items[index]
 
 
 def checksum(content: bytes | str) -> str:
-  """The beginning of the sha256 of a text."""
+  """Beginning of the sha256 of a text."""
   content = content.encode() if isinstance(content, str) else content
   return hashlib.sha256(content).hexdigest()[:16]
 
@@ -130,20 +135,13 @@ class Question:
 class QuestionTask(Task, Protocol):
   """A task whose answers can also be chosen or written."""
 
-  tokenizer: "Tokenizer"
+  tokenizer: Tokenizer
 
   def questions(
     self, split: str, index: int, length: int, most: int
   ) -> list[Question]:
-    """What `example(split, index, length)` asks, in order.
-
-    Args:
-      split: as of `example`.
-      index: as of `example`.
-      length: as of `example`.
-      most: choices of a question, at least 2; the arguments alone determine
-        them.
-    """
+    """Questions of `example(split, index, length)`, in order, each with at
+    most `most` choices (2 or more), which the arguments alone determine."""
 
 
 @runtime_checkable
@@ -153,5 +151,5 @@ class GuessingTask(Task, Protocol):
   def guessing(
     self, split: str, length: int, sequences: int
   ) -> Mapping[str, float | None]:
-    """The share of answers that each rule, by its name, has right; None: there
-    are none."""
+    """Share of answers that each rule has right, by its name; None: there are
+    no answers."""

@@ -29,17 +29,17 @@ def train_batches(
 ) -> grain.DatasetIterator:
   """Iterates over the batches of steps `start_step` .. `train.steps - 1`.
 
-  Arrays are [B, L], where L is the task's training length at that step. The
-  state (`get_state`, `set_state`) is JSON: the number of the next step.
+  Arrays are [B, L], where L is the training length at that step. The iterator's
+  state is JSON: the number of the next step.
 
   Args:
     task: makes the examples.
     experiment: sizes, seed, and how many batches are kept ready.
     start_step: the first step.
     place: applied to each batch by the threads that make it; it may move the
-      batch to the devices, so that the training loop need not wait for that.
-    rows: the examples of a batch to make; default: all. Processes that share a
-      batch divide its rows; the order of examples stays the same.
+      batch to the devices.
+    rows: the examples of a batch to make, by default all; processes divide
+      them.
 
   Raises:
     ValueError: `start_step` is not one of 0 .. train.steps.
@@ -57,8 +57,8 @@ def train_batches(
     made = stack([task.example("train", i, length, step) for i in indices])
     return made if place is None else place(made)
 
-  made = grain.MapDataset.range(steps).map(batch)
-  batches = iter(_prefetched(made, experiment.train.prefetch))
+  steps_made = grain.MapDataset.range(steps).map(batch)
+  batches = iter(_prefetched(steps_made, experiment.train.prefetch))
   grain.experimental.set_next_index(batches, start_step)
   return batches
 
@@ -111,8 +111,6 @@ def stack(examples: list[Example]) -> Batch:
 def _prefetched(batches: grain.MapDataset, number: int) -> grain.IterDataset:
   """Keeps up to `number` batches ready, in order."""
   # Threads, not processes: examples are cheap next to a step of the model.
-  return batches.to_iter_dataset(
-    grain.ReadOptions(
-      num_threads=min(_THREADS, number), prefetch_buffer_size=number
-    )
-  )
+  threads = min(_THREADS, number)
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=number)
+  return batches.to_iter_dataset(options)

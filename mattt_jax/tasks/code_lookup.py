@@ -5,15 +5,12 @@ A stretch of a Python module, then questions about its own text,
     # partial is imported from: functools
     # arguments of heappush: heap, item
 
-about `from functools import partial`, functions and methods, which `ast` finds.
-A name that the module imports from two places, or gives to two functions, is
-not asked for, nor is a function without arguments. Arguments are in their order
-and without defaults; `*args` and `**kwargs` keep their stars. An answer ends
-with its line, so that none is the beginning of another.
-
-The choice is among the modules, or the argument lists, of the stretch. Nothing
-is asked about files that are not named *.py or that this version of Python
-cannot parse.
+about `from functools import partial`, functions and methods, which `ast` finds
+in *.py. A name that the module imports from two places, or gives to two
+functions, is not asked for, nor is a function without arguments. Arguments have
+no defaults; `*args` and `**kwargs` keep their stars. An answer ends with its
+line, so that none is the beginning of another. The choice is among the modules,
+or the argument lists, of the stretch.
 """
 
 import ast
@@ -22,10 +19,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from mattt_jax.config import require
+from mattt_jax.config import require_choice
 from mattt_jax.tasks import _names, _questions
-
-_KINDS = ("imports", "arguments")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +31,7 @@ class Config(_questions.Config):
 
   def __post_init__(self):
     super().__post_init__()
-    require(
-      self.kind in ("any", *_KINDS),
-      f"task.kind={self.kind!r} is not known: use any, {', '.join(_KINDS)}",
-    )
+    require_choice("task.kind", self.kind, ("any", "imports", "arguments"))
 
 
 class Task(_questions.Task):
@@ -63,22 +55,28 @@ class Task(_questions.Task):
 
 def _facts(tree: ast.AST, text: str) -> Iterator[_questions.Fact]:
   """The facts of all imports and functions, those without arguments too."""
-  at = _Places(text)
+  lines = [0, *(m.end() for m in re.finditer(r"\r\n?|\n", text))]
+
+  def start(node) -> int:
+    """The first character of a node; `ast` counts bytes of a line."""
+    first, size = lines[node.lineno - 1], node.col_offset
+    return first + len(text[first : first + size].encode()[:size].decode())
+
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom):
       module = "." * node.level + (node.module or "")
-      lead = at.start(node), at.start(node.names[0])
+      lead = start(node), start(node.names[0])
       for alias in node.names:
         if alias.name != "*":
-          name = at.start(alias), at.start(alias) + len(alias.name)
+          name = start(alias), start(alias) + len(alias.name)
           ask = f"\n# {alias.name} is imported from:"
           yield _questions.Fact(f"{module}\n", (lead, name), ask, "imports")
     elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-      start, arguments = at.start(node), _arguments(node.args)
-      stops = [at.start(a) + len(a.arg) for _, a in arguments]
+      arguments = _arguments(node.args)
+      stops = [start(a) + len(a.arg) for _, a in arguments]
       said = ", ".join(stars + a.arg for stars, a in arguments)
       ask = f"\n# arguments of {node.name}:"
-      spans = ((start, max(stops, default=start)),)
+      spans = ((start(node), max(stops, default=start(node))),)
       yield _questions.Fact(f"{said}\n", spans, ask, "arguments")
 
 
@@ -88,17 +86,3 @@ def _arguments(node: ast.arguments) -> list[tuple[str, ast.arg]]:
   listed += [("*", node.vararg)] if node.vararg else []
   listed += [("", a) for a in node.kwonlyargs]
   return listed + ([("**", node.kwarg)] if node.kwarg else [])
-
-
-class _Places:
-  """The starts of nodes in characters; `ast` counts bytes of a line."""
-
-  def __init__(self, text: str):
-    self._text = text
-    self._lines = [0, *(m.end() for m in re.finditer(r"\r\n?|\n", text))]
-
-  def start(self, node) -> int:
-    """The first character of a node."""
-    first = self._lines[node.lineno - 1]
-    line = self._text[first : first + node.col_offset].encode()
-    return first + len(line[: node.col_offset].decode())

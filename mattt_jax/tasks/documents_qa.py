@@ -8,17 +8,13 @@ of `length` tokens, and the target after its last one, is
 where every paragraph is its title, a line of text and an empty line, and the
 gap, a share of `length`, holds paragraphs that are not evidence. Those that the
 set gives with a question come first, then others of the same split in random
-order, again and again if the length asks for more. The first of them, and the
-first of the gap, loses its beginning, so that the length is exact.
+order, again and again if need be. The first of them, and the first of the gap,
+loses its beginning, so that the length is exact.
 
-The answer is the first of the question's answers (`question` gives all), with
-the end of its line. data/qa_sets.py splits a source so that training and
-held-out questions share no paragraph. A length leaves out the questions that do
-not fit into it.
-
-The wrong answers of a multiple choice are drawn from other questions of the
-split that ask with the same word (who, how many; none: yes or no), or from all
-of them where these have no other answer.
+The answer is the question's first one, with the end of its line. Training and
+held-out questions share no paragraph (data/qa_sets.py). A length leaves out the
+questions that do not fit. Wrong choices are answers to other questions of the
+split that ask with the same word (who, how many), or to any if there are none.
 """
 
 import dataclasses
@@ -26,17 +22,14 @@ import functools
 import json
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-from mattt_jax.config import require, require_share
+from mattt_jax.config import Experiment, require, require_share
 from mattt_jax.data import qa_sets, splits
 from mattt_jax.tasks import _documents, _texts, base
 from mattt_jax.tasks._drafts import Draft
-
-if TYPE_CHECKING:
-  from mattt_jax.config import Experiment
 
 _MARGIN = 8  # tokens that a written answer may have above the longest right one
 _ASKS = re.compile(r"\b(how \w+|wh(?:at|en|ere|ich|o|om|ose|y))\b", re.I)
@@ -62,10 +55,10 @@ class Config(_texts.Tokenized):
     return round(self.gap_share * length)
 
   def min_distance(self, length: int) -> int:
-    """No word of the evidence is nearer to the answer than this."""
+    """Least distance of the evidence to the answer."""
     return self.gap(length) + 1
 
-  def check(self, experiment: "Experiment") -> None:
+  def check(self, experiment: Experiment) -> None:
     """Raises `ValueError` if the source is missing or bad, a split has no
     question that fits or, with `out_of_reach`, attention could answer."""
     _documents.require_out_of_reach(self, experiment, experiment.lengths)
@@ -87,7 +80,7 @@ class Task(_texts.TextTask):
     super().__init__(config, seed)
     self._paragraphs, questions = qa_sets.load(config.source)
     self._parts = qa_sets.split(questions, len(self._paragraphs), config.source)
-    self._tokens: dict[int, np.ndarray] = {}  # of paragraphs, once needed
+    self._paragraph = functools.cache(self._encode)
     self._answers = functools.cache(self._answers_by_kind)
     self._sizes = {}
     for split, part in self._parts.items():
@@ -106,17 +99,13 @@ class Task(_texts.TextTask):
     return None if split == "train" else len(self.fitting(split, length))
 
   def contents(self) -> dict[str, str]:
-    """A checksum of each list of rows."""
-    return {
-      "paragraphs": base.checksum(json.dumps(self._paragraphs)),
-      **{
-        split: base.checksum(json.dumps(part.questions))
-        for split, part in self._parts.items()
-      },
-    }
+    """Checksum of each list of rows."""
+    rows: dict[str, Any] = {"paragraphs": self._paragraphs}
+    rows |= {split: part.questions for split, part in self._parts.items()}
+    return {name: base.checksum(json.dumps(rows[name])) for name in rows}
 
   def fitting(self, split: str, length: int) -> np.ndarray:
-    """Numbers of the questions of a split that fit into `length` tokens.
+    """Numbers of a split's questions that fit into `length` tokens.
 
     Raises:
       ValueError: unknown split, or none fits.
@@ -134,11 +123,7 @@ class Task(_texts.TextTask):
     return numbers
 
   def question(self, split: str, index: int, length: int) -> qa_sets.Row:
-    """The question of example `index`: its row, with all `answers`.
-
-    Raises:
-      ValueError: unknown split, no such question, or none fits.
-    """
+    """Row of the question of example `index`; raises what `example` does."""
     return self._question(split, index, length)[0]
 
   def example(
@@ -160,13 +145,12 @@ class Task(_texts.TextTask):
     others = self._others(rng, split, question)
     room = questions_at - gap - sum(len(self._paragraph(n)) for n in evidence)
     cut, *front = self._fill(others, room) or [np.zeros(0, np.int32)]
-    order = [(self._paragraph(n), True) for n in evidence]
-    order += [(piece, False) for piece in front]
+    order = [*map(self._paragraph, evidence), *front]
 
     pieces, at, places = [cut], len(cut), []
     for number in rng.permutation(len(order)):
-      piece, is_evidence = order[number]
-      if is_evidence:
+      piece = order[number]
+      if number < len(evidence):
         places.append(at + np.arange(len(piece)))
       pieces.append(piece)
       at += len(piece)
@@ -183,19 +167,16 @@ class Task(_texts.TextTask):
     """The question of example `index`, with `most` answers to choose from.
 
     Raises:
-      ValueError: as `question`.
+      ValueError: as `example`.
     """
     question, rng = self._question(split, index, length)
     asked, answer_at = self._asked(question)
     right = question["answers"]
     _, _, before = self._after_space(f"{right[0]}\n")
     same = {text.casefold() for text in right}
+    by_kind = self._answers(split)
     others = [
-      [
-        text
-        for text in self._answers(split)[kind]
-        if text.casefold() not in same
-      ]
+      [text for text in by_kind[kind] if text.casefold() not in same]
       for kind in (_kind(question), None)
     ]
     drawn = rng.permutation(others[0] or others[1])[: most - 1].tolist()
@@ -211,7 +192,7 @@ class Task(_texts.TextTask):
     ]
 
   def _answers_by_kind(self, split: str) -> dict[str | None, list[str]]:
-    """The different answers to the questions of each kind; None: to all."""
+    """Different answers to the questions of each kind; None: to all."""
     by_kind: dict[str | None, dict[str, str]] = {None: {}}
     for question in self._parts[split].questions:
       text = question["answers"][0]
@@ -225,12 +206,8 @@ class Task(_texts.TextTask):
     fitting = self.fitting(split, length)
     if split == "train":
       index = int(rng.integers(len(fitting)))
-    require(
-      index < len(fitting),
-      f"index={index} is no question of split={split!r}: {len(fitting)} fit "
-      f"into length={length}, counted from 0",
-    )
-    number = fitting[index]
+    what = f"question of split={split!r} that fits into length={length}"
+    number = base.at_index(fitting, index, what)
     return self._parts[split].questions[number], rng
 
   def _size(self, question: qa_sets.Row) -> int:
@@ -240,19 +217,15 @@ class Task(_texts.TextTask):
     return len(asked) + sum(len(self._paragraph(n)) for n in evidence)
 
   def _asked(self, question: qa_sets.Row) -> tuple[np.ndarray, int]:
-    """The tokens of the question and its answer, and where the answer starts:
-    with the token that its first character is in."""
+    """Tokens of the question and its answer, and where the answer starts."""
     ask = f"Question: {question['question']}\nAnswer:"
     before = self.tokenizer.encode(ask)
     said, start, _ = self._after_space(f"{question['answers'][0]}\n")
     return np.concatenate([before, said]), len(before) + start
 
-  def _paragraph(self, number: int) -> np.ndarray:
-    if number not in self._tokens:
-      row = self._paragraphs[number]
-      text = f"{row['title']}\n{row['text']}\n\n"
-      self._tokens[number] = self.tokenizer.encode(text)
-    return self._tokens[number]
+  def _encode(self, number: int) -> np.ndarray:
+    row = self._paragraphs[number]
+    return self.tokenizer.encode(f"{row['title']}\n{row['text']}\n\n")
 
   def _others(
     self, rng: np.random.Generator, split: str, question: qa_sets.Row
@@ -276,6 +249,6 @@ class Task(_texts.TextTask):
 
 
 def _kind(question: qa_sets.Row) -> str:
-  """The word that a question asks with, in lower case; "" if none."""
+  """Word that a question asks with, in lower case; "" if none."""
   asks = _ASKS.search(question["question"])
   return asks.group().lower() if asks else ""

@@ -1,34 +1,26 @@
 """Language modelling: the next token of long documents of real text.
 
 Training reads windows at random places of the training documents; tune and
-test read each held-out document from its beginning. Tokens are UTF-8 bytes, or
-those of a tokenizer's file (data/tokenizer.py), a copy of which stays with the
-run.
+test read each held-out document from its beginning.
 
-With `in_memory=False` the corpus may be larger than memory. Each process reads
-the documents of its own rows of a batch from disk when they are due, by an
-index (data/records.py), and encodes each as a whole. Seed and step alone still
-draw an example from the whole corpus. Batches of bytes are the same, bit for
-bit, as with `in_memory=True`. With a tokenizer's file, documents are drawn in
-proportion to their bytes, as the index does not know how many tokens they have.
+With `in_memory=False` the corpus may be larger than memory: each process reads
+the documents of its own rows of a batch from disk, by an index
+(data/records.py). Batches of bytes are the same as with `in_memory=True`; with
+a tokenizer's file, documents are drawn in proportion to their bytes, as the
+index does not know how many tokens they have.
 
-With `repeat_ngram` the targets that repeat what was read long ago are answers.
-The evaluator's answer_loss and by_distance then cover these distant repeats,
-which only a memory of the far past helps with, and other_loss the rest.
+With `repeat_ngram` the targets that repeat what was read long ago are answers,
+which only a memory of the far past helps with.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mattt_jax.config import require
+from mattt_jax.config import Experiment, require
 from mattt_jax.data import records, splits
 from mattt_jax.tasks import _documents, _texts, base
 from mattt_jax.tasks._drafts import Draft
-
-if TYPE_CHECKING:
-  from mattt_jax.config import Experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +42,7 @@ class Config(_texts.Config):
     )
     super().__post_init__()
 
-  def check(self, experiment: "Experiment") -> None:
+  def check(self, experiment: Experiment) -> None:
     """Raises `ValueError` if files are missing, or shorter than one chunk, or
     no length has room for a repeat."""
     super().check(experiment)
@@ -73,10 +65,9 @@ class Task(_texts.Task):
   def _open(self):
     if self.config.in_memory:
       return super()._open()
+    c = self.config
     self._records = records.load(
-      self.config.source,
-      min_bytes=self.config.min_document_bytes,
-      text_key=self.config.text_key,
+      c.source, min_bytes=c.min_document_bytes, text_key=c.text_key
     )
     read = {
       split: _texts.ReadWhenAsked(documents, self._encode)
@@ -85,7 +76,7 @@ class Task(_texts.Task):
     return read, self._records["train"].size_N
 
   def contents(self) -> dict[str, str]:
-    """A checksum of each document, by its name; of each split, if documents
+    """Checksum of each document, by its name, or of each split if documents
     are not held in memory."""
     if self.config.in_memory:
       return super().contents()
@@ -122,14 +113,9 @@ class Task(_texts.Task):
 def repeats(tokens: np.ndarray, ngram: int) -> np.ndarray:
   """Tokens since the n-gram that ends at each token ended before.
 
-  It is exact, by sorting without hashes: O(size log size log ngram).
-
-  Args:
-    tokens: [size], of any integer type.
-    ngram: tokens of an n-gram, at least 1.
-
-  Returns:
-    [size] int64; 0 where it is new, or the text before it too short.
+  `tokens` are [size] integers, `ngram` is at least 1. The result, [size] int64,
+  is 0 where the n-gram is new, or the text before it too short. It is exact, by
+  sorting: O(size log size log ngram).
   """
   back = np.zeros(len(tokens), np.int64)
   if len(tokens) <= ngram:

@@ -11,30 +11,23 @@
                    length, as BABILong has them (tasks/babi.py)
 
 A context that is too long loses its middle, as in LongBench (arXiv 2308.14508),
-or is an error with `cut=False`. An answer's tokens, the space before it
-included, share an id, so that exact matches are counted; the first of several
-ways to say it is asked for. A set does not say what the evidence is: the
-distance goes back to the first place where the answer stands in the context,
-or to its beginning. bAbI's evidence is known; its farthest fact counts.
-
-A multiple choice is among the set's own choices. A written answer has at most
-as many tokens as the longest right one: nothing here ends it.
+or is an error with `cut=False`. The first of several right answers is asked
+for, the space before it included. Its distance goes back to bAbI's farthest
+fact, or else to the first place where the answer stands in the context, or to
+the beginning. A multiple choice is among the set's own choices. Nothing ends a
+written answer: it has at most as many tokens as the longest right one.
 """
 
 import dataclasses
 import functools
 import re
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mattt_jax.config import require
+from mattt_jax.config import Experiment, require
 from mattt_jax.data import public_sets, ruler_text, sources, splits, tokenizer
 from mattt_jax.tasks import _documents, _generated, _texts, base
 from mattt_jax.tasks._drafts import Draft
-
-if TYPE_CHECKING:
-  from mattt_jax.config import Experiment
 
 _MIN_HAYSTACK_BYTES = 1024  # shorter modules of "stdlib" are left out
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -63,7 +56,7 @@ class Config(_texts.Tokenized):
       f"task.source={self.source!r} hides nothing in a text; leave it out",
     )
 
-  def check(self, experiment: "Experiment") -> None:
+  def check(self, experiment: Experiment) -> None:
     """Raises `ValueError` if files are missing."""
     if _generated.parse(self.source) is None:
       public_sets.check(self.source)
@@ -106,14 +99,14 @@ class Task(_texts.TextTask):
     return None if endless else len(self._records[split])
 
   def contents(self) -> dict[str, str]:
-    """A checksum of each split's records."""
+    """Checksum of each split's records."""
     return {
       split: base.checksum(repr((records, self._sentences.get(split))))
       for split, records in self._records.items()
     }
 
   def record(self, split: str, index: int, length: int) -> public_sets.Record:
-    """The record of example `index`; `length` counts for what is made.
+    """Record of example `index`; `length` counts for what is made.
 
     Raises:
       ValueError: unknown split, no such record, a length too short for one.
@@ -135,12 +128,7 @@ class Task(_texts.TextTask):
         size = max(least, size - max(1, size // 64))
     records = self._records[split]
     if split != "train":
-      require(
-        index < len(records),
-        f"index={index} is no record of split={split!r}: it has "
-        f"{len(records)}, counted from 0",
-      )
-      return records[index]
+      return base.at_index(records, index, f"record of split={split!r}")
     epoch, at = divmod(index, len(records))
     rng = base.example_rng(self.seed, split, epoch)
     return records[rng.permutation(len(records))[at]]
@@ -171,8 +159,7 @@ class Task(_texts.TextTask):
   def questions(
     self, split: str, index: int, length: int, most: int
   ) -> list[base.Question]:
-    """The questions of example `index`, with earlier answers in place and with
-    the first of their choices, if there are any.
+    """Questions of example `index`, earlier answers in place.
 
     Raises:
       ValueError: as `example`.
@@ -183,11 +170,9 @@ class Task(_texts.TextTask):
     for tokens, number in rest:
       if number >= 0:
         space = " " * record.leads[number].endswith(" ")
-        right = (
-          record.answers
-          if len(record.leads) == 1
-          else (record.answers[number],)
-        )
+        right = record.answers
+        if len(record.leads) > 1:
+          right = (right[number],)
         choices = dict.fromkeys((right[0], *record.choices))
         encoded = [self._encode(space + text) for text in choices]
         questions.append(
@@ -205,7 +190,6 @@ class Task(_texts.TextTask):
     return questions
 
   def _parts(self, record, length: int):
-    """The results of `_cut` and `_rest`."""
     longest = self._after(record)
     room = length + 1 - longest
     require(
@@ -216,7 +200,7 @@ class Task(_texts.TextTask):
     return *self._cut(record, room), self._rest(record, record.answers)
 
   def _after(self, record) -> int:
-    """Tokens after the context: all candidates leave the same room for it."""
+    """Most tokens after the context, so that all choices leave the same room."""
     candidates = [(choice,) for choice in record.choices] or [record.answers]
     parts = (self._rest(record, answers) for answers in candidates)
     return max(sum(len(tokens) for tokens, _ in rest) for rest in parts)
@@ -224,9 +208,8 @@ class Task(_texts.TextTask):
   def _rest(self, record, answers) -> list[tuple[np.ndarray, int]]:
     """The parts after the context: tokens, and which answer they are, or -1."""
     parts, before = [], record.ask
-    for number, (lead, text) in enumerate(
-      zip(record.leads, answers, strict=False)
-    ):
+    pairs = zip(record.leads, answers, strict=False)
+    for number, (lead, text) in enumerate(pairs):
       # Tokenizers join a word to the space before it.
       space = " " * lead.endswith(" ")
       before += lead.removesuffix(" ")
@@ -264,9 +247,9 @@ class Task(_texts.TextTask):
     return np.stack([first, np.searchsorted(starts, edges[:, 1])], 1).tolist()
 
   def _find(self, context, head: int, answer: str) -> tuple[int, int]:
-    """The first place of `answer` in the context, [first, after the last);
-    (0, 0): it is not there."""
-    decode, encode = self.tokenizer.decode, self.tokenizer.encode
+    """First place of `answer` in the context, [first, after the last); (0, 0):
+    it is not there."""
+    decode, encode = self.tokenizer.decode, self._encode
     # Tokens of a part of a text may be others than in the whole of it, hence
     # min and max.
     size, end = len(encode(answer)), len(context)
@@ -282,13 +265,13 @@ class Task(_texts.TextTask):
 
   def _generated(self, split, index, size, length, short) -> public_sets.Record:
     assert self._maker
-    rng = base.example_rng(self.seed, split, index)
+    name, rng = f"{split}/{index}", base.example_rng(self.seed, split, index)
     return self._maker.record(
-      f"{split}/{index}", rng, size, length, self._sentences[split], short
+      name, rng, size, length, self._sentences[split], short
     )
 
   def _largest(self, split: str, length: int) -> tuple[int, bool]:
-    """The size of the haystack that fills `length`, to about 2 %, and whether
+    """Size of the haystack that fills `length`, to about 2 %, and whether
     RULER's has the short form."""
     assert self._maker
     least, most = self._maker.sizes
@@ -309,11 +292,8 @@ class Task(_texts.TextTask):
 
   def _text(self, split: str) -> list[str]:
     """The sentences of the haystack of a split."""
-    if self.config.haystack:
-      documents = sources.load(
-        self.config.haystack, min_bytes=_MIN_HAYSTACK_BYTES
-      )
+    texts = list(dict.fromkeys(r.context for r in self._records[split]))
+    if source := self.config.haystack:
+      documents = sources.load(source, min_bytes=_MIN_HAYSTACK_BYTES)
       texts = [d.text.decode() for d in documents[split]]
-    else:
-      texts = list(dict.fromkeys(r.context for r in self._records[split]))
     return _SENTENCE_END.split(" ".join(" ".join(texts).split()))

@@ -6,18 +6,15 @@ target after its last one, is
     | k v k v ... k v | gap (filler) | .. k v .... k v ........ k v ... |
       all pairs                        the queries among filler
 
-The place of each query is one of the slots of two tokens after the gap. Slot
-g = 1, 2, .. is drawn with a probability in proportion to g^(power - 1), the
-power law that gaps between repeated bigrams of real text follow, and no slot
-twice. Every key is asked for once, by nothing but itself: filler never holds a
-key of this document. A share `interference` of it is drawn from the other keys
-and the values.
+The place of each query is one of the slots of two tokens after the gap, no slot
+twice. Slot g = 1, 2, .. is drawn with a probability in proportion to
+g^(power - 1), as gaps between repeated bigrams of real text are. Every key is
+asked for once, and filler never holds one of this document: a share
+`interference` of it is drawn from the other keys and the values.
 
-The pairs stand first, or at `depth` in the gap; `gap_share` and `power` say how
-far back that is. As published: no gap, so that most queries come soon, many of
-them in reach of attention; results are read by distance. What the publication
-scores without showing it, the value, stands after its query here, as in any
-text.
+The pairs stand first, or at `depth` in the gap. As published: no gap, so that
+many queries are in reach of attention; results are read by distance. Unlike as
+published, the value stands after its query, as in any text.
 """
 
 import dataclasses
@@ -73,7 +70,7 @@ class Config(_documents.PairConfig):
     return 2 * self.num_pairs
 
   def queries(self, length: int) -> tuple[int, int]:
-    """The start of the first slot for a query, and the number of slots.
+    """Start of the first slot for a query, and the number of slots.
 
     Raises:
       ValueError: `length` cannot hold the pairs, the gap and the queries.
@@ -83,26 +80,16 @@ class Config(_documents.PairConfig):
     return start, (length + 1 - start) // 2
 
   def pairs_at(self, length: int) -> int:
-    """The start of the first pair.
-
-    Raises:
-      ValueError: as `queries`.
-    """
+    """Start of the first pair; raises what `queries` does."""
     return round(self.depth * (self.queries(length)[0] - self.fact_tokens))
 
   def min_distance(self, length: int) -> int:
-    """The least distance that an answer can have: that of the last pair, if
-    the first slot asks for it.
-
-    Raises:
-      ValueError: as `queries`.
-    """
+    """Least distance of an answer: that of the last pair, if the first slot
+    asks for it; raises what `queries` does."""
     last = self.pairs_at(length) + self.fact_tokens - 2
     return self.queries(length)[0] - last
 
   def check(self, experiment) -> None:
-    """Raises `ValueError` where lengths do not fit or, with `out_of_reach`,
-    attention could answer."""
     _documents.require_out_of_reach(
       self, experiment, experiment.lengths, whole_gap=self.depth == 0
     )

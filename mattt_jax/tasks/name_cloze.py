@@ -9,18 +9,17 @@ after it. Exact match and accuracy are those of its tokens.
 
 Training reads windows at random places. Held-out documents are cut into windows
 of `length` tokens (the first of each document, then the second, ...), each read
-by itself: only names that it mentions have been met.
-
-Models too small to write a name choose among the names of `Task.questions` by
-their loss; `guessing` says how often guesses without reading are right.
+by itself: only names that it mentions have been met. Models too small to write
+a name choose among those of `Task.questions` by their loss.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
 from mattt_jax.config import require, require_at_least
-from mattt_jax.data import sources, splits, tokenizer
+from mattt_jax.data import splits, tokenizer
 from mattt_jax.tasks import _cloze, _names, base
 from mattt_jax.tasks._drafts import Draft
 
@@ -48,7 +47,7 @@ class Task(_cloze.Task):
 
   def __init__(self, config: Config, seed: int):
     super().__init__(config, seed)
-    self._mentions_in: dict[str, tuple[np.ndarray, list[str]]] = {}
+    self._mentions_in = functools.cache(self._find)
 
   def size(self, split: str, length: int) -> int | None:
     """Number of held-out windows; None (endless) for train."""
@@ -61,12 +60,8 @@ class Task(_cloze.Task):
       return self._train_window(index, length)
     splits.require_split(split)
     windows = self._windows(split, length)
-    require(
-      0 <= index < len(windows),
-      f"index={index} is no window of split={split!r}: it has {len(windows)} "
-      f"of length={length}, counted from 0",
-    )
-    start, document = windows[index]
+    what = f"window of split={split!r} and length={length}"
+    start, document = base.at_index(windows, index, what)
     return document, start
 
   def example(
@@ -75,8 +70,7 @@ class Task(_cloze.Task):
     """Example `index` of `split`, `length` tokens; `step` does not matter.
 
     The distance of an answer is from its first token back to the last one of
-    the name's last mention, whose tokens are `relevant`. What lies beyond the
-    end of a document is token 0 with weight 0.
+    the name's last mention, whose tokens are `relevant`.
 
     Raises:
       ValueError: unknown split, or no such window.
@@ -115,12 +109,10 @@ class Task(_cloze.Task):
     last: dict[str, int] = {}
     pairs = []
     for now, name in enumerate(names):
-      before = last.get(name)
+      before = last.get(name, now)
       last[name] = now
-      if before is not None:
-        gap = spans[now, 0] - (spans[before, 1] - 1)
-        if gap > self.config.beyond:
-          pairs.append((now, before))
+      if spans[now, 0] - (spans[before, 1] - 1) > self.config.beyond:
+        pairs.append((now, before))
     return pairs
 
   def _mentions(
@@ -128,15 +120,13 @@ class Task(_cloze.Task):
   ) -> tuple[np.ndarray, list[str]]:
     """The mentions that lie whole in a window: their first token and the one
     after the last, counted in the window, [number, 2]; and their names."""
-    document, _ = self._document(split, index)
-    if document.name not in self._mentions_in:
-      self._mentions_in[document.name] = self._find(document)
-    spans, names = self._mentions_in[document.name]
+    spans, names = self._mentions_in(split, index)
     inside = (spans[:, 0] >= start) & (spans[:, 1] <= start + length + 1)
     return spans[inside] - start, [names[i] for i in np.flatnonzero(inside)]
 
-  def _find(self, document: sources.Document) -> tuple[np.ndarray, list[str]]:
+  def _find(self, split: str, index: int) -> tuple[np.ndarray, list[str]]:
     """Tokens and names of all mentions of a document."""
+    document, _ = self._document(split, index)
     text = document.text.decode()
     mentions = _names.mentions(document.name, text, self.config.num_mentions)
     starts = self.tokenizer.starts(text)

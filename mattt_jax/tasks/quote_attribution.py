@@ -4,10 +4,9 @@ A stretch of prose, then questions about the direct speech in it,
 
     Who said: "He is just what a"? Elizabeth
 
-with the first words of what was said, and the speaker as the text names them
-beside it (tasks/_speech.py has the rules). The first words stand nowhere else
-in the document. The answer is the name; distances are to the nearer of it and
-of the first words of the speech.
+with the first words of what was said, which stand nowhere else in the document,
+and the speaker as the text names them beside it (tasks/_speech.py). Distances
+are to the nearer of the two.
 
 Python modules say nothing aloud, so the default source is made-up dialogue;
 `mattt prepare books DIR` gives real one.

@@ -5,11 +5,9 @@
 
 f is a permutation of the symbols, drawn for each document and shown
 `demonstrations` times for each symbol. A query asks for f of the symbol that
-its key was bound to: the item has to be recalled exactly, and the rule, of
-which f(v) was never seen beside k, has to be applied to it. Among the queries
-stand `num_rule_queries` plain ones, of the rule alone; they are scored, but are
-no answers. What stores pairs verbatim lacks the rule; what has learned the rule
-still needs the item.
+its key was bound to: what stores pairs verbatim lacks the rule; what has
+learned the rule still needs the item. `num_rule_queries` of the queries ask for
+the rule alone; they are scored, but are no answers.
 """
 
 import dataclasses
@@ -37,8 +35,8 @@ class Config(_documents.Config):
   num_rule_queries: int = 2  # of the rule alone
   rule: str = "permutation"  # or "shift": f(x) = x + s, or "identity"
   demonstrations: int = 2  # of each symbol
-  # The share of the symbols that f moves rises from 0 at the first of these
-  # outer steps to 1 at the second; (0, 0): no ramp. f(x) = x for the others.
+  # Outer steps between which the share of symbols that f moves rises from 0 to
+  # 1; (0, 0): no ramp. f(x) = x for the others.
   rule_ramp: tuple[int, int] = (0, 0)
   answer_weight: float = 8.0  # outer weight of what the queries ask for
 
@@ -130,9 +128,8 @@ class Task(_documents.Task):
         write(at, RULE, symbol_S[x], image_S[x])
 
     order = rng.permutation(c.num_queries + c.num_rule_queries)
-    for at, query in zip(
-      range(queries_at, length + 1, _UNIT), order, strict=True
-    ):
+    at_Q = range(queries_at, length + 1, _UNIT)
+    for at, query in zip(at_Q, order, strict=True):
       answer_at = at + _UNIT - 1
       if query < c.num_queries:
         pair = asked_Q[query]

@@ -1,7 +1,7 @@
 """RULER's needles, variables and words, on the level of tokens.
 
-After RULER (arXiv 2404.06654), for models trained from scratch. A sequence of
-`length` tokens, and the target after its last one, is
+After RULER (arXiv 2404.06654). A sequence of `length` tokens, and the target
+after its last one, is
 
     | haystack: what is asked for, among the rest | gap (the rest) | question |
 
@@ -14,9 +14,9 @@ After RULER (arXiv 2404.06654), for models trained from scratch. A sequence of
     common_words      words, each several times       QUERY w w ..
     frequent_words    words, by a power law           QUERY w w ..
 
-Answers of several values, variables or words come in the order in which these
-first appear, so that there is one right continuation; each counts as an answer
-of its own, so that the exact matches are RULER's share of references found.
+Several values, variables or words are asked for in the order in which they
+first appear; each is an answer of its own, so that the exact matches are
+RULER's share of references found.
 
 A share `interference` of the rest of the haystack, the gap included, can be
 confused with what is asked for:
@@ -83,15 +83,14 @@ class Config(_documents.PairConfig):
       f"task.depth={self.depth} is of needles: use None with task.kind="
       f"{self.kind!r}, whose words are everywhere",
     )
-    tracking = self.kind == "variable_tracking"
     require(
       self.kind != "niah_single" or self.items == 1,
       f"task.num_items={self.num_items} must be 0 or 1 with "
       "task.kind='niah_single': choose another kind for more",
     )
     require(
-      not tracking or (self.items > 1 and self.value_length == 1
-                       and self.num_values > 1),
+      self.kind != "variable_tracking"
+      or (self.items > 1 and self.value_length == 1 < self.num_values),
       f"task.kind={self.kind!r} needs task.num_items={self.num_items} >= 2 (or "
       f"0), task.value_length={self.value_length} == 1 and task.num_values="
       f"{self.num_values} >= 2",
@@ -145,7 +144,7 @@ class Config(_documents.PairConfig):
     return 2  # the mark, and what is before the gap
 
   def areas(self, length: int) -> tuple[int, int]:
-    """The end of the area of what is asked for, and the start of the question.
+    """End of the area of what is asked for, and start of the question.
 
     Raises:
       ValueError: `length` cannot hold it, or what `_ruler_words.counts` raises.
@@ -159,7 +158,7 @@ class Config(_documents.PairConfig):
     if self.kind != "frequent_words":
       return _documents.areas(self, length, facts, question)
     end, question_at = _documents.areas(self, length, 1, question)
-    require(  # their number grows with the length, which thus does not help
+    require(  # a greater length makes more of them
       facts <= end,
       f"task.interference={self.interference} makes {facts} of the "
       f"{question_at} tokens before the question words that are asked for, and "
@@ -173,11 +172,11 @@ class Task(_documents.Task):
   """Endless examples, each made from (seed, split, index) alone."""
 
   def draft(self, rng, length, step):
-    """A haystack and its question.
+    """Draws a haystack and its question.
 
-    The evidence of a value is the value in its needle; of a variable, what
-    stands in the statements from the first of the chain to its own; of a word,
-    each time that it appears. An answer's distance is that of the farthest.
+    The evidence of a value is the value in its needle; that of a variable, the
+    statements of the chain up to its own; that of a word, each time that it
+    appears. An answer's distance is that of the farthest.
     """
     del step
     c = self.config
@@ -214,10 +213,9 @@ class Task(_documents.Task):
     values = rng.integers(c.num_values, size=(c.items, c.value_length))
     wanted = np.full((c.items, c.unit), NEEDLE)
     wanted[:, 1], wanted[:, 2:] = names[: c.items], values + c.first_value
+    others = wanted[:0]
     if c.kind == "niah_multikey":
       others, wanted = wanted[1:], wanted[:1]
-    else:
-      others = wanted[:0]
     if c.kind == "niah_multivalue":
       wanted[:, 1] = names[0]
     if c.kind == "variable_tracking":

@@ -12,9 +12,9 @@ with an answer of one token at the end of every question:
     relation   QUESTION MORE FIELD id id'           the id with the higher one
     aggregate  QUESTION MAX | MIN | MEAN GRADE      over all students
 
-Values of a field are tokens of its own, those of years and grades in order; a
-mean is rounded, halves up. Filler never holds a mark, but a share
-`interference` of it is drawn from the tokens of ids and values.
+Values of a field are tokens of its own, in order; a mean is rounded, halves up.
+Filler never holds a mark, but a share `interference` of it is drawn from the
+tokens of ids and values.
 """
 
 import dataclasses
@@ -30,7 +30,6 @@ ORDERED = ("year", "grade")  # fields of which one value is the higher
 STUDENT, QUESTION, MORE, MAX, MIN, MEAN = range(1, 7)  # token 0 is unused
 FIRST_FIELD = 7  # the tokens that name fields, then ids, values, filler
 FIRST_ID = FIRST_FIELD + len(FIELDS)
-AGGREGATES = (MAX, MIN, MEAN)
 _QUESTION_TOKENS = {"recall": 4, "relation": 6, "aggregate": 4}
 
 
@@ -79,7 +78,7 @@ class Config(_documents.Config):
 
   @property
   def asked_fields(self) -> tuple[str, ...]:
-    """The fields that questions are about."""
+    """Fields that questions are about."""
     allowed = {"recall": FIELDS, "relation": ORDERED, "aggregate": ("grade",)}
     return tuple(f for f in self.fields if f in allowed[self.question])
 
@@ -88,7 +87,7 @@ class Config(_documents.Config):
     return getattr(self, f"num_{field}s")
 
   def first_value(self, field: str) -> int:
-    """The token of a field's value 0."""
+    """Token of a field's value 0."""
     before = FIELDS[: FIELDS.index(field)]
     return FIRST_ID + self.num_ids + sum(self.number(f) for f in before)
 
@@ -139,15 +138,14 @@ class Task(_documents.Task):
   """Endless examples, each made from (seed, split, index) alone."""
 
   def draft(self, rng, length, step):
-    """Records and questions.
+    """Draws records and questions.
 
     The evidence of an answer is every value that decides it; its distance is
     that of the farthest.
     """
     del step
-    config = self.config
+    config, students = self.config, self.config.num_students
     records_end, questions_at = config.areas(length)
-    students = config.num_students
     ids_S = rng.choice(config.num_ids, students, replace=False) + FIRST_ID
     value = {
       field: rng.integers(config.number(field), size=students)
@@ -167,9 +165,8 @@ class Task(_documents.Task):
       values = [config.first_value(f) + value[f][student] for f in value]
       draft.tokens[at : at + config.record] = [STUDENT, ids_S[student], *values]
     at = questions_at
-    for number, (question, field, of) in enumerate(
-      self._questions(rng, ids_S, value)
-    ):
+    questions = self._questions(rng, ids_S, value)
+    for number, (question, field, of) in enumerate(questions):
       draft.tokens[at : at + 1 + len(question)] = [QUESTION, *question]
       at += len(question)  # the answer
       evidence = at_S[list(of)] + 2 + config.fields.index(field)
@@ -179,39 +176,35 @@ class Task(_documents.Task):
 
   def _differ(self, value) -> None:
     """Changes a value if there were no two students to compare."""
-    if self.config.question == "relation":
-      field = self.config.asked_fields[-1]
-      if all(len(set(value[f])) == 1 for f in self.config.asked_fields):
-        value[field][0] = (value[field][0] + 1) % self.config.number(field)
+    config = self.config
+    if config.question == "relation":
+      if all(len(set(value[f])) == 1 for f in config.asked_fields):
+        field = config.asked_fields[-1]
+        value[field][0] = (value[field][0] + 1) % config.number(field)
 
   def _questions(self, rng, ids_S, value):
-    """Draws questions: (tokens after the mark, the answer last; the field; the
-    students)."""
+    """Draws questions: tokens after the mark, answer last; field; students."""
     config = self.config
     students = range(config.num_students)
-
-    def name(field):
-      return FIRST_FIELD + FIELDS.index(field)
-
     questions: list[tuple[list[int], str, tuple[int, ...]]] = []
     for field in config.asked_fields:
+      name = FIRST_FIELD + FIELDS.index(field)
       first, values = config.first_value(field), value[field]
       if config.question == "recall":
         for s in students:
-          question = [ids_S[s], name(field), first + values[s]]
+          question = [ids_S[s], name, first + values[s]]
           questions += [(question, field, (s,))]
       elif config.question == "relation":
         for a, b in itertools.permutations(students, 2):
           if values[a] != values[b]:
             higher = ids_S[a if values[a] > values[b] else b]
-            question = [MORE, name(field), ids_S[a], ids_S[b], higher]
+            question = [MORE, name, ids_S[a], ids_S[b], higher]
             questions += [(question, field, (a, b))]
       else:
         mean = (2 * values.sum() + len(values)) // (2 * len(values))
-        for kind, result in zip(
-          AGGREGATES, (values.max(), values.min(), mean), strict=True
-        ):
-          question = [kind, name(field), first + result]
+        results = {MAX: values.max(), MIN: values.min(), MEAN: mean}
+        for kind, result in results.items():
+          question = [kind, name, first + result]
           questions += [(question, field, tuple(students))]
     again = config.num_questions > len(questions)
     for at in rng.choice(len(questions), config.num_questions, replace=again):

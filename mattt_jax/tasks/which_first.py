@@ -6,9 +6,8 @@ names first stood in it,
     Which came first, Elizabeth or Bingley? Elizabeth
 
 Both first mentions are further back than `beyond` tokens, and at least `apart`
-tokens lie between them; a coin decides which name is written first. The rules
-for names are those of name_cloze (tasks/_names.py). The distance is to the
-later of the two first mentions.
+tokens lie between them; a coin decides which name is written first. Names are
+those of name_cloze. The distance is to the later of the two first mentions.
 """
 
 import dataclasses
@@ -40,10 +39,9 @@ class Task(_questions.Task):
 
   def find(self, document):
     """Finds all mentions of names."""
-    for name, first, stop in _names.mentions(
-      document.name, document.text.decode(), self.config.num_mentions
-    ):
-      yield _questions.Fact(name, ((first, stop),))
+    text, least = document.text.decode(), self.config.num_mentions
+    for name, start, stop in _names.mentions(document.name, text, least):
+      yield _questions.Fact(name, ((start, stop),))
 
   def ask(self, rng, facts):
     """Asks about pairs of first mentions, in random order."""
@@ -53,15 +51,13 @@ class Task(_questions.Task):
     met = list(first.values())
     starts = np.array([fact.start for fact in met])
     stops = np.array([fact.stop for fact in met])
-    early, late = np.nonzero(
-      starts[None, :] - stops[:, None] >= self.config.apart
-    )
+    apart = starts[None, :] - stops[:, None]
+    early, late = np.nonzero(apart >= self.config.apart)
     for k in rng.permutation(len(early)):
       pair = met[early[k]], met[late[k]]
-      name = pair[0].name
       names = tuple(pair[at].name for at in rng.permutation(2))
       ask = f"\nWhich came first, {names[0]} or {names[1]}?"
-      yield _questions.Question(ask, name, pair, names)
+      yield _questions.Question(ask, pair[0].name, pair, names)
 
   def mentions(self, question, facts):
     """The mentions of the two names, in order."""

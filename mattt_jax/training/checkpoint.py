@@ -1,9 +1,7 @@
-"""Checkpoints that know whether they are whole.
+"""Checkpoints with a checksum of every item, verified on reading.
 
-Every item carries a checksum that is verified when it is read back: a file
-that was truncated, lost or changed by one bit is never mistaken for a state.
-Arrays are summed on the devices, so that the checksum does not depend on how
-they are sharded and costs no copy.
+Arrays are summed on the devices: the checksum does not depend on how they are
+sharded, and costs no copy.
 """
 
 import dataclasses
@@ -36,21 +34,20 @@ class CheckpointError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-  """What a checkpoint held. `damaged`: newer steps that could not be read."""
+  """Content of a checkpoint."""
 
   step: int
   state: Any
   data: Any  # JSON
   config: dict[str, Any]
-  damaged: tuple[int, ...]
+  damaged: tuple[int, ...] = ()  # newer steps that could not be read
 
 
 class Checkpoints:
-  """The checkpoints of one run, in `directory`/<step>; keeps the `keep` newest,
-  and the best.
+  """Keeps the best and the `keep` newest checkpoints in `directory`/<step>.
 
-  `keep=None` only reads. Of several processes, each saves its part of the
-  arrays, and all call the same methods.
+  `keep=None` only reads. All processes of a run call the same methods; each
+  saves its part of the arrays.
   """
 
   def __init__(self, directory: str | os.PathLike, keep: int | None = None):
@@ -63,7 +60,7 @@ class Checkpoints:
         read_only=keep is None,
         create=keep is not None,
         cleanup_tmp_directories=keep is not None,
-        # By the wall clock, which may jump.
+        # Orbax waits by the wall clock, which may jump.
         async_options=ocp.AsyncOptions(timeout_secs=_LONGEST_SAVE),
         lightweight_initialize=True,  # a damaged step must not stop the scan
       ),
@@ -84,8 +81,8 @@ class Checkpoints:
   ) -> None:
     """Starts to save; returns when `state` may be donated.
 
-    `best` is the step that is kept beside the newest. `data` and `config` are
-    JSON values; errors of an earlier save surface here or in `close`.
+    `best`: the step to keep beside the newest. `data` and `config` are JSON
+    values. Errors of an earlier save surface here or in `close`.
     """
     data, config = plain(data), plain(config)
     self._kept.best = best
@@ -108,7 +105,7 @@ class Checkpoints:
     """Reads `step` into arrays shaped and placed as those of `like`.
 
     Raises:
-      CheckpointError: something of it is missing or is not what was saved.
+      CheckpointError: a part is missing or is not what was saved.
     """
     failure: Exception | None = None
     wrong: list[str] = []
@@ -116,14 +113,13 @@ class Checkpoints:
       read = self._manager.restore(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(_abstract(like)),
+          state=ocp.args.StandardRestore(like),
           data=ocp.args.JsonRestore(),
           config=ocp.args.JsonRestore(),
           checksum=ocp.args.JsonRestore(),
         ),
       )
-      sums = read.checksum
-      actual = jax.device_get(checksums(read.state))
+      sums, actual = read.checksum, jax.device_get(checksums(read.state))
       wrong = [k for k, v in actual.items() if sums["state"].get(k) != int(v)]
       wrong += [k for k in ("data", "config") if sums[k] != _json_sum(read[k])]
     except Exception as error:  # damage surfaces as almost any type
@@ -141,15 +137,14 @@ class Checkpoints:
         f"checkpoint {self.directory / str(step)} was changed after it was "
         f"saved: the checksum of {wrong[0]} differs"
       )
-    return Restored(step, read.state, read.data, read.config, ())
+    return Restored(step, read.state, read.data, read.config)
 
   def restore_latest(self, like: Any) -> Restored | None:
-    """Reads the newest good checkpoint; None if there is none at all.
-
-    Damaged ones are passed over, each with a warning.
+    """Reads the newest good checkpoint, warning of damaged ones; None if there
+    is none at all.
 
     Raises:
-      CheckpointError: there are checkpoints, and all of them are damaged.
+      CheckpointError: all checkpoints are damaged.
     """
     failures: dict[int, str] = {}
     for step in reversed(self.steps()):
@@ -183,10 +178,6 @@ class Checkpoints:
     processes.meet("damaged checkpoints set aside")
     self._manager.reload()
 
-  def latest_step(self) -> int | None:
-    """Returns the newest step of which the save has ended, None if none."""
-    return max(self.steps(), default=None)
-
   def wait(self) -> None:
     """Waits until what was saved is on disk; raises what went wrong."""
     self._manager.wait_until_finished()
@@ -198,8 +189,6 @@ class Checkpoints:
 
 
 class _Kept(preservation_policy.PreservationPolicy):
-  """The newest `number`, and the best."""
-
   def __init__(self, number: int | None):
     self.number = number
     self.best: int | None = None
@@ -219,10 +208,8 @@ def checksums(tree: Any) -> dict[str, jax.Array]:
 
 
 def _checksum(x: jax.Array) -> jax.Array:
-  """Sum over i of mix(bits_i + mix(i)), mod 2^32; mix is a bijection.
-
-  (The finaliser of MurmurHash3.) Integer sums do not depend on their order.
-  """
+  """Sum over i of mix(bits_i + mix(i)), mod 2^32, in any order; mix is a
+  bijection (the finaliser of MurmurHash3)."""
   width = jnp.dtype(x.dtype).itemsize
   if x.dtype == jnp.bool_:
     bits = x.astype(jnp.uint32)
@@ -232,10 +219,8 @@ def _checksum(x: jax.Array) -> jax.Array:
     bits = lax.bitcast_convert_type(x, jnp.uint32)  # adds a last axis of 2
   index = jnp.zeros(bits.shape, jnp.uint32)
   for axis in range(bits.ndim):
-    stride = math.prod(bits.shape[axis + 1 :]) % 2**32
-    index += lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * np.uint32(
-      stride
-    )
+    stride = np.uint32(math.prod(bits.shape[axis + 1 :]) % 2**32)
+    index += lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * stride
   return jnp.sum(_mix(bits + _mix(index)), dtype=jnp.uint32)
 
 
@@ -243,12 +228,6 @@ def _mix(h: jax.Array) -> jax.Array:
   for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
     h = (h ^ (h >> np.uint32(shift))) * np.uint32(factor)
   return h ^ (h >> np.uint32(16))
-
-
-def _abstract(tree: Any) -> Any:
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-  )
 
 
 def _json_sum(value: Any) -> int:

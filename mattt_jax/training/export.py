@@ -1,8 +1,8 @@
-"""A learner's parameters alone, to be read elsewhere.
+"""Export of a learner's parameters, to be read elsewhere.
 
-Beside the settings, and the tokenizer if it is a file, lies `parameters.npz`:
-an array for each parameter, by its path ("prefix/blocks/..."), and `step`.
-NumPy reads it, nothing of it is code, and its own checksums tell damage.
+Beside the settings and the tokenizer's file lies `parameters.npz`: an array
+for each parameter, by its path ("prefix/blocks/..."), and `step`. It holds no
+code, and its own checksums tell damage.
 """
 
 import os
@@ -25,13 +25,11 @@ _STEP = "step"
 def write(
   workdir: str | os.PathLike, params: Any, step: int, out: str | os.PathLike
 ) -> pathlib.Path:
-  """Writes the parameters of the run in `workdir` to the new directory `out`.
-
-  Returns:
-    The path of the arrays.
+  """Writes the parameters of the run in `workdir` to the new directory `out`;
+  returns the path of the arrays.
 
   Raises:
-    ValueError: there is something in `out`, or it cannot be written.
+    ValueError: `out` is not empty, or cannot be written.
   """
   workdir, out = pathlib.Path(workdir), pathlib.Path(out)
   config_lib.require(
@@ -44,8 +42,8 @@ def write(
     for name in (workdir_lib.CONFIG_FILE, workdir_lib.TOKENIZER_FILE):
       if (workdir / name).exists():
         shutil.copyfile(workdir / name, out / name)
-    arrays: dict[str, Any] = named(jax.device_get(params))
-    np.savez(path, allow_pickle=False, **arrays, **{_STEP: step})
+    arrays: dict[str, Any] = named(jax.device_get(params)) | {_STEP: step}
+    np.savez(path, allow_pickle=False, **arrays)
   return path
 
 
@@ -53,7 +51,7 @@ def read(directory: str | os.PathLike, like: Any) -> tuple[Any, int]:
   """Reads the parameters in `directory`, a tree like `like`, and their step.
 
   Raises:
-    ValueError: the file is damaged, or of parameters of other names or shapes.
+    ValueError: the file is damaged, or its names or shapes are others.
   """
   path = pathlib.Path(directory) / FILE
   try:
@@ -65,9 +63,11 @@ def read(directory: str | os.PathLike, like: Any) -> tuple[Any, int]:
       "once more"
     ) from error
   step = arrays.pop(_STEP, None)
-  there = {name: x.shape for name, x in arrays.items()}
-  here = {name: x.shape for name, x in named(like).items()}
-  wrong = sorted(set(there.items()) ^ set(here.items()))
+  there, here = (
+    {(name, x.shape) for name, x in tree.items()}
+    for tree in (arrays, named(like))
+  )
+  wrong = sorted(there ^ here)
   config_lib.require(
     step is not None and not wrong,
     f"{path} is not of these settings: {wrong[0][0] if wrong else _STEP} is "

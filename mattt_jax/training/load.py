@@ -1,4 +1,4 @@
-"""What training left in a workdir: its state, or a learner to read with."""
+"""Loading what training left in a workdir: its state, or a learner."""
 
 import os
 import pathlib
@@ -8,21 +8,22 @@ from flax import nnx
 from mattt_jax import config as config_lib
 from mattt_jax.config import Experiment
 from mattt_jax.devices import meshes
-from mattt_jax.learners.build import abstract_learner, make_task
+from mattt_jax.learners.build import make_task
 from mattt_jax.training import checkpoint, export
 from mattt_jax.training import workdir as workdir_lib
-from mattt_jax.training.optimizer import make_optimizer
-from mattt_jax.training.train_step import TrainState, abstract_state
+from mattt_jax.training.train_step import TrainState, abstract_training
 from mattt_jax.ttt.learner import Learner
 
 
 def load_learner(
   experiment: Experiment, workdir: str | os.PathLike, *, best: bool = False
 ) -> tuple[Learner, int]:
-  """Returns the learner of the newest good checkpoint, and its outer step.
+  """Loads the learner of the newest good checkpoint, or of an export.
 
   `best`: of the lowest loss on the tuning split instead (`train.keep_best`).
-  What `mattt export` wrote is read too.
+
+  Returns:
+    The learner and its outer step.
 
   Raises:
     ValueError: `workdir` belongs to another experiment or has no checkpoint.
@@ -34,14 +35,12 @@ def load_learner(
   )
   workdir = workdir_lib.bind(workdir, experiment)
   task = make_task(experiment)
-  graphdef, params = abstract_learner(experiment, task.vocab_size)
-  if (workdir / export.FILE).exists():
-    params, step = export.read(workdir, params)
-    return nnx.merge(graphdef, params), step
-  optimizer = make_optimizer(experiment.outer, experiment.train.steps)
-  state = abstract_state(
-    params, optimizer, meshes.make_mesh(1), experiment.train.trainable
+  graphdef, _, state = abstract_training(
+    experiment, task.vocab_size, meshes.make_mesh(1)
   )
+  if (workdir / export.FILE).exists():
+    params, step = export.read(workdir, state.params)
+    return nnx.merge(graphdef, params), step
   checkpoints = checkpoint.Checkpoints(workdir / workdir_lib.CHECKPOINTS)
   try:
     restored = restore_latest(checkpoints, state, experiment)

@@ -1,8 +1,8 @@
 """Locks of work directories, which one process holds at a time.
 
-A lock is the operating system's, not the file's: it ends when the file that
-`try_lock` returns is closed, or its process ends, however it does. The file
-stays: whoever deleted it could delete the one that another has just locked.
+A lock is the operating system's: it ends when the file that `try_lock` returns
+is closed, or its process ends, however it does. The file stays: whoever deleted
+it could delete the one that another has just locked.
 """
 
 import fcntl
@@ -40,11 +40,10 @@ def try_lock(path: pathlib.Path) -> IO[str] | None:
   file = path.open("a+")
   try:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
+  except OSError as error:
     file.close()
-    return None
-  except OSError:
-    file.close()
+    if isinstance(error, BlockingIOError):
+      return None
     raise
   file.truncate(0)
   file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -54,12 +53,11 @@ def try_lock(path: pathlib.Path) -> IO[str] | None:
 
 def holder(path: pathlib.Path) -> str | None:
   """Who holds the lock; None if nobody does."""
-  try:
-    with path.open() as file:
-      try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-      except BlockingIOError:
-        return file.read().strip()
-  except FileNotFoundError:
-    pass
+  if not path.exists():
+    return None
+  with path.open() as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+      return file.read().strip()
   return None

@@ -1,4 +1,4 @@
-"""What a run reports: averages, metrics.jsonl, TensorBoard, the counts."""
+"""Reports of a run: averages, metrics.jsonl, TensorBoard, counts."""
 
 import json
 import math
@@ -17,6 +17,7 @@ from tensorboardX import SummaryWriter
 from mattt_jax.devices import processes
 from mattt_jax.model.fast_weights import FastWeight
 from mattt_jax.training import parameters, trackers
+from mattt_jax.training import workdir as workdir_lib
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -27,25 +28,24 @@ def averages(rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
   `answer_correct` and `answer_tokens` become `answer_accuracy`, over tokens
   and not over steps. None stands for no answer, or a value that is not finite.
   """
-  values: dict[str, list[float]] = {}
+  columns: dict[str, list[float]] = {}
   for row in rows:
     for name, value in row.items():
-      values.setdefault(name, []).append(value)
-  correct = values.pop("answer_correct", [])
-  tokens = values.pop("answer_tokens", [])
-  metrics: dict[str, clu_metrics.Average] = {
-    name: clu_metrics.Average.from_model_output(jnp.asarray(column))
-    for name, column in values.items()
-  }
-  metrics["answer_accuracy"] = clu_metrics.Average(
-    total=jnp.float32(sum(correct)), count=jnp.int32(sum(tokens))
+      columns.setdefault(name, []).append(value)
+  accuracy = clu_metrics.Average(
+    total=jnp.float32(sum(columns.pop("answer_correct", []))),
+    count=jnp.int32(sum(columns.pop("answer_tokens", []))),
   )
-  means = {name: float(metric.compute()) for name, metric in metrics.items()}
+  means = {
+    name: float(clu_metrics.Average.from_model_output(jnp.asarray(x)).compute())
+    for name, x in columns.items()
+  }
+  means["answer_accuracy"] = float(accuracy.compute())
   return {k: v if math.isfinite(v) else None for k, v in means.items()}
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """Reads a metrics.jsonl; a last line that was cut off does not count.
+  """Reads a metrics.jsonl without a last line that was cut off.
 
   Raises:
     ValueError: a line before the last is no JSON object.
@@ -71,27 +71,25 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 class MetricsWriter:
-  """Writes rows {"step": ..., "kind": ..., ...} to JSONL and TensorBoard, and
-  to a tracker if one is chosen; in the first process only.
+  """Writes rows {"step": ..., "kind": ..., ...} to JSONL, TensorBoard and the
+  tracker; in the first process only.
 
   Rows of steps after `restored_step`, and of the final evaluation, are dropped
   first: a run that goes on from there writes them again.
   """
 
   def __init__(self, workdir: pathlib.Path, restored_step: int):
-    self._tracker = trackers.start(workdir, jax.process_index())
-    self._file = self._board = None
+    self._file = self._board = self._tracker = None
     if not processes.is_first():
       return
+    self._tracker = trackers.start(workdir)
     path = workdir / METRICS_FILE
-    kept = [
-      row
+    lines = [
+      _line(row)
       for row in read_rows(path)
       if row["step"] <= restored_step and row.get("kind") != "final"
     ]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(_line(row) for row in kept))
-    os.replace(partial, path)
+    workdir_lib.write_bytes(path, "".join(lines).encode())
     self._file = path.open("a")
     self._board = SummaryWriter(
       str(workdir / "tensorboard"), purge_step=restored_step + 1
@@ -106,13 +104,13 @@ class MetricsWriter:
     scalars = dict(_scalars(values, kind))
     for name, value in scalars.items():
       self._board.add_scalar(name, value, step)
-    self._tracker.log(step, scalars)
+    if self._tracker is not None:
+      self._tracker.log(step, scalars)
 
   def close(self) -> None:
-    for file in (self._file, self._board):
-      if file is not None:
-        file.close()
-    self._tracker.close()
+    for output in (self._file, self._board, self._tracker):
+      if output is not None:
+        output.close()
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -150,8 +148,8 @@ def overview(
 ) -> str:
   """Describes a learner: a table, counts, and the bytes of a context's state.
 
-  `state_bytes` is what one sequence carries from chunk to chunk, by part;
-  `trainable` says which parameters training moves (`train.trainable`).
+  `state_bytes`: what one sequence carries from chunk to chunk, by part;
+  `trainable`: globs of `train.trainable`.
   """
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
@@ -159,10 +157,12 @@ def overview(
   )
   table = parameter_overview.get_parameter_overview(shapes, include_stats=False)
   kinds = parameter_counts(params)
-  counts = ", ".join(f"{n:,} {k}" for k, n in kinds.items())
   moved, _ = parameters.split(params, trainable)
   number = sum(parameter_counts(moved).values())
-  sizes = ", ".join(f"{n:,} {k}" for k, n in state_bytes.items())
+  counts, sizes = (
+    ", ".join(f"{n:,} {k}" for k, n in numbers.items())
+    for numbers in (kinds, state_bytes)
+  )
   return (
     f"{table}\nParameters: {counts}; {number:,} trainable of "
     f"{sum(kinds.values()):,}\nState of one context, bytes: {sizes}, "

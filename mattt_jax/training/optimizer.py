@@ -10,11 +10,11 @@ from mattt_jax.devices.sharding import path_name
 
 
 def learning_rate(config: OuterConfig, steps: int) -> optax.Schedule:
-  """Returns the rate of update number `step` = 0 .. `steps` - 1.
+  """Rate of update number `step` = 0 .. `steps` - 1.
 
-  It rises linearly to `config.learning_rate`, reached by update
-  `warmup_steps - 1` (the first update is not an empty one), then falls as a
-  cosine to `config.final_learning_rate`, reached by the last update.
+  It rises linearly to `learning_rate` in update `warmup_steps - 1` (so that the
+  first is not empty), then falls as a cosine to `final_learning_rate` in the
+  last.
   """
   schedule = optax.warmup_cosine_decay_schedule(
     init_value=0.0,
@@ -27,17 +27,14 @@ def learning_rate(config: OuterConfig, steps: int) -> optax.Schedule:
 
 
 def decay_mask(params: Any) -> Any:
-  """Says which parameters weight decay shrinks: all but those of the update.
+  """Marks the parameters that weight decay shrinks.
 
-  The published recipe decays every tensor. The learned inner learning rates
-  and retentions (paths under "inner", "coordination") are logarithms and
-  logits, for which zero means a particular rate and not a small weight: they
-  are left alone.
+  The published recipe decays every tensor. Learned inner rates and retentions
+  (under "inner", "coordination") are left alone: they are logarithms and
+  logits, for which zero is a particular rate and not a small weight.
   """
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: (
-      path_name(path).split("/")[0] not in ("inner", "coordination")
-    ),
+    lambda path, _: not path_name(path).startswith(("inner/", "coordination/")),
     params,
   )
 

@@ -1,4 +1,4 @@
-"""Which parameters training starts from, and which of them it moves."""
+"""The parameters that training starts from, and those that it moves."""
 
 import difflib
 import fnmatch
@@ -15,7 +15,7 @@ ALL = ("*",)
 
 
 def named(tree: Any) -> dict[str, Any]:
-  """The arrays of a tree by their paths, "model/suffix/fast_mlp/w1"."""
+  """Arrays of a tree by their paths, "model/suffix/fast_mlp/w1"."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {path_name(path): leaf for path, leaf in leaves}
 
@@ -28,8 +28,7 @@ def fitting(given: Any, like: nnx.State) -> nnx.State:
     like: the learner's parameters, or their shapes.
 
   Raises:
-    ValueError: a parameter is missing, unknown, or of another shape or dtype;
-      names the first one, its shape and what is wanted.
+    ValueError: a parameter is missing, unknown, or of another shape or dtype.
   """
   there, here = named(given), named(like)
   for name in sorted(there.keys() | here.keys()):
@@ -54,41 +53,37 @@ def _shape(x: Any) -> str:
 def split(
   params: nnx.State, trainable: tuple[str, ...]
 ) -> tuple[nnx.State, nnx.State]:
-  """(trainable, frozen) parameters; `nnx.merge_state` undoes it.
+  """Splits parameters (or their shapes) into trainable and frozen ones.
 
   Args:
-    params: of a learner, or their shapes.
+    params: of a learner; `nnx.merge_state` puts them together again.
     trainable: globs (`train.trainable`) over paths as `model.fast` has them:
-      "suffix/fast_mlp/w1"; what is not the model's has its place in front, as
-      in "inner/log_rate_T".
+      "suffix/fast_mlp/w1"; others begin with their part: "inner/log_rate_T".
 
   Raises:
     ValueError: as `trainable_paths`.
   """
   chosen = trainable_paths(params, trainable)
-  moved, frozen = nnx.split_state(
-    params, lambda path, _: _in_model(path) in chosen, ...
-  )
-  return moved, frozen
+  return nnx.split_state(params, lambda path, _: _in_model(path) in chosen, ...)
 
 
 def trainable_paths(params: nnx.State, trainable: tuple[str, ...]) -> set[str]:
-  """The paths that `split` chooses.
+  """Paths that `split` chooses.
 
   Raises:
-    ValueError: a glob matches nothing; names it and paths that are near.
+    ValueError: a glob matches nothing.
   """
   paths = [_in_model(path) for path, _ in nnx.to_flat_state(params)]
   chosen = set()
   for glob in trainable:
-    found = fnmatch.filter(paths, glob)
+    matches = fnmatch.filter(paths, glob)
     near = difflib.get_close_matches(glob, paths, n=3, cutoff=0.0)
     require(
-      bool(found),
+      bool(matches),
       f"train.trainable={trainable}: {glob!r} matches no parameter; near it: "
-      + ", ".join(near),
+      f"{', '.join(near)}",
     )
-    chosen.update(found)
+    chosen.update(matches)
   return chosen
 
 

@@ -1,9 +1,8 @@
-"""A machine that is taken away says so before: SIGTERM.
+"""Preemption: a machine that is taken away sends SIGTERM before.
 
 The step under way ends, its state is saved, and the process stops with exit
-code 42 (`EXIT_CODE`), after which launchers start it again. With several
-processes, a notice to one of them reaches all, and they stop after the same
-step.
+code 42, after which launchers start it again. A notice to one of several
+processes reaches all, and they stop after the same step.
 """
 
 import signal
@@ -40,8 +39,8 @@ class Notice:
     if self._error is not None:
       raise self._error
 
-  def raises(self, error: PreemptedError) -> None:
-    """A notice raises `error` at once from now on."""
+  def raise_at_once(self, error: PreemptedError) -> None:
+    """Makes a notice raise `error` at once from now on."""
     self._error = error
 
   def stops_after(self, step: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar or, where nobody watches, lines."""
+"""Progress of a run: a bar or, where nobody watches, lines."""
 
 import sys
 from collections.abc import Mapping
@@ -22,11 +22,11 @@ class Progress:
     )
 
   def step(self) -> None:
-    """One more step was taken."""
+    """Counts a step."""
     self.bar.update()
 
   def show(self, step: int, row: Mapping[str, Any]) -> None:
-    """Says the main numbers of a row of metrics."""
+    """Shows the main numbers of a row of metrics."""
     shown = {
       "loss": f"{row['loss']:.4f}",
       "tokens/s": f"{row['tokens_per_second']:,.0f}",

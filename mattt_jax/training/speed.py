@@ -1,4 +1,4 @@
-"""How fast a run goes, from log to log, and traces of single steps."""
+"""Speed of a run from log to log, and traces of single steps."""
 
 import pathlib
 import time
@@ -18,8 +18,7 @@ class Speed:
   """Counts what is done between two logs; `idle` time is not the run's own."""
 
   def __init__(self, ideal: Ideal | None = None):
-    """`ideal`: of a step, with which the utilisation (MFU) is known."""
-    self.ideal = ideal
+    self.ideal = ideal  # gives the utilisation (MFU)
     self.compile_seconds = 0.0  # of the whole run
     self._restart()
 
@@ -30,14 +29,14 @@ class Speed:
 
   @contextmanager
   def idle(self):
-    """Time that is not counted: compiling, saving, evaluating."""
+    """Leaves out time of compiling, saving, evaluating."""
     start = time.perf_counter()
     yield
     self.idle_seconds += time.perf_counter() - start
 
   @contextmanager
   def compiling(self):
-    """`idle`, and counted in `compile_seconds`."""
+    """Counts time in `compile_seconds` only."""
     before = self.idle_seconds
     with self.idle():
       yield
@@ -45,20 +44,20 @@ class Speed:
 
   @contextmanager
   def waiting_for_data(self):
-    """Time in which there is no batch."""
+    """Counts time in which there is no batch."""
     start = time.perf_counter()
     yield
     self.data_seconds += time.perf_counter() - start
 
   def step(self, parts: Parts, length: int, tokens: int) -> None:
-    """One outer step was taken, on so many tokens."""
+    """Counts an outer step on so many tokens."""
     self.steps += 1
     self.tokens += tokens
     if self.ideal is not None:
       self.ideal_seconds += self.ideal(parts, length)
 
   def row(self) -> dict[str, float]:
-    """The metrics since the last row; those of the next one start now."""
+    """Metrics since the last row."""
     seconds = max(time.perf_counter() - self.start - self.idle_seconds, 1e-9)
     row = {
       "tokens_per_second": self.tokens / seconds,
@@ -75,28 +74,26 @@ class Speed:
 
 
 class Trace:
-  """A `jax.profiler` trace of `steps` outer steps, written to `directory`.
+  """A `jax.profiler` trace of `steps` outer steps, written to `directory`, for
+  TensorBoard's profile plugin and Perfetto."""
 
-  It leaves out the first `after` steps, which are compiled and warm up;
-  TensorBoard's profile plugin and Perfetto show it.
-  """
-
-  def __init__(self, directory: pathlib.Path, steps: int, after: int = 2):
+  def __init__(self, directory: pathlib.Path, steps: int):
     self.directory = directory
-    self.first, self.last = after, after + steps
+    # The first two steps compile and warm up.
+    self.ends = (2, 2 + steps) if steps else ()
     self.done = 0
     self.on = False
 
-  def turns(self, results) -> bool:
-    """One more step was started, which gives `results`: does the trace begin or
-    end after it? If so, it has been waited for."""
+  def toggles_after(self, results) -> bool:
+    """Whether the trace begins or ends after one more step, which was started
+    and gives `results`; if so, waits for them."""
     self.done += 1
-    if self.first == self.last or self.done not in (self.first, self.last):
+    if self.done not in self.ends:
       return False
     jax.block_until_ready(results)
     return True
 
-  def turn(self) -> None:
+  def toggle(self) -> None:
     """Begins the trace, or ends it."""
     if self.on:
       jax.profiler.stop_trace()
@@ -107,4 +104,4 @@ class Trace:
   def close(self) -> None:
     """Ends a trace that is being made."""
     if self.on:
-      self.turn()
+      self.toggle()

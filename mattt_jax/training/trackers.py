@@ -1,9 +1,8 @@
-"""Where metrics go besides the work directory: Weights & Biases, if asked for.
+"""Metrics in Weights & Biases, if asked for.
 
-Which one is no setting of an experiment, since it changes nothing of a run: the
-environment variable MATTT_TRACKER or `--tracker` says so ("wandb"; by default
-"none"). Its own settings are its own variables: WANDB_PROJECT, WANDB_ENTITY,
-WANDB_MODE, WANDB_API_KEY.
+The environment variable MATTT_TRACKER or `--tracker` asks ("wandb"; default
+"none"), not a setting of the experiment, since it changes nothing of a run.
+wandb has its own variables: WANDB_PROJECT, WANDB_MODE, WANDB_API_KEY, ...
 """
 
 import json
@@ -14,7 +13,7 @@ import re
 import secrets
 import sys
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 VARIABLE = "MATTT_TRACKER"
 NAMES = ("none", "wandb")
@@ -23,36 +22,26 @@ _log = logging.getLogger(__name__)
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSWORD", re.IGNORECASE)
 
 
-class Tracker(Protocol):
-  """Gets what is written to metrics.jsonl."""
-
-  def log(self, step: int, values: Mapping[str, float]) -> None:
-    """`values` after outer step `step`, names as "train/loss"."""
-
-  def close(self) -> None:
-    """Sends what is left."""
-
-
 def choose(name: str | None) -> None:
-  """Checks the choice and makes it this process's, and its children's.
-
-  None leaves the environment's.
+  """Checks the choice and makes it this process's, and its children's; None
+  leaves the environment's.
 
   Raises:
     ValueError: there is no such tracker, or its package is not installed.
   """
   if name is not None:
     os.environ[VARIABLE] = name
-  chosen = _chosen()
-  if chosen == "wandb":
+  if _chosen() == "wandb":
     _import_wandb()
 
 
-def start(workdir: pathlib.Path, process: int = 0) -> Tracker:
-  """The chosen tracker, for the run in `workdir`; one of all its processes."""
-  if process == 0 and _chosen() == "wandb":
-    return _Wandb(workdir)
-  return _Nothing()
+def start(workdir: pathlib.Path) -> "Wandb | None":
+  """Starts the chosen tracker for the run in `workdir`; None if there is none.
+
+  Raises:
+    RuntimeError: it cannot start.
+  """
+  return Wandb(workdir) if _chosen() == "wandb" else None
 
 
 def _chosen() -> str:
@@ -76,22 +65,14 @@ def _import_wandb() -> Any:
 
 
 def without_secrets(text: str) -> str:
-  """`text` without the values of variables that are called a key or so."""
+  """Replaces values of variables that are called a key or so by their names."""
   for name, value in os.environ.items():
     if _SECRET.search(name) and len(value) >= 6:
       text = text.replace(value, f"<{name}>")
   return text
 
 
-class _Nothing:
-  def log(self, step: int, values: Mapping[str, float]) -> None:
-    del step, values
-
-  def close(self) -> None:
-    pass
-
-
-class _Wandb:
+class Wandb:
   """What goes wrong after the start is a warning: the run matters more."""
 
   def __init__(self, workdir: pathlib.Path):
@@ -121,19 +102,18 @@ class _Wandb:
     self._on = True
 
   def log(self, step: int, values: Mapping[str, float]) -> None:
+    """Sends `values` after outer step `step`, named as "train/loss"."""
     if not self._on:
       return
     try:
       self._run.log({"outer_step": step, **values})
     except Exception as error:
       self._on = False
-      _log.warning(
-        "wandb is left out from step %d on: %s",
-        step,
-        without_secrets(str(error)),
-      )
+      text = without_secrets(str(error))
+      _log.warning("wandb is left out from step %d on: %s", step, text)
 
   def close(self) -> None:
+    """Sends what is left."""
     try:
       # Called while an exception is on its way, the run is marked as failed.
       self._run.finish(exit_code=int(sys.exc_info()[0] is not None))

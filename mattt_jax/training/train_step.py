@@ -11,7 +11,9 @@ from jax.sharding import Mesh
 
 from mattt_jax.config import Experiment
 from mattt_jax.devices import sharding
+from mattt_jax.learners.build import abstract_learner
 from mattt_jax.training import parameters
+from mattt_jax.training.optimizer import make_optimizer
 from mattt_jax.ttt.coordination import rate_scale
 from mattt_jax.ttt.meta_loss import meta_loss
 from mattt_jax.ttt.parts import Parts
@@ -37,7 +39,7 @@ def init_state(
 ) -> TrainState:
   """Makes the state of step 0 on `mesh`; takes over the arrays of `params`.
 
-  `trainable` (`train.trainable`) has an optimiser state, the rest none.
+  Only `trainable` (`train.trainable`) parameters have an optimiser state.
   """
   state = _first(params, optimizer, trainable)
   return jax.device_put(state, sharding.shardings(mesh, state))
@@ -49,12 +51,23 @@ def abstract_state(
   mesh: sharding.AnyMesh,
   trainable: tuple[str, ...] = parameters.ALL,
 ) -> TrainState:
-  """The shapes of `init_state`, and where they lie; `params` may be shapes,
-  and `mesh` one without devices."""
+  """Shapes of `init_state` and their placement; `params` may be shapes, and
+  `mesh` one without devices."""
   state = jax.eval_shape(
     lambda params: _first(params, optimizer, trainable), params
   )
   return sharding.abstract(state, sharding.shardings(mesh, state))
+
+
+def abstract_training(
+  experiment: Experiment, vocab_size: int, mesh: sharding.AnyMesh
+) -> tuple[nnx.GraphDef, optax.GradientTransformation, TrainState]:
+  """Makes the learner's graph, the outer optimiser and the shapes of the state
+  of a run on `mesh` (`abstract_state`)."""
+  graphdef, params = abstract_learner(experiment, vocab_size)
+  optimizer = make_optimizer(experiment.outer, experiment.train.steps)
+  state = abstract_state(params, optimizer, mesh, experiment.train.trainable)
+  return graphdef, optimizer, state
 
 
 def _first(params, optimizer, trainable) -> TrainState:
@@ -77,17 +90,15 @@ def accumulated_gradient(
   batch: Batch,
   micro_batch: int = 0,
 ):
-  """Loss, its aux and its gradient, of `micro_batch` sequences at a time.
+  """Loss, (means, counts) and gradient of the whole batch, added up over
+  `micro_batch` sequences at a time.
 
   Args:
-    loss_fn: params, arrays [b, ...] -> (mean loss, (means, counts)).
+    loss_fn: params, arrays [b, ...] -> (mean loss over sequences, (means,
+      counts)).
     params: what the gradient is with respect to.
     batch: arrays [B, ...].
     micro_batch: divides B; 0: all at once.
-
-  Returns:
-    Loss, (means, counts), gradient: what the whole batch gives at once, where
-    `loss_fn` is a mean over its sequences.
   """
   gradient = jax.value_and_grad(loss_fn, has_aux=True)
   size = len(jax.tree.leaves(batch)[0])
@@ -97,7 +108,7 @@ def accumulated_gradient(
     return loss, aux, grads
 
   def part(i: jax.Array):
-    """Every `number`-th sequence: each device has some of every part."""
+    # Every `number`-th sequence: each device has some of every part.
     return {
       k: x.reshape(-1, number, *x.shape[1:])[:, i] for k, x in batch.items()
     }
@@ -105,9 +116,7 @@ def accumulated_gradient(
   def add(total, i):
     return jax.tree.map(jnp.add, total, gradient(params, part(i))), None
 
-  shapes = jax.eval_shape(
-    lambda: gradient(params, part(jnp.zeros((), jnp.int32)))
-  )
+  shapes = jax.eval_shape(lambda: gradient(params, part(jnp.int32(0))))
   zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   ((loss, (means, counts)), grads), _ = jax.lax.scan(
     add, zero, jnp.arange(number)
@@ -127,7 +136,7 @@ def train_step(
   """Makes one update of the trainable parameters from a batch of arrays [B, L].
 
   Metrics are scalars: loss, grad_norm (before the clip), answer_correct and
-  answer_tokens (counts over the batch), and the model's own diagnostics.
+  answer_tokens (counts), and the model's own diagnostics.
   """
   moved, frozen = parameters.split(state.params, experiment.train.trainable)
 
@@ -150,18 +159,10 @@ def train_step(
     loss_fn, moved, batch, experiment.train.micro_batch
   )
   updates, opt_state = optimizer.update(grads, state.opt_state, moved)
-  metrics = {
-    **aux,
-    **counts,
-    "loss": loss,
-    "grad_norm": optax.tree.norm(grads),
-  }
-  state = TrainState(
-    step=state.step + 1,
-    params=nnx.merge_state(optax.apply_updates(moved, updates), frozen),
-    opt_state=opt_state,
-  )
-  return state, metrics
+  grad_norm = optax.tree.norm(grads)
+  metrics = {**aux, **counts, "loss": loss, "grad_norm": grad_norm}
+  params = nnx.merge_state(optax.apply_updates(moved, updates), frozen)
+  return TrainState(state.step + 1, params, opt_state), metrics
 
 
 def jit_train_step(
@@ -171,11 +172,8 @@ def jit_train_step(
   state: TrainState,
   mesh: Mesh,
 ) -> jax.stages.Wrapped:
-  """Returns the jitted `step(state, batch, parts)`.
-
-  It consumes `state`, which keeps the placement it came with; metrics are
-  replicated.
-  """
+  """Makes the jitted `step(state, batch, parts)`, which consumes `state` and
+  keeps its placement; metrics are replicated."""
   placement = jax.tree.map(lambda x: x.sharding, state)
 
   def step(state: TrainState, batch: Batch, parts: Parts):

@@ -1,7 +1,7 @@
 """The training loop: resumes, evaluates, reports, and stops when it diverges.
 
-Nothing waits for the device between two logs: metrics stay there, and are
-fetched when a row is written, a state saved, or the learner evaluated.
+Metrics stay on the device, so that nothing waits for it, until a row is
+written, a state saved, or the learner evaluated.
 """
 
 import contextlib
@@ -34,10 +34,10 @@ from mattt_jax.training import (
 )
 from mattt_jax.training import workdir as workdir_lib
 from mattt_jax.training.load import restore_latest
-from mattt_jax.training.optimizer import learning_rate, make_optimizer
+from mattt_jax.training.optimizer import learning_rate
 from mattt_jax.training.train_step import (
   TrainState,
-  abstract_state,
+  abstract_training,
   all_finite,
   init_state,
   jit_train_step,
@@ -64,27 +64,26 @@ def train(
 ) -> dict[str, Any]:
   """Trains an experiment in `workdir`, or goes on where it stopped.
 
-  Writes there config.json, metrics.jsonl, tensorboard/, checkpoints/, the
-  file of a tokenizer if there is one and, at the end, evaluation.json.
+  Writes config.json, metrics.jsonl, tensorboard/, checkpoints/, the
+  tokenizer's file and, at the end, evaluation.json.
 
   Args:
     experiment: the settings.
     workdir: a new directory, or that of the same experiment.
     mesh: devices to compute on; default: as `experiment.mesh` says.
-    profile: so many outer steps are traced, to `workdir`/profile.
-    ideal: of a vocabulary size, the seconds of each kind of step at the peak
-      of the machine, with which metrics have the utilisation.
-    init: gives the parameters to start from, a pytree of arrays like
-      `nnx.split(learner)[1]`; default: drawn from the seed. A run that goes on
-      from a checkpoint does not call it.
+    profile: number of outer steps to trace, to `workdir`/profile.
+    ideal: gives, for a vocabulary size, the seconds of each kind of step at
+      the machine's peak, for the utilisation (MFU).
+    init: gives the parameters to start from, arrays like
+      `nnx.split(learner)[1]`; default: drawn from the seed. Not called where
+      there is a checkpoint.
 
   Returns:
     The content of evaluation.json: `step`, `train` (the last averages), and
     `evaluation` (`final.measure`). A finished run is not trained again.
 
   Raises:
-    ValueError: settings or given parameters that do not fit, or a workdir of
-      other settings.
+    ValueError: settings, parameters or workdir that do not fit.
     LockedError: another process trains in `workdir`.
     OtherProcessError: another process of the run raised one of these.
     DivergedError: a loss that is not finite; the last good state is kept.
@@ -124,7 +123,7 @@ def train(
 
 
 class _Run:
-  """One process's part of a run: from the newest good checkpoint to the end."""
+  """A process's part of a run, from the newest good checkpoint to the end."""
 
   def __init__(
     self, experiment, workdir, task, mesh: Mesh, profile, ideal, init
@@ -132,10 +131,10 @@ class _Run:
     self.experiment, self.workdir, self.task = experiment, workdir, task
     self.mesh = mesh
     config = experiment.train
-    self.graphdef, shapes = abstract_learner(experiment, task.vocab_size)
-    optimizer = make_optimizer(experiment.outer, config.steps)
+    self.graphdef, optimizer, like = abstract_training(
+      experiment, task.vocab_size, mesh
+    )
     self.learning_rate = learning_rate(experiment.outer, config.steps)
-    like = abstract_state(shapes, optimizer, mesh, config.trainable)
     self.jitted_step = jit_train_step(
       self.graphdef, optimizer, experiment, like, mesh
     )
@@ -155,18 +154,17 @@ class _Run:
       workdir / workdir_lib.CHECKPOINTS, config.keep_checkpoints
     )
     if not self._restore(like):
-      params = self._first_parameters(init, shapes)
+      params = self._first_parameters(init, like.params)
       self.state = init_state(params, optimizer, mesh, config.trainable)
     learner = nnx.merge(self.graphdef, self.state.params)
     state_bytes = learner.state_bytes(experiment.length)
-    processes.say(metrics.overview(shapes, state_bytes, config.trainable))
+    processes.say(metrics.overview(like.params, state_bytes, config.trainable))
     self.writer = metrics.MetricsWriter(workdir, self.step)
     self.speed = speed.Speed(ideal and ideal(task.vocab_size))
     self.trace = speed.Trace(workdir / PROFILE, profile)
     self.progress = progress.Progress(config.steps, self.step)
 
   def _first_parameters(self, init, shapes: nnx.State) -> nnx.State:
-    """Those that `init` gives, or of the seed."""
     if init is None:
       learner = build_learner(self.experiment, self.task.vocab_size)
       return nnx.split(learner)[1]
@@ -174,7 +172,7 @@ class _Run:
       return parameters.fitting(init(self.experiment), shapes)
 
   def _restore(self, like: TrainState) -> bool:
-    """Returns whether there was a checkpoint to go on from."""
+    """Whether there was a checkpoint to go on from."""
     restored = restore_latest(self.checkpoints, like, self.experiment)
     if restored is None:
       return False
@@ -225,9 +223,9 @@ class _Run:
     self.step += 1
     self.on_device.append(values)
     self.speed.step(*kind, tokens=sequences * length)
-    if self.trace.turns(values):
+    if self.trace.toggles_after(values):
       with self.speed.idle():  # writing a trace takes seconds
-        self.trace.turn()
+        self.trace.toggle()
     self.progress.step()
 
   def _check(self, state_too: bool) -> None:
@@ -247,17 +245,13 @@ class _Run:
 
   def _diverged(self, what: str) -> None:
     self.checkpoints.wait()
-    kept = self.checkpoints.latest_step()
+    kept = "No checkpoint had been saved yet"
+    if steps := self.checkpoints.steps():
+      where = f"{steps[-1]} in {self.checkpoints.directory}"
+      kept = f"The checkpoint of step {where} is the last good one"
     raise DivergedError(
-      f"training diverged: {what}. "
-      + (
-        f"The checkpoint of step {kept} in {self.checkpoints.directory} is the "
-        "last good one. "
-        if kept is not None
-        else "No checkpoint had been saved yet. "
-      )
-      + "Lower outer.learning_rate or inner.learning_rate, or set "
-      "outer.clip_norm, in a new workdir"
+      f"training diverged: {what}. {kept}. Lower outer.learning_rate or "
+      "inner.learning_rate, or set outer.clip_norm, in a new workdir"
     )
 
   def _log(self) -> None:
@@ -288,7 +282,7 @@ class _Run:
     return self.graphdef, self.state.params
 
   def _evaluate_tune(self) -> bool:
-    """Returns whether this is the best step so far, of those to be kept."""
+    """Whether this is the best step so far, and is to be kept."""
     with self.speed.idle():
       result = evaluate(
         self.experiment, self._learner(), self.task, "tune",
@@ -306,7 +300,7 @@ class _Run:
   def finish(self) -> dict[str, Any]:
     """Evaluates (`evaluation/final.py`) and writes the result."""
     self.checkpoints.wait()
-    self.notice.raises(self._preempted())  # all is saved: no need to wait
+    self.notice.raise_at_once(self._preempted())  # all is saved
     with self.speed.idle():
       result = final.measure(
         self.experiment, self._learner(), self.task,

@@ -1,4 +1,4 @@
-"""The work directory of a run: whose it is, and what lies in it."""
+"""The work directory of a run: its settings and its files."""
 
 import contextlib
 import json
@@ -26,8 +26,7 @@ def bind(
   """Makes `workdir` this experiment's own, or checks that it is.
 
   Raises:
-    ValueError: it belongs to other settings (every differing field is named),
-      or is not a work directory.
+    ValueError: it belongs to other settings, or is not a work directory.
   """
   workdir = pathlib.Path(workdir).absolute()
   path = workdir / CONFIG_FILE
@@ -56,7 +55,7 @@ def bind(
 
 @contextlib.contextmanager
 def writing(field: str, directory: pathlib.Path) -> Iterator[None]:
-  """Says of an `OSError` in here which directory cannot be written."""
+  """Turns an `OSError` into a `ValueError` that names `directory`."""
   try:
     yield
   except OSError as error:
@@ -67,43 +66,39 @@ def writing(field: str, directory: pathlib.Path) -> Iterator[None]:
 
 
 def keep_tokenizer(workdir: pathlib.Path, task: Any) -> None:
-  """Copies the file of the task's tokenizer, if there is one, to `workdir`.
-
-  The settings hold its sha256, so that another one in its place is refused.
-  `with_own_tokenizer` reads the copy.
-  """
+  """Copies the file of the task's tokenizer, if there is one, to `workdir`, for
+  `with_own_tokenizer`. The settings hold its sha256."""
   content = getattr(getattr(task, "tokenizer", None), "content", b"")
   if content:
-    _write(workdir / TOKENIZER_FILE, content)
+    write_bytes(workdir / TOKENIZER_FILE, content)
 
 
 def keep_contents(workdir: pathlib.Path, task: Any) -> None:
-  """Writes checksums of the documents that the task reads, if it reads any, or
-  compares them with those there.
+  """Writes checksums of the documents that a `ReadingTask` reads, or compares
+  them with those there.
 
   Raises:
-    ValueError: documents are missing, other, or new; the message names them.
+    ValueError: documents are missing, changed, or new.
   """
   if not isinstance(task, base.ReadingTask):
     return
   here, path = task.contents(), workdir / CONTENTS_FILE
   there = json.loads(path.read_text()) if path.exists() else here
-  missing = sorted(there.keys() - here.keys())
-  new = sorted(here.keys() - there.keys())
-  other = sorted(k for k in there.keys() & here.keys() if there[k] != here[k])
-  found = [
-    f"{', '.join(names[:3])}{' and others' * (len(names) > 3)} {what}"
-    for names, what in (
-      (missing, "missing"),
-      (other, "changed"),
-      (new, "new"),
-    )
+  changed = {k for k in there.keys() & here.keys() if there[k] != here[k]}
+  differences = {
+    "missing": there.keys() - here.keys(),
+    "changed": changed,
+    "new": here.keys() - there.keys(),
+  }
+  shown = [
+    f"{', '.join(sorted(names)[:3])}{' and others' * (len(names) > 3)} {what}"
+    for what, names in differences.items()
     if names
   ]
   config_lib.require(
-    not found,
+    not shown,
     f"workdir={workdir}: the data are not those that the run began with "
-    f"({'; '.join(found)}): put them back, or use another workdir",
+    f"({'; '.join(shown)}): put them back, or use another workdir",
   )
   write_json(path, here)
 
@@ -111,8 +106,8 @@ def keep_contents(workdir: pathlib.Path, task: Any) -> None:
 def require_same_config(
   what: str, there: dict[str, Any], experiment: config_lib.Experiment
 ) -> None:
-  """Raises `ValueError` naming every field in which `what` differs; the mesh
-  may, and where the file of the tokenizer is, whose checksum must not."""
+  """Raises `ValueError` naming every field in which `what` differs, but for the
+  mesh and the path of the tokenizer's file."""
   here = plain(config_lib.to_dict(experiment))
   there, here = (_without_path(config_lib.identity(x)) for x in (there, here))
   lines = config_lib.differences(there, here)
@@ -134,8 +129,7 @@ def _without_path(tree: dict[str, Any]) -> dict[str, Any]:
 def with_own_tokenizer(
   tree: dict[str, Any], workdir: str | os.PathLike
 ) -> dict[str, Any]:
-  """The settings `tree` of a run, with the copy of the tokenizer that it keeps
-  in `workdir`, if it does: the work directory can be anywhere."""
+  """Settings `tree` of a run, with the tokenizer that it keeps in `workdir`."""
   kept = pathlib.Path(workdir).absolute() / TOKENIZER_FILE
   if not kept.is_file() or not tree.get("task", {}).get("tokenizer_sha256"):
     return tree
@@ -143,7 +137,7 @@ def with_own_tokenizer(
 
 
 def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
-  """Returns the settings (as `config.to_dict`) that `workdir` belongs to.
+  """Settings (as `config.to_dict`) that `workdir` belongs to.
 
   Raises:
     ValueError: it has no readable `config.json`.
@@ -159,7 +153,7 @@ def read_config(workdir: str | os.PathLike) -> dict[str, Any]:
 
 
 def finished(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:
-  """What the run of so many steps ended with, None before its end.
+  """Result of the run of so many steps; None before its end.
 
   Raises:
     ValueError: the file is damaged.
@@ -178,13 +172,14 @@ def finished(workdir: pathlib.Path, steps: int) -> dict[str, Any] | None:
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes `value` so that a reader finds the old file or the new one whole."""
+  """Writes `value` as JSON, whole as `write_bytes`."""
   text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-  _write(path, text.encode())
+  write_bytes(path, text.encode())
 
 
-def _write(path: pathlib.Path, content: bytes) -> None:
-  partial = path.with_name(path.name + ".partial")
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+  """Writes so that a reader finds the old file or the new one whole."""
+  partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
   partial.write_bytes(content)
   os.replace(partial, path)
 

@@ -8,11 +8,8 @@ from jax import Array
 
 @struct.dataclass
 class ContextState:
-  """One sequence's state after the tokens read so far.
-
-  Memory, cache and replay are structs that say themselves how their arrays are
-  split over the mesh; the fast weights have rules of `sharding`.
-  """
+  """One sequence's state after the tokens read so far. Memory, cache and replay
+  are structs that say how their arrays are split over the mesh (`AXES`)."""
 
   fast: Any  # W_i, nnx.State of the FastWeights
   inner_opt: Any  # optax state of the inner optimiser
@@ -27,9 +24,8 @@ class ContextState:
 class ChunkModel(Protocol):
   """What the recurrence asks of a model (an nnx.Module with FastWeights).
 
-  The transformer is one; the tests use a quadratic. `x_CxD` is whatever
-  `read_prefix` made of the tokens, which no fast weight touches. A cache is a
-  dataclass with the fields `prefix` and `suffix`.
+  `x_CxD` is whatever `read_prefix` made of the tokens, which no fast weight
+  touches. A cache is a dataclass with the fields `prefix` and `suffix`.
   """
 
   vocab_size: int

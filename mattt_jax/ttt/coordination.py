@@ -1,10 +1,8 @@
 """How fast weights and memory share the work.
 
 Trained jointly from the start, weights and memory learn the same thing, and the
-part that is harder to start ends unused. What can be done about it (each alone,
-`CoordinationConfig`): one part first; a part off in a share of the steps; a
-loss of the memory's own; what the inner loss is of; surprise deciding what the
-weights learn; an inner rate that looks at the memory; replay (`replay.py`).
+part that is harder to start ends unused. `CoordinationConfig` lists what can be
+done about it.
 """
 
 import math
@@ -19,12 +17,9 @@ from mattt_jax.ttt.parts import Parts
 
 
 def parts_on(experiment: Experiment, step: int) -> Parts:
-  """What is on in outer step `step` of training.
-
-  A host decision: each kind of step is a compiled program of its own, and what
-  is off costs nothing. The memory's share is counted over the steps with the
-  inner loop on, so that both are off together only before their starts.
-  """
+  """Parts that are on in outer step `step` of training. The memory's share is
+  counted over the steps with the inner loop on, so that both are off together
+  only before their starts."""
   c = experiment.coordination
   inner = experiment.inner.enabled and _on(
     step - c.inner_start, c.inner_off_share
@@ -47,7 +42,6 @@ def _on(step: int, off_share: float) -> bool:
 
 
 def _number_on(steps: int, off_share: float) -> int:
-  """How many of steps 0 .. `steps` - 1 are on."""
   return steps - math.floor(steps * off_share)
 
 
@@ -57,15 +51,13 @@ def rate_scale(config: InnerConfig, step):
   `warmup_steps`, as published (arXiv 2512.23675)."""
   if step is None or not config.warmup_steps or not config.learning_rate:
     return 1.0
+  first, last = config.warmup_init, config.learning_rate
   share = jnp.minimum(1.0, (step + 1) / config.warmup_steps)
-  rate = (
-    config.warmup_init + (config.learning_rate - config.warmup_init) * share
-  )
-  return rate / config.learning_rate
+  return (first + (last - first) * share) / last
 
 
 class Coordination(nnx.Module):
-  """The parts of it that act inside a chunk; holds what is meta-learned."""
+  """What acts inside a chunk, and its meta-learned parameters."""
 
   def __init__(self, config: CoordinationConfig):
     self.config = config

@@ -8,9 +8,8 @@ g, <u, g> is the directional derivative of L along u, so that
 
 which is one forward-mode derivative of one ordinary gradient: exact, and it
 keeps only what that gradient itself does (2505.00793). It computes the gradient
-anew, so the first one, which the update was made of, is saved for the backward
-pass (`remat.chunk`) rather than computed a third time. Where chunks are not
-recomputed (`inner.remat_levels=0`) reverse over reverse has fewer operations.
+anew; the first one, which made the update, is saved (`remat.chunk`). Without
+recomputed chunks (`inner.remat_levels=0`) "reverse" has fewer operations.
 """
 
 from collections.abc import Callable
@@ -29,16 +28,13 @@ MODES = ("mixed", "reverse")
 def value_and_grad(
   loss_fn: Callable[[Any], tuple[jax.Array, Any]], at: Any, mode: str = "mixed"
 ):
-  """`jax.value_and_grad(loss_fn, has_aux=True)(at)`.
+  """(loss, aux) and gradient: `jax.value_and_grad(loss_fn, has_aux=True)(at)`.
 
   Args:
     loss_fn: at -> (scalar loss, aux); may close over traced arrays.
     at: arrays of floating point.
     mode: how the result is differentiated, the numbers being the same: "mixed"
       (in reverse mode only, once) or "reverse" (any way and number of times).
-
-  Returns:
-    (loss, aux), gradient.
   """
   require_choice("mode", mode, MODES)
   if mode == "reverse":
@@ -62,7 +58,7 @@ def value_and_grad(
   def backward(residuals, cotangents):
     at, consts = residuals
     (loss_bar, aux_bar), grad_bar = cotangents
-    varied = [x for x in consts if _inexact(x)]
+    varied = _floats(consts)
 
     def outputs(at, varied):
       left = iter(varied)

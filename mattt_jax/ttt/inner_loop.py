@@ -32,14 +32,7 @@ def read_sequence(
 
   The prefix reads them all at once, the suffix chunk by chunk. One call gives
   the same as several calls on consecutive parts (state made with
-  `streaming=True`).
-
-  Args:
-    learner: model and inner optimiser; its fast weights are W_0.
-    state: after the tokens before.
-    tokens: [L].
-    parts: what is on.
-    rate_scale: multiplies the inner learning rate.
+  `streaming=True`). Arguments as of `read_chunk`.
 
   Returns:
     The state after the tokens, and each chunk's output, [n, ...].
@@ -63,19 +56,17 @@ def read_sequence(
     chunks,
   )
 
-  def body(suffix_state, chunk):
-    return read_chunk(
-      learner, sharding.constrain_state(suffix_state), chunk, parts, rate_scale
-    )
+  def body(state, chunk):
+    state = sharding.constrain_state(state)
+    return read_chunk(learner, state, chunk, parts, rate_scale)
 
   if learner.inner.config.remat_levels:
     body = remat.chunk(body, learner.inner.config.offload)
   # The prefix cache does not change from chunk to chunk: keep it out.
-  prefix, cache = cache.prefix, dataclasses.replace(cache, prefix=None)
-  state, outputs = jax.lax.scan(
-    body, dataclasses.replace(state, cache=cache), chunks
-  )
-  cache = dataclasses.replace(state.cache, prefix=prefix)
+  suffix_cache = dataclasses.replace(cache, prefix=None)
+  state = dataclasses.replace(state, cache=suffix_cache)
+  state, outputs = jax.lax.scan(body, state, chunks)
+  cache = dataclasses.replace(state.cache, prefix=cache.prefix)
   return dataclasses.replace(state, cache=cache), outputs
 
 
@@ -85,8 +76,7 @@ class Recurrence(Learner):
   def read_whole(
     self, tokens: Tokens, parts: Parts = ALL, rate_scale: Array | float = 1.0
   ) -> ChunkOutput:
-    """`read_sequence` from an empty state, by the checkpoints of
-    `remat_parts`."""
+    """`read_sequence` from an empty state, checkpointed as `remat_parts`."""
     length = len(tokens.tokens)
     require_chunked(self.chunk, length)
     *outer, _ = self.remat_parts(length)
@@ -99,12 +89,12 @@ class Recurrence(Learner):
     return read(self.init_state(length, streaming=bool(outer)), tokens)[1]
 
   def remat_parts(self, length: int) -> tuple[int, ...]:
-    """In how many segments, segments of segments, ... and chunks a sequence of
-    `length` tokens is read for the backward pass (`inner.remat_levels`)."""
+    """Numbers of segments, segments of segments, ... and chunks that a sequence
+    of `length` tokens has in the backward pass (`inner.remat_levels`)."""
     chunks, levels = length // self.chunk, self.inner.config.remat_levels
-    one, two = (remat.split_evenly(chunks, n) for n in (1, 2))
     if levels >= 0:
       return remat.split_evenly(chunks, max(1, levels))
+    one, two = (remat.split_evenly(chunks, n) for n in (1, 2))
 
     def kept(parts) -> int:
       """Bytes of the states before parts; only segments have a prefix cache."""

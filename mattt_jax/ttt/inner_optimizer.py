@@ -2,10 +2,8 @@
 
     W_i = W_0 + r (W_{i-1} - W_0) - eta u_i,    u = optax transform of the grad
 
-and then, with `max_drift`, W_i - W_0 is scaled down to that norm.
-
-eta and r may be learned, one for each fast tensor; both then get their gradient
-from the meta loss.
+and then, with `max_drift`, W_i - W_0 is scaled down to that norm. The meta loss
+may learn eta and r, one for each fast tensor.
 """
 
 import math
@@ -20,14 +18,10 @@ from mattt_jax.config import InnerConfig
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-  """g if |g| < max_norm else g max_norm / |g|, safe to differentiate at g = 0.
-
-  optax's own has a nan derivative at a zero gradient (0 * inf), which a chunk
-  without a valid target has.
-  """
+  """g if |g| < max_norm else g max_norm / |g|; optax's own has a nan derivative
+  at g = 0 (0 * inf), the gradient of a chunk without a valid target."""
 
   def update(updates, state, params=None):
-    del params
     square = sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(updates))
     over = square >= max_norm**2
     scale = jnp.where(
@@ -88,24 +82,14 @@ class InnerOptimizer(nnx.Module):
     return transform(self.config).init(fast)
 
   def update(self, grads, opt_state, fast, fast_0, rate_scale: Array | float):
-    """One inner step; returns (fast, opt_state).
-
-    Args:
-      grads: gradient of the inner loss with respect to `fast`.
-      opt_state: from `init` or the step before.
-      fast: W_{i-1}.
-      fast_0: W_0, toward which `retention` pulls.
-      rate_scale: multiplies eta (warm-up over outer steps).
-    """
+    """(W_i, `opt_state` after it) of the `grads` of the inner loss, `fast`
+    being W_{i-1} and `fast_0` W_0; `rate_scale` multiplies eta."""
     updates, opt_state = transform(self.config).update(grads, opt_state, fast)
     leaves, treedef = jax.tree.flatten(fast)
     rates, retentions = self.rates(), self.retentions()
     new = []
-    for t, (w, w_0, u) in enumerate(
-      zip(
-        leaves, jax.tree.leaves(fast_0), jax.tree.leaves(updates), strict=True
-      )
-    ):
+    others = jax.tree.leaves(fast_0), jax.tree.leaves(updates)
+    for t, (w, w_0, u) in enumerate(zip(leaves, *others, strict=True)):
       rate = rates[t] if isinstance(rates, Array) else rates
       r = retentions[t] if isinstance(retentions, Array) else retentions
       if isinstance(r, Array) or r != 1.0:
@@ -115,7 +99,6 @@ class InnerOptimizer(nnx.Module):
     if self.config.max_drift > 0:
       drift = jax.tree.map(jnp.subtract, new, fast_0)
       cap = clip_by_global_norm(self.config.max_drift)
-      new = jax.tree.map(
-        jnp.add, fast_0, cap.update(drift, optax.EmptyState())[0]
-      )
+      drift, _ = cap.update(drift, optax.EmptyState())
+      new = jax.tree.map(jnp.add, fast_0, drift)
     return new, opt_state

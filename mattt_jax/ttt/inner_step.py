@@ -27,36 +27,35 @@ def inner_step(
 
   Args:
     learner: gives W_0 and the inner optimiser.
-    loss_fn: fast -> (loss, (aux, multiplier of the rate)).
+    loss_fn: fast -> (loss, aux); the last of aux multiplies the rate.
     at: W where the gradient is taken.
     weights: (W, state of the inner optimiser) that the update starts from.
     weight_C: a chunk without weight teaches nothing: not even decay, momentum.
     rate_scale: multiplies the inner learning rate.
 
   Returns:
-    The new `weights`, loss, what `loss_fn` gave beside it, and the gradient's
-    norm before the clip.
+    The new `weights`, loss, aux, and the gradient's norm before the clip.
   """
   config = learner.inner.config
   # First order needs no derivative of the gradient: nothing to choose.
   mode = config.differentiation if config.second_order else "reverse"
-  (loss, beside), grads = differentiation.value_and_grad(loss_fn, at, mode)
+  (loss, aux), grads = differentiation.value_and_grad(loss_fn, at, mode)
   if not config.second_order:
     grads = jax.lax.stop_gradient(grads)
   _, fast_0, _ = fast_weights.split(learner.model)
   fast, opt_state = weights
-  rate = rate_scale * beside[1]
+  rate = rate_scale * aux[1]
   new = learner.inner.update(grads, opt_state, fast, fast_0, rate)
   some = jnp.any(weight_C > 0)
   new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, weights)
-  return new, loss, beside, jax.lax.stop_gradient(optax.tree.norm(grads))
+  return new, loss, aux, jax.lax.stop_gradient(optax.tree.norm(grads))
 
 
 def replay_chunks(learner: Learner, weights, chunks, rate_scale: Array | float):
   """One inner step on each of `chunks` (x_RxCxD, target_RxC, weight_RxC), read
   without a past and without the memory; returns the new `weights`."""
   graphdef, _, slow = fast_weights.split(learner.model)
-  cache = learner.model.init_cache(chunks[0].shape[1], False)
+  cache = learner.model.init_cache(chunks[0].shape[1], streaming=False)
 
   def step(weights, chunk):
     x_CxD, target_C, weight_C = chunk
@@ -108,5 +107,5 @@ def reading_weights(
   number = learner.coordination.config.replay
   if not number:
     return weights
-  again = replay.nearest(state.replay, number, wanted)
-  return replay_chunks(learner, weights, again, rate_scale)
+  chunks = replay.nearest(state.replay, number, wanted)
+  return replay_chunks(learner, weights, chunks, rate_scale)

@@ -1,5 +1,7 @@
 """A model and how it learns while it reads."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -16,6 +18,7 @@ from mattt_jax.ttt.parts import ALL, Parts
 from mattt_jax.ttt.tokens import ChunkOutput, Tokens
 
 ALONE = CoordinationConfig()  # nothing is coordinated
+STATE_PARTS = ("fast_weights", "inner_optimizer", "memory", "replay", "cache")
 
 
 class Learner(nnx.Module):
@@ -39,12 +42,8 @@ class Learner(nnx.Module):
   def read_whole(
     self, tokens: Tokens, parts: Parts = ALL, rate_scale: Array | float = 1.0
   ) -> ChunkOutput:
-    """Reads a sequence [L] from an empty state, [n, ...].
-
-    Args:
-      tokens: of the whole sequence.
-      parts: what is on.
-      rate_scale: multiplies the inner learning rate.
+    """Output of each chunk, [n, ...], of a sequence [L] read from an empty
+    state; `rate_scale` multiplies the inner learning rate.
 
     Raises:
       ValueError: the chunk does not divide L.
@@ -54,14 +53,9 @@ class Learner(nnx.Module):
   def init_state(
     self, context_length: int, streaming: bool = True
   ) -> ContextState:
-    """The state before the first token.
-
-    Args:
-      context_length: tokens that will be read, for memories and caches that
-        grow with the context.
-      streaming: False if one `read_sequence` reads the whole context, which
-        then needs no cache in the prefix.
-    """
+    """The state before the first of `context_length` tokens, for memories and
+    caches that grow with the context. `streaming` False: one `read_sequence`
+    reads them all, which then needs no cache in the prefix."""
     _, fast, _ = fast_weights.split(self.model)
     return ContextState(
       fast=fast,
@@ -82,15 +76,16 @@ class Learner(nnx.Module):
     )
     return replay.init(self.coordination.config, context_length, x_CxD)
 
+  def state_parts(self, context_length: int) -> dict[str, Any]:
+    """Arrays of one sequence's state by `STATE_PARTS` (fast weights count as
+    state only if the inner loop may change them)."""
+    state = self.init_state(context_length)
+    parts = dict(memory=state.memory, replay=state.replay, cache=state.cache)
+    if self.inner.config.enabled:
+      parts |= dict(fast_weights=state.fast, inner_optimizer=state.inner_opt)
+    return parts
+
   def state_bytes(self, context_length: int) -> dict[str, int]:
-    """Bytes of each part of one sequence's state (fast weights count as state
-    only if the inner loop may change them)."""
-    learns = self.inner.config.enabled
-    state = jax.eval_shape(lambda: self.init_state(context_length))
-    return {
-      "fast_weights": tree_bytes(state.fast) if learns else 0,
-      "inner_optimizer": tree_bytes(state.inner_opt) if learns else 0,
-      "memory": tree_bytes(state.memory),
-      "replay": tree_bytes(state.replay),
-      "cache": tree_bytes(state.cache),
-    }
+    """Bytes of each of `STATE_PARTS`."""
+    parts = jax.eval_shape(lambda: self.state_parts(context_length))
+    return {name: tree_bytes(parts.get(name)) for name in STATE_PARTS}

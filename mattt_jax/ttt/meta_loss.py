@@ -1,11 +1,10 @@
-"""The outer objective: the loss while reading, after having learned to learn.
+"""The outer objective: the loss while reading.
 
 Its gradient goes through every inner step and every memory write (second order
-unless `inner.second_order` is off).
-
-Shapes: B sequences, L tokens, n chunks.
+unless `inner.second_order` is off). Shapes: B sequences, L tokens.
 """
 
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -16,7 +15,7 @@ from mattt_jax.config import require_choice
 from mattt_jax.ttt.learner import Learner
 from mattt_jax.ttt.parts import ALL, Parts
 from mattt_jax.ttt.read_batch import SequenceOutput, read_batch
-from mattt_jax.ttt.tokens import tokens_of, weighted_mean
+from mattt_jax.ttt.tokens import in_chunks, tokens_of, weighted_mean
 
 
 def sequence_loss(
@@ -27,10 +26,8 @@ def sequence_loss(
   require_choice("outer.reduction", reduction, ("tokens", "chunks"))
   if reduction == "tokens":
     return weighted_mean(loss_L, weight_L)
-  chunks = (len(loss_L) // chunk, chunk)
-  return jnp.mean(
-    jax.vmap(weighted_mean)(loss_L.reshape(chunks), weight_L.reshape(chunks))
-  )
+  chunks = in_chunks((loss_L, weight_L), chunk)
+  return jnp.mean(jax.vmap(weighted_mean)(*chunks))
 
 
 def meta_loss(
@@ -45,12 +42,10 @@ def meta_loss(
   plus the memory's own loss where `coordination.read_loss` says so."""
   output = read_batch(learner, tokens_of(batch), parts, rate_scale)
   weight_BxL = batch["outer_weight"]
-  loss_B = jax.vmap(
-    lambda loss_L, weight_L: sequence_loss(
-      loss_L, weight_L, learner.chunk, reduction
-    )
-  )(output.loss_BxL, weight_BxL)
-  loss = jnp.mean(loss_B)
+  loss_fn = functools.partial(
+    sequence_loss, chunk=learner.chunk, reduction=reduction
+  )
+  loss = jnp.mean(jax.vmap(loss_fn)(output.loss_BxL, weight_BxL))
   own_BxL, has_BxL = output.read_loss_BxL, output.has_read_loss_BxL
   if own_BxL is not None and has_BxL is not None:
     share = learner.coordination.config.read_loss

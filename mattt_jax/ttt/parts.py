@@ -6,8 +6,8 @@ from mattt_jax.config import Experiment
 
 
 class Parts(NamedTuple):
-  """What acts; static, so that each choice is a program of its own and what is
-  off costs nothing."""
+  """What acts; static: each choice is a program of its own, and what is off
+  costs nothing."""
 
   inner: bool = True  # the inner loop moves the fast weights
   memory: bool = True  # the memory is read and written
@@ -26,6 +26,6 @@ def parts_of(experiment: Experiment) -> Parts:
 def eval_parts(experiment: Experiment, parts: Parts | None = None) -> Parts:
   """What is on in evaluation: `parts`, by default `eval.inner` and
   `eval.memory`, as far as the system has them."""
-  asked = parts or Parts(experiment.eval.inner, experiment.eval.memory)
-  there = parts_of(experiment)
-  return Parts(asked.inner and there.inner, asked.memory and there.memory)
+  wanted = parts or Parts(experiment.eval.inner, experiment.eval.memory)
+  own = parts_of(experiment)
+  return Parts(wanted.inner and own.inner, wanted.memory and own.memory)

@@ -1,7 +1,4 @@
-"""B sequences at once, and the states that they are read on top of.
-
-Shapes: B sequences, L tokens, n chunks.
-"""
+"""Reading B sequences at once, of L tokens or n chunks each."""
 
 from typing import Any
 
@@ -26,7 +23,7 @@ class SequenceOutput:
   loss_BxL: Array  # of each token, before it was learned; unmasked
   correct_BxL: Array  # bool
   chunk_loss_Bxn: Array  # what each inner step descended
-  # The memory's own loss, where it has one (bool); None: not asked for.
+  # The memory's own loss and (bool) where it has one; None: unused.
   read_loss_BxL: Array | None
   has_read_loss_BxL: Array | None
   aux: dict[str, Array]  # scalars, averaged over the batch
@@ -38,14 +35,8 @@ def read_batch(
   parts: Parts = ALL,
   rate_scale: Array | float = 1.0,
 ) -> SequenceOutput:
-  """Reads B whole sequences, each from an empty state.
-
-  Args:
-    learner: model and inner optimiser.
-    tokens: [B, L].
-    parts: what is on.
-    rate_scale: multiplies the inner learning rate.
-  """
+  """Reads B whole sequences, [B, L], each from an empty state; `rate_scale`
+  multiplies the inner learning rate."""
   learner = _placed(learner)
 
   def read(tokens_L) -> ChunkOutput:
@@ -83,29 +74,27 @@ def _of_each(read):
 
 
 def _output(out: ChunkOutput) -> SequenceOutput:
-  """Of [B, n, C] of each token, and [B, n] of each chunk."""
-  length = out.loss_C.shape[1] * out.loss_C.shape[2]
-  of_token = jax.tree.map(
-    lambda x: x.reshape(-1, length),
-    (out.loss_C, out.correct_C, out.read_loss_C, out.has_read_loss_C),
-  )
-  loss_BxL, correct_BxL, read_loss_BxL, has_read_loss_BxL = of_token
-  found = {"inner_grad_norm": out.inner_grad_norm, **out.diagnostics}
+  """Joins the chunks of [B, n, C] for each token; [B, n] for each chunk."""
+
+  def flat(x_BxnxC):
+    return None if x_BxnxC is None else x_BxnxC.reshape(len(x_BxnxC), -1)
+
+  scalars = {"inner_grad_norm": out.inner_grad_norm, **out.diagnostics}
   return SequenceOutput(
-    loss_BxL=loss_BxL,
-    correct_BxL=correct_BxL,
+    loss_BxL=flat(out.loss_C),
+    correct_BxL=flat(out.correct_C),
     chunk_loss_Bxn=out.inner_loss,
-    read_loss_BxL=read_loss_BxL,
-    has_read_loss_BxL=has_read_loss_BxL,
-    aux={name: jnp.mean(value) for name, value in found.items()},
+    read_loss_BxL=flat(out.read_loss_C),
+    has_read_loss_BxL=flat(out.has_read_loss_C),
+    aux={name: jnp.mean(value) for name, value in scalars.items()},
   )
 
 
 def start_states(
   graphdef: nnx.GraphDef, params: Any, size: int, length: int, mesh: Mesh
 ) -> ContextState:
-  """The states [B, ...] of `size` sequences of `length` tokens before their
-  first, on `mesh`."""
+  """States [B, ...] of `size` sequences before their first of `length` tokens,
+  on `mesh`."""
   start = _starter(graphdef, size, length)
   placed = sharding.split_states(mesh, jax.eval_shape(start, params))
   return jax.jit(start, out_shardings=placed)(params)

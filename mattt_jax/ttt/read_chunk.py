@@ -24,8 +24,6 @@ from mattt_jax.ttt.tokens import Chunk, ChunkOutput, weighted_mean
 
 @struct.dataclass
 class _Reading:
-  """What the model makes of a chunk."""
-
   forward: Any
   loss_C: Array
   correct_C: Array
@@ -70,15 +68,17 @@ def read_chunk(
     read_loss_C=read_loss_C,
     has_read_loss_C=has_read_loss_C,
   )
+  memory = state.memory
+  if parts.memory:
+    memory = _written(learner, memory, chunk, reading)
   state = ContextState(
     fast=weights[0],
     inner_opt=weights[1],
-    memory=_written(learner, state, chunk, reading) if parts.memory
-    else state.memory,
+    memory=memory,
     cache=dataclasses.replace(state.cache, suffix=reading.forward.cache),
     position=state.position + len(chunk.tokens.targets),
     replay=_stored(state, chunk),
-  )  # fmt: skip
+  )
   return state, output
 
 
@@ -121,16 +121,16 @@ def _learn(
   weight_C = chunk.tokens.weight
   # A chunk that teaches nothing does not remind of anything either.
   some = jnp.any(weight_C > 0)
-  read_with = reading_weights(learner, state, rate_scale, some)
-  keeps = learner.coordination.config.replay_keep
-  weights = read_with if keeps else (state.fast, state.inner_opt)
+  replayed = weights = reading_weights(learner, state, rate_scale, some)
+  if not learner.coordination.config.replay_keep:
+    weights = state.fast, state.inner_opt
   return inner_step(
-    learner, loss_fn, read_with[0], weights, weight_C, rate_scale
+    learner, loss_fn, replayed[0], weights, weight_C, rate_scale
   )
 
 
 def _read_loss(learner: Learner, chunk: Chunk, reading: _Reading):
-  """The memory's own loss and where it has one; (None, None): not asked for."""
+  """The memory's own loss and where it has one; (None, None) if unused."""
   if not learner.coordination.config.read_loss:
     return None, None
   return learner.model.read_loss(reading.forward, chunk.tokens.targets)
@@ -147,16 +147,13 @@ def _diagnostics(
   return diagnostics
 
 
-def _written(
-  learner: Learner, state: ContextState, chunk: Chunk, reading: _Reading
-):
-  """The memory after the chunk."""
+def _written(learner: Learner, memory, chunk: Chunk, reading: _Reading):
   tokens, loss_C = chunk.tokens, reading.loss_C
   # Never false, but only known once the memory was read: else XLA keeps a
   # copy of the memory to read from, rather than write it in place.
   read_C = ~(loss_C < -jnp.inf)
   return learner.model.write(
-    state.memory,
+    memory,
     reading.forward,
     tokens.targets,
     jax.lax.stop_gradient(loss_C),
@@ -166,7 +163,6 @@ def _written(
 
 
 def _stored(state: ContextState, chunk: Chunk):
-  """The chunks that may be replayed, this one among them."""
   if state.replay is None:
     return None
   tokens = chunk.tokens

@@ -1,8 +1,7 @@
 """Which states the outer backward pass keeps, the rest being recomputed.
 
-Levels of checkpoints over the chunks of a sequence: with two, the states before
-segments of about sqrt(n) of n chunks, and, while a segment is gone through
-backwards, those before its chunks (1604.06174).
+Two levels of checkpoints: the states before segments of about sqrt(n) of n
+chunks, and those before the chunks of one segment at a time (1604.06174).
 """
 
 import math
@@ -12,21 +11,20 @@ from jax.ad_checkpoint import checkpoint_name
 
 from mattt_jax.recompute import recomputed
 
-# The name of what a chunk's backward pass finds saved (checkpoint_name).
+# `checkpoint_name` of what is saved for a chunk's backward pass.
 SAVED = "inner_gradient"
 _STATE = "state"
 
 
 def chunk(body, offload: bool = False):
-  """`body(state, chunk)`, of which the state before it and what is named
-  `SAVED` are kept for the backward pass; `offload`: the state in the memory of
-  the host."""
+  """`body(state, chunk)` that keeps the state before it and what is named
+  `SAVED` for the backward pass; `offload`: the state in the host's memory."""
   return _kept(body, offload, SAVED)
 
 
 def in_parts(read, number: int, offload: bool = False):
-  """`read(state, arrays)` of `number` equal parts, one after the other; of each
-  only the state before it is kept for the backward pass."""
+  """`read(state, arrays)` of `number` equal parts, one after the other, that
+  keeps only the state before each for the backward pass."""
   body = _kept(read, offload)
 
   def read_parts(state, arrays):
@@ -40,8 +38,7 @@ def in_parts(read, number: int, offload: bool = False):
 def _kept(body, offload: bool, *saved: str):
   policies = jax.checkpoint_policies
   if not offload:
-    policy = policies.save_only_these_names(*saved)
-    return recomputed(body, policy=policy)
+    return recomputed(body, policy=policies.save_only_these_names(*saved))
 
   def name(array):
     # Scalars are not worth it, and XLA for TPUs cannot move them.
@@ -61,7 +58,7 @@ def _kept(body, offload: bool, *saved: str):
 
 
 def split_evenly(number: int, factors: int) -> tuple[int, ...]:
-  """So many factors of `number`, each close to its root: (8, 4) of 32, 2."""
+  """Factors of `number`, each close to its root: (8, 4) for 32 and 2."""
   if factors == 1:
     return (number,)
   root = number ** (1 / factors)

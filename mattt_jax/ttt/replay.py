@@ -1,8 +1,7 @@
 """Replay: the past chunks most like the last one are learned once more.
 
-TTT on nearest neighbours (2305.18466), inside one context. The chunks that are
-looked up are most like the chunk read LAST: the one about to be read would
-betray its later tokens to its earlier ones.
+TTT on nearest neighbours (2305.18466), inside one context. The query is the
+chunk read LAST: the next one would betray its later tokens to its earlier ones.
 
 Shapes: N chunks kept, C tokens of a chunk, D model, R chunks replayed.
 """
@@ -45,8 +44,8 @@ def init(
 ) -> ReplayState:
   """An empty store for a context of that many tokens."""
   chunk, dim = x_CxD.shape
-  n = config.replay_capacity or math.ceil(context_length / chunk)
-  n = max(n, config.replay)
+  chunks = config.replay_capacity or math.ceil(context_length / chunk)
+  n = max(chunks, config.replay)
   return ReplayState(
     key_NxD=jnp.zeros((n, dim), jnp.float32),
     x_NxCxD=jnp.zeros((n, chunk, dim), x_CxD.dtype),
@@ -60,9 +59,8 @@ def init(
 def store(
   state: ReplayState, x_CxD: Array, target_C: Array, weight_C: Array
 ) -> ReplayState:
-  """Keeps the chunk in the place of the oldest, unless it is all padding; no
-  gradient to what is kept (what a chunk teaches when it is replayed, the
-  meta-gradient sees)."""
+  """Puts the chunk in the place of the oldest, unless it is all padding; what
+  is kept gets no gradient."""
   share_C = weight_C / jnp.maximum(jnp.sum(weight_C), 1e-10)
   key_D = unit(jax.lax.stop_gradient(share_C @ x_CxD).astype(jnp.float32))
   at = state.written % len(state.key_NxD)
@@ -83,9 +81,8 @@ def store(
 
 
 def nearest(state: ReplayState, number: int, wanted: Array | bool = True):
-  """(x_RxCxD, target_RxC, weight_RxC), nearest first; the last chunk itself,
-  just learned from, is left out, and weights are 0 where there is none (or
-  none is `wanted`)."""
+  """(x_RxCxD, target_RxC, weight_RxC), nearest first, without the last chunk,
+  just learned from; weights are 0 where there is none (or none is `wanted`)."""
   n = len(state.key_NxD)
   slot_N = jnp.arange(n)
   last = (state.written - 1) % n

@@ -5,8 +5,9 @@ import random
 
 import numpy as np
 import pytest
+from bm25 import BM25
 
-from mattt_jax.data import bm25, qa_sets
+from mattt_jax.data import qa_sets
 from mattt_jax.data.splits import SPLITS
 
 
@@ -165,7 +166,7 @@ def test_the_town():
   paragraphs, asked = qa_sets.load("town")
   parts = qa_sets.split(asked, len(paragraphs), "town")
   assert min(len(parts[split].pool) for split in SPLITS) >= 4
-  index = bm25.BM25([f"{p['title']} {p['text']}" for p in paragraphs])
+  index = BM25([f"{p['title']} {p['text']}" for p in paragraphs])
   found = 0
   for question in asked:
     evidence = question["evidence"]

@@ -343,8 +343,10 @@ def test_tfds_record_by_record(books, sizes):
 def test_tfds_that_is_not_utf8(monkeypatch):
   from mattt_jax.data import text_builder
 
-  texts = {"train": [b"text" * 9, b"caf\xe9" * 9, b"more" * 9]}
-  monkeypatch.setattr(text_builder, "read_published", lambda *args: texts)
+  texts = [b"text" * 9, b"caf\xe9" * 9, b"more" * 9]
+  rows = {"train": [(f"train/{i:08d}", text) for i, text in enumerate(texts)]}
+  monkeypatch.setattr(text_builder, "published", lambda *args: None)
+  monkeypatch.setattr(text_builder, "read", lambda _: rows)
   with pytest.raises(
     ValueError, match=r"train/00000001 is not UTF-8 text .byte 3"
   ):

@@ -308,8 +308,8 @@ def test_the_adapter_starts_as_the_base_model():
       ),
       "inner loop of learner perk goes through the prefix",
     ),
-    (dict(inner__retention=0.9), "inner.retention does nothing"),
-    (dict(coordination__replay=1), "coordination.replay does nothing"),
+    (dict(inner__retention=0.9), "inner.retention=0.9 does nothing"),
+    (dict(coordination__replay=1), "coordination.replay=1 does nothing"),
   ],
 )
 def test_settings_that_do_not_fit(changes, message):

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from bm25 import BM25
 from flax import nnx
 
 from mattt_jax import config
-from mattt_jax.data.bm25 import BM25
 from mattt_jax.devices import meshes
 from mattt_jax.learners.build import build_learner
 from mattt_jax.model.transformer import Cache

@@ -76,15 +76,6 @@ def test_names(old, new):
   assert labels.today(new) == new
 
 
-def test_converted_once_and_otherwise_byte_for_byte(tmp_path):
-  path = tmp_path / "rows.jsonl"
-  kept = '{"system":"perk",   "x": 1}\n'
-  path.write_text(kept + '{"system": "ttt"}\n')
-  assert labels.convert(path) == 1
-  assert path.read_text() == kept + '{"system": "ttt_e2e"}\n'
-  assert labels.convert(path) == 0
-
-
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("**/*.jsonl")), ids=str)
 def test_what_is_committed_is_as_today(path):
   for row in rows_lib.read(path):

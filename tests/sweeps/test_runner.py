@@ -16,6 +16,7 @@ from mattt_jax.commands import sweep as sweep_command
 from mattt_jax.sweeps import state as state_lib
 from mattt_jax.sweeps.runner import SweepRunner
 from mattt_jax.sweeps.sweep import Run
+from mattt_jax.training import lock
 
 HERE = pathlib.Path(__file__)
 ROOT = HERE.parents[2]
@@ -177,7 +178,7 @@ def test_a_machine_that_dies_is_taken_over_from(place):
   dead = two[0]
 
   def has(run) -> bool:
-    holder = state_lib.lock_holder(out / run.hash)
+    holder = lock.holder(out / run.hash / state_lib.LOCK_FILE)
     return bool(holder and holder.startswith(f"process {dead.pid} "))
 
   def at_work() -> bool:
@@ -310,8 +311,9 @@ def test_hosts_that_do_runs_together(place, monkeypatch):
   with pytest.raises(ValueError, match="workers=2: hosts do runs together"):
     SweepRunner(runs, out, workers=2, together=True)
   out.mkdir()
-  (out / runs[0].hash).mkdir()
-  with state_lib.try_lock(out / runs[0].hash):  # "the other host"
+  path = out / runs[0].hash / state_lib.LOCK_FILE
+  path.parent.mkdir()
+  with lock.try_lock(path):  # "the other host"
     doing = SweepRunner(runs, out, together=True, runner=fake(events, 0))
     assert doing() == 1
   assert happened(events)["start"] == {0: 1, 1: 1, 2: 1}

@@ -61,7 +61,9 @@ def test_every_run_has_its_place_on_its_machine(benchmark, listed, name):
     placed = placement.place(experiment, task.vocab_size, mesh)
     gib = topo.chip.usable_gib if topo.chip else benchmark.CPU_GIB
     gradients = placement.device_bytes(placed.train.params)
-    assert placed.train_bytes() + gradients < 0.9 * gib * 2**30, text
+    assert (
+      placement.device_bytes(placed.train) + gradients < 0.9 * gib * 2**30
+    ), text
     assert placed.evaluation_bytes() < 0.9 * gib * 2**30, text
 
 
@@ -76,7 +78,7 @@ def test_bytes_are_those_of_the_compiled_programs(trainable):
   train = steps.train(2, 32, Parts(inner=False, memory=False))
   # More than that is what is read of one sequence: five arrays at most of 32
   # tokens to train, four of 16 to evaluate.
-  more = train.argument_bytes - placed.train_bytes()
+  more = train.argument_bytes - placement.device_bytes(placed.train)
   assert 0 < more <= 4 * 5 * 32
   # Evaluation has no use for W_0, which lies there all the same.
   w_0 = [
