@@ -56,10 +56,8 @@ class File:
 
 
 def check(source: str, *, min_bytes: int, least: int) -> None:
-  """Raises the `ValueError` that `load` would, as to names and sizes of files.
-
-  It reads no text: whether that is UTF-8, and all of "tfds:", `load` checks.
-  """
+  """Raises the `ValueError` that `load` would, as to names and sizes of files;
+  it reads no text, and nothing of "tfds:"."""
   kind, _ = parse(source)
   if kind in ("stdlib", "directory"):
     _files(source, min_bytes=min_bytes, least=least)
@@ -127,9 +125,8 @@ def split_by_name(
 ) -> dict[str, list[str]]:
   """Deals documents to the splits by a hash of their names.
 
-  About `share` goes to tune, and as much to test. Where a document goes does
-  not depend on the others, except that the nearest hashes fill a split that
-  would stay empty.
+  About `share` goes to tune, and as much to test. A document's split does not
+  depend on the others, but the nearest hashes fill one that would stay empty.
 
   Raises:
     ValueError: fewer than three documents.
@@ -284,11 +281,10 @@ def _published(
   """The texts of a tfds data set, in its own splits if it has all three."""
   from mattt_jax.data import text_builder
 
+  parts = text_builder.read(text_builder.published(name, text_key))
   own = {
-    part: [(name, text) for name, text in rows if len(text) >= least]
-    for part, rows in text_builder.read(
-      text_builder.published(name, text_key)
-    ).items()
+    part: [row for row in rows if len(row[1]) >= least]
+    for part, rows in parts.items()
   }
   texts = dict(itertools.chain(*own.values()))
   for document, text in texts.items():

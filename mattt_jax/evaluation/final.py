@@ -62,8 +62,8 @@ def without_each_part(reader: Reader, task: Task) -> dict[str, Any]:
   """Summaries at the training length without "inner" and without "memory",
   where there is one."""
   experiment, off = reader.experiment, {}
-  for part, there in parts_of(experiment)._asdict().items():
-    if there:
+  for part, enabled in parts_of(experiment)._asdict().items():
+    if enabled:
       without = reader.of(experiment, reader.parts._replace(**{part: False}))
       result = evaluate_with(
         without, task, experiment.eval.split, (experiment.length,)
