@@ -34,7 +34,7 @@ _STDLIB_WITHOUT = frozenset({
 })  # fmt: skip
 PUBLISHED_SPLITS = {"train": "train", "tune": "validation", "test": "test"}
 _HELD_OUT_SHARE = 0.1  # of the documents, for each of tune and test
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,8 +266,8 @@ def require_utf8(text: bytes, name: str, source: str) -> None:
 
 
 def _deal(
-  documents: Mapping[str, T], source: str
-) -> dict[str, list[tuple[str, T]]]:
+  documents: Mapping[str, _T], source: str
+) -> dict[str, list[tuple[str, _T]]]:
   """Names and documents of each split, by `split_by_name`."""
   return {
     split: [(name, documents[name]) for name in names]

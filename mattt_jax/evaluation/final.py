@@ -33,7 +33,7 @@ def check(experiment: Experiment, vocab_size: int) -> None:
 
 
 def more_tasks(experiment: Experiment, vocab_size: int) -> More:
-  """Reads `eval.tasks`: text, settings, task, lengths in tokens of each.
+  """The text, settings, task and lengths (tokens) of each of `eval.tasks`.
 
   Raises:
     ValueError: an unknown task or field, sizes that do not fit, or more tokens
