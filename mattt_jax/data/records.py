@@ -73,7 +73,7 @@ def load(
   `sources.load`.
 
   Raises:
-    ValueError: as `sources.load`; a file of the data set is missing; "dialogue".
+    ValueError: as `sources.load`; a missing file of the data set; "dialogue".
   """
   from mattt_jax.data import text_builder
 
