@@ -85,7 +85,7 @@ def _read_manifest(directory: Path, name: str) -> dict[str, Any]:
     return {}
   try:
     manifest = json.loads(path.read_bytes())
-    there, files = manifest["data_set"], manifest["files"]
+    data_set, files = manifest["data_set"], manifest["files"]
     [entry["sha256"] for entry in files.values()]  # is every one there?
   except Exception as error:  # damage surfaces as almost any type
     raise ValueError(
@@ -93,8 +93,8 @@ def _read_manifest(directory: Path, name: str) -> dict[str, Any]:
       "the same command again"
     ) from error
   require(
-    there == name,
-    f"{directory} holds the data set {there!r}, not {name!r}: use another "
+    data_set == name,
+    f"{directory} holds the data set {data_set!r}, not {name!r}: use another "
     "directory",
   )
   return manifest

@@ -75,8 +75,8 @@ class Record:
     if not self.document:
       object.__setattr__(self, "document", self.id)
     if not self.ask:
-      asked = f"Question: {self.question}\n" if self.question else ""
-      object.__setattr__(self, "ask", f"\n\n{asked}Answer:")
+      question = f"Question: {self.question}\n" if self.question else ""
+      object.__setattr__(self, "ask", f"\n\n{question}Answer:")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,12 +151,12 @@ def _narrativeqa(place: str, row: Row) -> Iterator[Record]:
 
 
 def _quality(place: str, row: Row) -> Iterator[Record]:
-  for asked in row["questions"]:
-    choices = tuple(asked["options"])
-    gold = asked["gold_label"]  # counted from 1; the test file has none
+  for question in row["questions"]:
+    choices = tuple(question["options"])
+    gold = question["gold_label"]  # counted from 1; the test file has none
     require(1 <= gold <= len(choices), f"gold_label={gold} is no option")
     yield Record(
-      asked["question_unique_id"], row["article"], asked["question"],
+      question["question_unique_id"], row["article"], question["question"],
       (choices[gold - 1],), "accuracy", row["article_id"],
       place.partition(".htmlstripped.")[2].partition(":")[0], choices,
     )  # fmt: skip
@@ -306,11 +306,11 @@ def _stories() -> tuple[Record, ...]:
   lines = Path(__file__).with_name("stories.jsonl").read_text(encoding="utf-8")
   return tuple(
     Record(
-      f"{story['title']}:{number}", story["text"], asked["question"],
-      (asked["choices"][0],), "f1", story["title"],
+      f"{story['title']}:{number}", story["text"], question["question"],
+      (question["choices"][0],), "f1", story["title"],
       # In another order, or the first would always be right.
-      choices=tuple(sorted(asked["choices"])),
+      choices=tuple(sorted(question["choices"])),
     )
     for story in map(json.loads, lines.splitlines())
-    for number, asked in enumerate(story["questions"])
+    for number, question in enumerate(story["questions"])
   )  # fmt: skip

@@ -60,17 +60,16 @@ def load(source: str) -> tuple[list[Row], list[Row]]:
         f"task.source={source!r}: {path} is not JSON lines ({error}): prepare "
         "it again in another directory"
       ) from error
-  paragraphs, questions = lists
   for file, rows in zip(FILES, lists, strict=True):
     require(bool(rows), f"task.source={source!r}: {file} has no rows")
     for number, row in enumerate(rows, 1):
-      wrong = _problem(row, file, len(paragraphs))
+      problem = _problem(row, file, len(lists[0]))
       require(
-        not wrong,
-        f"task.source={source!r}: {file}, line {number}: {wrong}: see "
+        not problem,
+        f"task.source={source!r}: {file}, line {number}: {problem}: see "
         "data/qa_sets.py for the rows",
       )
-  return paragraphs, questions
+  return lists[0], lists[1]
 
 
 def _problem(row: Any, file: str, paragraphs: int) -> str:

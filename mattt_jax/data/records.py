@@ -69,11 +69,11 @@ class Records(Sequence[sources.Document]):
 def load(
   source: str, *, min_bytes: int, least: int = 1, text_key: str = "text"
 ) -> dict[str, Records]:
-  """The documents of each split: those of `sources.load`, whose arguments these
-  are, in the same order; not those of "dialogue".
+  """The documents of each split: arguments, documents and order are those of
+  `sources.load`.
 
   Raises:
-    ValueError: as `sources.load`; a file of the data set is missing.
+    ValueError: as `sources.load`; a missing file of the data set; "dialogue".
   """
   from mattt_jax.data import text_builder
 

@@ -34,7 +34,7 @@ _STDLIB_WITHOUT = frozenset({
 })  # fmt: skip
 PUBLISHED_SPLITS = {"train": "train", "tune": "validation", "test": "test"}
 _HELD_OUT_SHARE = 0.1  # of the documents, for each of tune and test
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +56,8 @@ class File:
 
 
 def check(source: str, *, min_bytes: int, least: int) -> None:
-  """Raises the `ValueError` that `load` would, as to names and sizes of files.
-
-  It reads no text: whether that is UTF-8, and all of "tfds:", `load` checks.
-  """
+  """Raises the `ValueError` that `load` would, as to names and sizes of files;
+  it reads no text, and nothing of "tfds:"."""
   kind, _ = parse(source)
   if kind in ("stdlib", "directory"):
     _files(source, min_bytes=min_bytes, least=least)
@@ -127,9 +125,8 @@ def split_by_name(
 ) -> dict[str, list[str]]:
   """Deals documents to the splits by a hash of their names.
 
-  About `share` goes to tune, and as much to test. Where a document goes does
-  not depend on the others, except that the nearest hashes fill a split that
-  would stay empty.
+  About `share` goes to tune, and as much to test. A document's split does not
+  depend on the others, but the nearest hashes fill one that would stay empty.
 
   Raises:
     ValueError: fewer than three documents.
@@ -269,8 +266,8 @@ def require_utf8(text: bytes, name: str, source: str) -> None:
 
 
 def _deal(
-  documents: Mapping[str, T], source: str
-) -> dict[str, list[tuple[str, T]]]:
+  documents: Mapping[str, _T], source: str
+) -> dict[str, list[tuple[str, _T]]]:
   """Names and documents of each split, by `split_by_name`."""
   return {
     split: [(name, documents[name]) for name in names]
@@ -284,11 +281,10 @@ def _published(
   """The texts of a tfds data set, in its own splits if it has all three."""
   from mattt_jax.data import text_builder
 
+  parts = text_builder.read(text_builder.published(name, text_key))
   own = {
-    part: [(name, text) for name, text in rows if len(text) >= least]
-    for part, rows in text_builder.read(
-      text_builder.published(name, text_key)
-    ).items()
+    part: [row for row in rows if len(row[1]) >= least]
+    for part, rows in parts.items()
   }
   texts = dict(itertools.chain(*own.values()))
   for document, text in texts.items():

@@ -178,13 +178,13 @@ def train(texts: Iterable[str], vocab_size: int) -> HuggingFace:
     show_progress=False,
   )
   model.train_from_iterator(texts, trainer)
-  made = HuggingFace(model.to_str(pretty=True).encode())
+  tokenizer = HuggingFace(model.to_str(pretty=True).encode())
   require(
-    made.vocab_size == vocab_size,
-    f"vocab={vocab_size}: the texts give only {made.vocab_size} tokens: use "
-    "that many, or more text",
+    tokenizer.vocab_size == vocab_size,
+    f"vocab={vocab_size}: the texts give only {tokenizer.vocab_size} tokens: "
+    "use that many, or more text",
   )
-  return made
+  return tokenizer
 
 
 def train_file(source: str, vocab_size: int, out: Path) -> HuggingFace:
@@ -200,10 +200,10 @@ def train_file(source: str, vocab_size: int, out: Path) -> HuggingFace:
     f"{out} is there already, and runs may use it: name another file",
   )
   documents = sources.load(source, min_bytes=_MIN_DOCUMENT_BYTES)["train"]
-  made = train((d.text.decode() for d in documents), vocab_size)
+  tokenizer = train((d.text.decode() for d in documents), vocab_size)
   out.parent.mkdir(parents=True, exist_ok=True)
-  out.write_bytes(made.content)
-  return made
+  out.write_bytes(tokenizer.content)
+  return tokenizer
 
 
 def _read(name: str) -> bytes:

@@ -140,18 +140,20 @@ def measure(
   batches = batches_lib.eval_batches(task, split, length, len(asked), size)
   for first, batch in zip(range(0, len(asked), size), batches, strict=True):
     tokens = tokens_of(batch)
-    here = _by_chunk(asked[first : first + size], chunk)
-    chunks = range(max(here, default=-1) + 1)
+    by_chunk = _by_chunk(asked[first : first + size], chunk)
+    chunks = range(max(by_chunk, default=-1) + 1)
     states = reader.states(tokens, context)
     for number, state in zip(chunks, states, strict=False):
-      for row, question in here[number]:
-        own = state_of(state, row)
+      for row, question in by_chunk[number]:
+        row_state = state_of(state, row)
         tokens_L = jax.tree.map(lambda x, row=row: x[row], tokens)
         if "choice" in kinds and len(question.choices) > 1:
-          loss_K = reader.choice_losses(own, tokens_L, question, shape)
+          loss_K = reader.choice_losses(row_state, tokens_L, question, shape)
           shares.add(first + row, "choice", _choice_scores(question, loss_K))
         if "written" in kinds:
-          text = reader.write(own, tokens_L, question, task.tokenizer, context)
+          text = reader.write(
+            row_state, tokens_L, question, task.tokenizer, context
+          )
           shares.add(first + row, "written", _written_scores(question, text))
   return {
     "sequences": len(asked),
@@ -164,11 +166,11 @@ def _by_chunk(
   asked: Sequence[Sequence[Question]], chunk: int
 ) -> dict[int, list[tuple[int, Question]]]:
   """Rows and questions of each chunk."""
-  here = collections.defaultdict(list)
+  by_chunk = collections.defaultdict(list)
   for row, questions in enumerate(asked):
     for question in questions:
-      here[question.at // chunk].append((row, question))
-  return here
+      by_chunk[question.at // chunk].append((row, question))
+  return by_chunk
 
 
 def _choice_scores(question: Question, loss_K: np.ndarray) -> dict[str, float]:

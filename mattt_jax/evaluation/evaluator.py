@@ -51,7 +51,7 @@ def evaluate(
     mesh: splits the sequences of a batch over its devices; default: one device.
 
   Returns:
-    As `evaluate_with`, and as to errors.
+    What `evaluate_with` returns, whose errors these are too.
   """
   scale = rate_scale(experiment.inner, step)
   reader = Reader(learner, experiment, mesh, parts, scale)
@@ -179,7 +179,7 @@ class Totals:
     `to` (tokens). `non_finite_tokens` counts losses that are nan or infinite.
     """
     sums = {name: np.concatenate(parts) for name, parts in self.sums.items()}
-    counts = {name: sums_Nx2[:, 1].sum() for name, sums_Nx2 in sums.items()}
+    counts = {name: sums_Nx2.sum(0)[1] for name, sums_Nx2 in sums.items()}
     spans: list[dict[str, Any]] = [
       {"from": int(a), "to": int(b)}
       for a, b in zip(self.edges[:-1], self.edges[1:], strict=True)

@@ -33,7 +33,7 @@ def check(experiment: Experiment, vocab_size: int) -> None:
 
 
 def more_tasks(experiment: Experiment, vocab_size: int) -> More:
-  """Reads `eval.tasks`: text, settings, task, lengths in tokens of each.
+  """The text, settings, task and lengths (tokens) of each of `eval.tasks`.
 
   Raises:
     ValueError: an unknown task or field, sizes that do not fit, or more tokens
@@ -62,8 +62,8 @@ def without_each_part(reader: Reader, task: Task) -> dict[str, Any]:
   """Summaries at the training length without "inner" and without "memory",
   where there is one."""
   experiment, off = reader.experiment, {}
-  for part, there in parts_of(experiment)._asdict().items():
-    if there:
+  for part, enabled in parts_of(experiment)._asdict().items():
+    if enabled:
       without = reader.of(experiment, reader.parts._replace(**{part: False}))
       result = evaluate_with(
         without, task, experiment.eval.split, (experiment.length,)
