@@ -31,10 +31,8 @@ def join() -> None:
       not text or text.isdecimal(), f"{name}={text} must be a whole number"
     )
   try:
-    jax.distributed.initialize(
-      num_processes=int(variables[_NUMBER]) if variables[_NUMBER] else None,
-      process_id=int(variables[_INDEX]) if variables[_INDEX] else None,
-    )
+    number, index = (int(text) if text else None for text in variables.values())
+    jax.distributed.initialize(num_processes=number, process_id=index)
   except ValueError as error:
     raise ValueError(
       f"--distributed: nothing here says who the others are ({error}). Set "

@@ -101,10 +101,10 @@ class Transformer(nnx.Module):
         return None
       dtype = jnp.dtype(c.dtype)
       if mixer == "gated_delta":
-        one = linear_attention.init_cache(c.num_heads, c.head_dim, dtype)
-      else:
-        one = attention.init_cache(c.num_heads, length, c.head_dim, dtype)
-      return repeat(one, count)
+        delta = linear_attention.init_cache(c.num_heads, c.head_dim, dtype)
+        return repeat(delta, count)
+      kv = attention.init_cache(c.num_heads, length, c.head_dim, dtype)
+      return repeat(kv, count)
 
     prefix = stacked(self.num_prefix) if streaming else None
     return Cache(prefix, suffix=stacked(c.num_suffix, c.suffix_mixer))
