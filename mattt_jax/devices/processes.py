@@ -76,8 +76,7 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def first_goes_first() -> Iterator[None]:
-  """A block that the first process runs before the others; if one fails, all
-  do, as in `together`."""
+  """`together`, with the block run in the first process before the others."""
   for mine in (is_first(), not is_first()):
     with together():
       if mine:

@@ -169,7 +169,7 @@ def _longest(shape: tuple[int, ...], devices: int) -> Axes:
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:
-  """Every device holds the whole array."""
+  """The placement of an array that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -210,7 +210,7 @@ def abstract(tree: Any, placement: Any) -> Any:
 
 
 def split_batch(mesh: AnyMesh) -> NamedSharding:
-  """B, the first axis, is split over "data" and "fsdp"."""
+  """The placement of [B, ...], with B split over "data" and "fsdp"."""
   return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
@@ -251,8 +251,8 @@ def devices_on(axis: str) -> int:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-  """Splits the axes of one sequence's array over those of the mesh, unless there
-  is none or it splits sequences only."""
+  """Splits the axes of one sequence's array over those of the mesh, unless it
+  is none or splits sequences only."""
   sizes = _sizes()
   if sizes is None:
     return x

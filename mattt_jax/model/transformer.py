@@ -43,7 +43,7 @@ class Cache:
 
 @struct.dataclass
 class Forward:
-  """A chunk read with the weights and memory from before it."""
+  """A chunk, read with the weights and memory from before it."""
 
   final_CxD: Array  # what the head sees
   read: Any  # what the memory's site read; None: nothing
@@ -63,7 +63,7 @@ class Transformer(nnx.Module):
     chunk: int,
     rngs: nnx.Rngs,
   ):
-    """`memory` is a memory file's Config; `chunk` its granularity of writes."""
+    """`memory` is a memory file's Config, `chunk` the tokens of a write."""
     c = self.config = config
     self.vocab_size = vocab_size
     self.site = sites.site_of(memory)
