@@ -19,7 +19,7 @@ def peak_bytes() -> int:
 
 
 def restart_peak() -> None:
-  """Lets `peak_bytes` of this process count from now on (on Linux), with the
-  freed memory that the process keeps; a device's count cannot be restarted."""
+  """Restarts `peak_bytes` of this process (on Linux) at the memory it keeps; a
+  device's count cannot be restarted."""
   with contextlib.suppress(OSError):
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # see man 5 proc

@@ -14,6 +14,7 @@ from mattt_jax.config import MeshConfig, require
 
 DATA, FSDP, TENSOR, CONTEXT = AXES = ("data", "fsdp", "tensor", "context")
 AnyMesh = Mesh | AbstractMesh  # shapes are placed on an abstract one, too
+_AUTO = (AxisType.Auto,) * 4
 
 
 def make_mesh(
@@ -24,10 +25,10 @@ def make_mesh(
   *,
   devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-  """Makes a mesh with that many devices on each axis; `data` -1: all others.
+  """Makes a mesh with that many devices on each axis.
 
   Args:
-    data: sequences.
+    data: sequences; -1: all other devices.
     fsdp: sequences, parameters and optimiser state.
     tensor: heads, hidden units, vocabulary.
     context: tokens of a chunk, slots of a memory.
@@ -48,13 +49,12 @@ def make_mesh(
   )
   devices = devices[:count]
   slices = len({getattr(device, "slice_index", 0) for device in devices})
+  # An axis of the mesh may be a part of one of the machine's: 128 x 2 of the
+  # 16 x 16 chips of a v6e slice (`jax.make_mesh` allows it on a v5e alone).
+  split = {"allow_split_physical_axes": True}
   if slices == 1:
-    # An axis of the mesh may be a part of one of the machine's: 128 x 2 of the
-    # 16 x 16 chips of a v6e slice (`jax.make_mesh` allows it on a v5e alone).
-    ordered = mesh_utils.create_device_mesh(
-      shape, devices, allow_split_physical_axes=True
-    )
-    return Mesh(ordered, AXES, axis_types=(AxisType.Auto,) * 4)
+    ordered = mesh_utils.create_device_mesh(shape, devices, **split)
+    return Mesh(ordered, AXES, axis_types=_AUTO)
   # The network between slices is slow: only sequences are split over them, and
   # parameters over the slices that are left.
   outer = math.gcd(data, slices)
@@ -65,9 +65,9 @@ def make_mesh(
   between = (outer, slices // outer, 1, 1)
   inside = tuple(n // k for n, k in zip(shape, between, strict=True))
   ordered = mesh_utils.create_hybrid_device_mesh(
-    inside, between, devices, allow_split_physical_axes=True
+    inside, between, devices, **split
   )
-  return Mesh(ordered, AXES, axis_types=(AxisType.Auto,) * 4)
+  return Mesh(ordered, AXES, axis_types=_AUTO)
 
 
 def mesh_of(
@@ -83,7 +83,7 @@ def abstract_mesh(config: MeshConfig, devices: int) -> AbstractMesh:
   """The mesh that `mesh_of` makes of so many devices, without the devices."""
   c = config
   shape = _shape(devices, c.data, c.fsdp, c.tensor, c.context)
-  return AbstractMesh(shape, AXES, axis_types=(AxisType.Auto,) * 4)
+  return AbstractMesh(shape, AXES, axis_types=_AUTO)
 
 
 def _shape(

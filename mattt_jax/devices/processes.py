@@ -31,10 +31,8 @@ def join() -> None:
       not text or text.isdecimal(), f"{name}={text} must be a whole number"
     )
   try:
-    jax.distributed.initialize(
-      num_processes=int(variables[_NUMBER]) if variables[_NUMBER] else None,
-      process_id=int(variables[_INDEX]) if variables[_INDEX] else None,
-    )
+    number, index = (int(text) if text else None for text in variables.values())
+    jax.distributed.initialize(num_processes=number, process_id=index)
   except ValueError as error:
     raise ValueError(
       f"--distributed: nothing here says who the others are ({error}). Set "
@@ -78,8 +76,7 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def first_goes_first() -> Iterator[None]:
-  """A block that the first process runs before the others; if one fails, all
-  do, as in `together`."""
+  """`together`, with the block run in the first process before the others."""
   for mine in (is_first(), not is_first()):
     with together():
       if mine:

@@ -1,25 +1,21 @@
 """Where arrays live: one mesh, and how each array is split over it.
 
-Parameters are placed by their paths. A rule is (regular expression, the mesh
-axis of each of an array's last axes); the first one found in a path decides.
-Optimiser moments carry their parameter's path inside their own, so that one
-rule places all three, and fast weights have rules, too.
+Parameters and fast weights are placed by their paths. A rule is (regular
+expression, the mesh axis of each of an array's last axes); the first one found
+in a path decides. Optimiser moments have their parameter's path inside their
+own, so that one rule places all three.
 
 What else is carried from chunk to chunk says itself how it is split: the class
 of a state has `AXES`, for each field the mesh axis of each of its last axes.
-Stacks of blocks have one axis more in front.
-
-The rest follows from where parameters and batches lie, and from what
-`constrain` says where a sequence is read: how its tokens and chunks are split.
-
-docs/meshes.md has the table of what each mesh axis splits.
+The rest follows from where parameters and batches lie, and from `constrain`
+where a sequence is read. docs/meshes.md has a table.
 """
 
 import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,7 +32,7 @@ Axes = tuple[str | None, ...]
 Rules = Sequence[tuple[str, Axes]]
 
 # Matrices that read the residual stream, and those that write to it; stacks of
-# blocks have one axis more in front.
+# blocks have one more axis in front.
 PARAMETERS: Rules = (
   (r"\bembedding$", (TENSOR, FSDP)),
   (r"\bhead$", (FSDP, TENSOR)),
@@ -47,15 +43,14 @@ PARAMETERS: Rules = (
 # along its longest axis.
 _LARGE = 2**18
 
-# Inside a program, where the same axes split sequences: blocks are gathered one
-# at a time, as their loop goes on; these are used by all tokens at once.
+# Inside a program, where the same axes split sequences: the loop over blocks
+# gathers each in its turn; all tokens use these at once.
 GATHERED: Rules = (
   (r"\bembedding$", (TENSOR, None)),
   (r"\bhead$", (None, TENSOR)),
 )
 
-# Of one sequence, inside a program: its devices on "fsdp" are its own, so that
-# its fast weights lie whole on each.
+# Inside a program, a sequence's devices on "fsdp" hold its fast weights whole.
 FAST: Rules = (
   (r"^(fast|inner_opt)/.*w[qkvg13]/value$", (None, TENSOR)),
   (r"^(fast|inner_opt)/.*w[o2]/value$", (TENSOR, None)),
@@ -65,19 +60,18 @@ FAST: Rules = (
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-  """Returns a pytree path as "suffix/fast_mlp/up": no wrappers, no brackets."""
+  """A pytree path as "suffix/fast_mlp/up", without wrappers and brackets."""
   name = jax.tree_util.keystr(path, simple=True, separator="/")
   # An nnx.Variable is a node of its own, whose only child is its value.
   return name.removesuffix("/value")
 
 
 def shardings(mesh: AnyMesh, tree: Any, rules: Rules = PARAMETERS) -> Any:
-  """Gives a tree like `tree` with the `NamedSharding` of each array: by its
-  rule; without one, split over "fsdp" if it is large.
+  """The `NamedSharding` of each array of a tree: by its rule; without one, over
+  "fsdp" if it is large.
 
   Raises:
-    ValueError: the devices of a mesh axis do not divide an array's axis; names
-      both, and the rule.
+    ValueError: the devices of a mesh axis do not divide an array's axis.
   """
 
   def place(path, x):
@@ -93,7 +87,6 @@ def shardings(mesh: AnyMesh, tree: Any, rules: Rules = PARAMETERS) -> Any:
 def _axes(
   name: str, shape: tuple[int, ...], rules: Rules, sizes: Mapping[str, int]
 ) -> Axes | None:
-  """The mesh axes of an array by its rule; None without one."""
   for pattern, last in rules:
     if re.search(pattern, name):
       return _fitted(name, shape, last, sizes, f"rule {pattern!r}")
@@ -107,8 +100,8 @@ def _fitted(
   sizes: Mapping[str, int],
   source: str,
 ) -> Axes:
-  """The mesh axes of an array whose last ones are given. An axis of one device,
-  and one of one entry, counts as none."""
+  """The mesh axes of an array whose last ones are given; none for one device or
+  one entry."""
   last = last[max(0, len(last) - len(shape)) :]
   axes: list[str | None] = [None] * len(shape)
   for i, axis in enumerate(last, start=len(shape) - len(last)):
@@ -132,11 +125,7 @@ def _is_struct(x: Any) -> bool:
 def _split_state(
   split: Callable[[str, Any, Axes, str], Any], state: Any, above: str = ""
 ) -> Any:
-  """Tree like `state` of split(name, array, its last axes, who says so).
-
-  Raises:
-    ValueError: the class of a state does not say how it is split.
-  """
+  """Tree like `state` of split(name, array, its last axes, who says so)."""
   declared = getattr(state, "AXES", {})
   kind = f"{type(state).__module__}.{type(state).__name__}"
   unknown = declared.keys() - {f.name for f in dataclasses.fields(state)}
@@ -180,15 +169,12 @@ def _longest(shape: tuple[int, ...], devices: int) -> Axes:
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:
-  """Every device holds the whole array."""
+  """The placement of an array that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-# Batches.
-
-
 def batch_devices(mesh: AnyMesh) -> int:
-  """So many devices share the sequences of a batch."""
+  """Number of devices that share the sequences of a batch."""
   return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
@@ -212,10 +198,8 @@ def check_batches(experiment: Experiment, mesh: AnyMesh) -> None:
 
 
 def abstract(tree: Any, placement: Any) -> Any:
-  """Arrays (or shapes) as shapes, placed: what a program is compiled for.
-
-  `placement` is one sharding, or a tree of them.
-  """
+  """Arrays (or shapes) as placed shapes, which a program is compiled for;
+  `placement` is one sharding, or a tree of them."""
   if isinstance(placement, NamedSharding):
     placement = jax.tree.map(lambda _: placement, tree)
   return jax.tree.map(
@@ -226,7 +210,7 @@ def abstract(tree: Any, placement: Any) -> Any:
 
 
 def split_batch(mesh: AnyMesh) -> NamedSharding:
-  """B, the first axis, is split over "data" and "fsdp"."""
+  """The placement of [B, ...], with B split over "data" and "fsdp"."""
   return NamedSharding(mesh, PartitionSpec(BATCH))
 
 
@@ -235,8 +219,8 @@ def rows_here(mesh: Mesh, size: int) -> range | list[int]:
   if jax.process_count() == 1:
     return range(size)
   where = split_batch(mesh).addressable_devices_indices_map((size,))
-  found = [index[0] for index in where.values() if index is not None]
-  return sorted({i for rows in found for i in range(size)[rows]})
+  slices = [index[0] for index in where.values() if index is not None]
+  return sorted({i for rows in slices for i in range(size)[rows]})
 
 
 def put_whole_batch(batch: Any, mesh: Mesh) -> Any:
@@ -249,23 +233,16 @@ def put_whole_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-  """Places a tree of arrays [B, ...] with B split over "data" and "fsdp".
-
-  Each process passes the sequences that its own devices hold (`rows_here`).
-  """
+  """Places a tree of arrays [B, ...] with B split over "data" and "fsdp"; each
+  process passes the sequences of its own devices (`rows_here`)."""
   arrays = jax.tree.map(np.asarray, batch)
   # All of them in one call: a call for each costs three times as much.
   return jax.make_array_from_process_local_data(split_batch(mesh), arrays)
 
 
-# Inside a program.
-
-
-@contextlib.contextmanager
-def on(mesh: Mesh) -> Iterator[None]:
+def on(mesh: Mesh) -> contextlib.AbstractContextManager:
   """What is traced in here runs on `mesh`: `constrain` has an effect."""
-  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-    yield
+  return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def devices_on(axis: str) -> int:
@@ -274,11 +251,8 @@ def devices_on(axis: str) -> int:
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-  """Splits the axes of one sequence's array over those of the mesh.
-
-  Nothing happens without a mesh, nor on one that splits sequences only: the
-  batch says enough.
-  """
+  """Splits the axes of one sequence's array over those of the mesh, unless it
+  is none or splits sequences only."""
   sizes = _sizes()
   if sizes is None:
     return x
@@ -316,8 +290,7 @@ def split_states(mesh: AnyMesh, states: Any) -> Any:
 
   def split(name, x, last, source):
     axes = _fitted(name, tuple(x.shape[1:]), last, mesh.shape, source)
-    if not any(axes):
-      axes = ()
+    axes = axes if any(axes) else ()
     return NamedSharding(mesh, PartitionSpec(BATCH, *axes))
 
   return _split_state(split, states)

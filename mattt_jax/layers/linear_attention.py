@@ -49,8 +49,7 @@ def token_scan(
     q_TxK: queries; None: nothing is read.
 
   Returns:
-    S_T and what the queries read, [T, E], each its own token included (None
-    without queries).
+    S_T, and what each query read, its own token included, [T, E] or None.
   """
 
   def step(state_KxE, token):

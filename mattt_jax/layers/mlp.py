@@ -1,7 +1,4 @@
-"""The gated MLP of a block.
-
-Shapes: C tokens read at once, D model, F hidden.
-"""
+"""The gated MLP of a block. Shapes: C tokens, D model, F hidden."""
 
 import jax
 from flax import nnx

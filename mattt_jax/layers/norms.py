@@ -1,7 +1,4 @@
-"""Norms and unit vectors.
-
-Shapes: any, along the last axis.
-"""
+"""Norms and unit vectors along the last axis, of any shape."""
 
 import jax
 import jax.numpy as jnp

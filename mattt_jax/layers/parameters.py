@@ -1,4 +1,4 @@
-"""Parameters: drawing them, stacking them over blocks, scanning the stack."""
+"""Parameters: making them, stacking them over blocks, scanning the stack."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -47,12 +47,11 @@ def attend(
   """`attention.attend`, to be differentiated once.
 
   On a mesh each device has its heads ("tensor") and its queries ("context");
-  `vmap` splits the sequences of a batch (its `spmd_axis_name`).
-
-  `interpret` runs the kernel in Python, on any device: for tests.
+  `vmap` splits the sequences of a batch (its `spmd_axis_name`). `interpret`
+  runs the kernel in Python, on any device: for tests.
 
   Raises:
-    ValueError: lengths that are no multiple of 128 (of 128 on each device).
+    ValueError: a length is no multiple of 128 (on each device).
   """
   length, past = q_HxLxK.shape[1], k_HxSxK.shape[1] - q_HxLxK.shape[1]
   require(

@@ -62,8 +62,8 @@ class Settings(BaseConfig):
   # The newest of pairs that match about as well takes most of the share
   # (pointer read): the last binding of a key counts.
   latest_wins: bool = False
-  # Stores what keys are made of; the reader's weights make the keys: right where
-  # fast weights change them.
+  # Stores what keys are made of; the reader's weights make the keys, as is
+  # right where fast weights change them.
   rekey: bool = False
   # Stored items pass no gradient to the network of the past (2203.08913); the
   # memory's own projections still learn.

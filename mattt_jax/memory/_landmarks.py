@@ -91,8 +91,7 @@ def add(index: Index, key_WxE: Array, slot_W: Array, keep_W: Array) -> Index:
   free_WxT = ~_live(index, cell_WxT, next_WxT)
   take_Wx1 = jnp.argmax(free_WxT, axis=-1, keepdims=True)
   cell_W = jnp.take_along_axis(cell_WxT, take_Wx1, axis=-1)[:, 0]
-  # Keys of one chunk that go to the same cell follow one another; if there are
-  # more than it has places, the last ones stay.
+  # Keys of one chunk in the same cell follow one another; the last ones stay.
   same_WxW = (cell_W[:, None] == cell_W) & keep_W
   before_W = jnp.sum(jnp.tril(same_WxW, -1), axis=-1, dtype=jnp.int32)
   stays_W = keep_W & (jnp.sum(same_WxW, axis=-1) - before_W <= cell)

@@ -37,8 +37,8 @@ def fixed_score(kind: str, pairs: Pairs, position: Array) -> Array:
 
 
 def best_valid(score_C: Array, valid_C: Array, count: int) -> Array:
-  """Indices of the `count` best valid pairs, best first; equal ones keep their
-  order. If too few are valid, invalid ones come last."""
+  """Indices of the `count` best pairs, best first, invalid ones last; equals
+  keep their order."""
   return jax.lax.top_k(_or_empty(score_C, valid_C), count)[1]
 
 

@@ -23,12 +23,7 @@ from flax import nnx, struct
 from jax import Array
 
 from mattt_jax.layers.norms import RMSNorm, unit
-from mattt_jax.layers.parameters import (
-  copied_param,
-  full_param,
-  normal_param,
-  repeat,
-)
+from mattt_jax.layers.parameters import copied_param, full_param, normal_param
 from mattt_jax.memory import _landmarks, _search, _selection
 from mattt_jax.memory._episodic_settings import Settings
 from mattt_jax.memory.base import Gate, Memory, Pairs, PointerRead, ResidualRead
@@ -133,7 +128,7 @@ class Episodic(Memory):
       return None
     groups = 1 if c.read == "pointer" else c.num_heads
     index = _landmarks.empty(slots, c.cell, c.num_heads * c.head_dim // groups)
-    return repeat(index, groups)
+    return jax.tree.map(lambda x: jnp.stack([x] * groups), index)
 
   def _indexed(self, slots: int) -> bool:
     """Whether so many slots are found by landmarks: else all are read."""

@@ -1,8 +1,7 @@
 """Fast weights: the parameters that the inner loop may change while reading.
 
-They are an NNX Variable type, so one `nnx.split` takes them out of a model.
-Which parameters are fast is a setting: globs over paths like
-`suffix/fast_mlp/w1`.
+They are an NNX Variable type, so one `nnx.split` takes them out of a model. A
+setting chooses them: globs over paths like `suffix/fast_mlp/w1`.
 """
 
 import fnmatch
@@ -23,8 +22,7 @@ def mark(model: nnx.Module, patterns: tuple[str, ...]) -> None:
   """Makes the parameters whose path matches a glob into `FastWeight`s.
 
   Raises:
-    ValueError: a pattern matches a parameter outside of the suffix blocks, the
-      final norm and the untied head.
+    ValueError: a pattern matches more than suffix, final norm and untied head.
   """
   for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
     name = "/".join(map(str, path))

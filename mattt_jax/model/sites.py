@@ -24,8 +24,8 @@ from mattt_jax.memory.base import BaseConfig, Memory, Pairs, PointerRead
 from mattt_jax.model import mixture
 from mattt_jax.model.block import BlockRead
 
-# (x_CxD, states of the blocks' memories or None) -> (x_CxD, cache, what the
-# blocks read: a stacked `BlockRead`, None without a state).
+# (x_CxD, states of the blocks' memories or None) -> (x_CxD, cache, the stacked
+# reads of the blocks, None without a state).
 RunSuffix = Callable[[Array, Any], tuple[Array, Any, BlockRead | None]]
 
 

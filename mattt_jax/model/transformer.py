@@ -43,7 +43,7 @@ class Cache:
 
 @struct.dataclass
 class Forward:
-  """A chunk read with the weights and memory from before it."""
+  """A chunk, read with the weights and memory from before it."""
 
   final_CxD: Array  # what the head sees
   read: Any  # what the memory's site read; None: nothing
@@ -63,7 +63,7 @@ class Transformer(nnx.Module):
     chunk: int,
     rngs: nnx.Rngs,
   ):
-    """`memory` is a memory file's Config; `chunk` its granularity of writes."""
+    """`memory` is a memory file's Config, `chunk` the tokens of a write."""
     c = self.config = config
     self.vocab_size = vocab_size
     self.site = sites.site_of(memory)
@@ -101,10 +101,10 @@ class Transformer(nnx.Module):
         return None
       dtype = jnp.dtype(c.dtype)
       if mixer == "gated_delta":
-        one = linear_attention.init_cache(c.num_heads, c.head_dim, dtype)
-      else:
-        one = attention.init_cache(c.num_heads, length, c.head_dim, dtype)
-      return repeat(one, count)
+        delta = linear_attention.init_cache(c.num_heads, c.head_dim, dtype)
+        return repeat(delta, count)
+      kv = attention.init_cache(c.num_heads, length, c.head_dim, dtype)
+      return repeat(kv, count)
 
     prefix = stacked(self.num_prefix) if streaming else None
     return Cache(prefix, suffix=stacked(c.num_suffix, c.suffix_mixer))
