@@ -205,7 +205,7 @@ class Perk(WholeReader):
         if not self.inner.config.second_order:
           grads = jax.lax.stop_gradient(grads)
         updates, opt_state = descend.update(grads, opt_state, fast)
-        rates = treedef.unflatten(list(rate_T))
+        rates = jax.tree.unflatten(treedef, list(rate_T))
         fast = jax.tree.map(lambda w, eta, u: w - eta * u, fast, rates, updates)
         stats = jax.lax.stop_gradient((loss, optax.tree.norm(grads)))
         return (fast, opt_state), stats

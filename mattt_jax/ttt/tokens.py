@@ -76,6 +76,7 @@ def in_chunks(tree, chunk: int):
 
 def weighted_mean(loss: Array, weight: Array) -> Array:
   """sum(w loss) / sum(w), and 0 where all weights are 0."""
+  total = jnp.sum(weight)
   # where: a token of weight 0 must not leak a nan or inf of its loss.
   kept = jnp.where(weight > 0, loss, 0.0)
-  return jnp.sum(weight * kept) / jnp.maximum(jnp.sum(weight), 1e-10)
+  return jnp.sum(weight * kept) / jnp.maximum(total, 1e-10)
