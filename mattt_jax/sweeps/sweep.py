@@ -94,7 +94,9 @@ def hash_today(config: dict[str, Any]) -> str | None:
   """`config_hash` that settings saved earlier have today, if they can be
   restored (`config.restore`)."""
   experiment = config_lib.restore(config)
-  return experiment and config_hash(config_lib.to_dict(experiment))
+  if experiment is None:
+    return None
+  return config_hash(config_lib.to_dict(experiment))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Run:
 
   @property
   def label(self) -> str:
-    """Its settings in a line."""
+    """Settings in a line."""
     return " ".join(f"{k}={_text(v)}" for k, v in self.settings.items())
 
   @property
@@ -206,22 +208,17 @@ def _argument(name: str, value: Any) -> str:
 
 
 def _set(config: ConfigDict, path: str, value: Any) -> None:
-  node, done = config, ""
-  *parents, last = path.split(".")
-  for key in parents:
-    _require_key(node, key, done)
-    node, done = node[key], f"{done}{key}."
-  _require_key(node, last, done)
+  node: Any = config
+  keys = path.split(".")
+  for number, key in enumerate(keys, 1):
+    parent, known = node, node if isinstance(node, ConfigDict) else {}
+    hint = registry.suggest(key, known)
+    require(key in known, f"unknown field {'.'.join(keys[:number])}{hint}")
+    node = parent[key]
   try:
-    node[last] = value
+    parent[key] = value
   except TypeError as error:
     raise ValueError(f"{path}={value!r}: {error}") from error
-
-
-def _require_key(node: Any, key: str, done: str) -> None:
-  known = node if isinstance(node, ConfigDict) else {}
-  hint = registry.suggest(key, known)
-  require(key in known, f"unknown field {done}{key}{hint}")
 
 
 def _text(value: Any) -> str:

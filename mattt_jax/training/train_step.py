@@ -78,9 +78,7 @@ def _first(params, optimizer, trainable) -> TrainState:
 @jax.jit
 def all_finite(tree: Any) -> jax.Array:
   """Whether all its numbers are."""
-  leaves = [
-    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
-  ]
+  leaves = jax.tree.leaves(tree)
   return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
