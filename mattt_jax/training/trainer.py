@@ -166,8 +166,7 @@ class _Run:
 
   def _first_parameters(self, init, shapes: nnx.State) -> nnx.State:
     if init is None:
-      learner = build_learner(self.experiment, self.task.vocab_size)
-      return nnx.split(learner)[1]
+      return nnx.split(build_learner(self.experiment, self.task.vocab_size))[1]
     with processes.together():
       return parameters.fitting(init(self.experiment), shapes)
 
