@@ -37,7 +37,7 @@ class Products:
     return Products(self.flops + other.flops, self.bytes + other.bytes)
 
   def times(self, number: int) -> "Products":
-    """This program, `number` times."""
+    """Adds this program up `number` times."""
     return Products(number * self.flops, number * self.bytes)
 
 

@@ -92,8 +92,7 @@ def accumulated_gradient(
   `micro_batch` sequences at a time.
 
   Args:
-    loss_fn: params, arrays [b, ...] -> (mean loss over sequences, (means,
-      counts)).
+    loss_fn: params, arrays [b, ...] -> (mean loss, (means, counts)).
     params: what the gradient is with respect to.
     batch: arrays [B, ...].
     micro_batch: divides B; 0: all at once.

@@ -194,10 +194,10 @@ class _Run:
       better = False
       if config.eval_every and self.step % config.eval_every == 0 and not last:
         better = self._evaluate_tune()
-      told = self.notice.stops_after(self.step)
-      if last or told or better or self.step % config.checkpoint_every == 0:
+      stops = self.notice.stops_after(self.step)
+      if last or stops or better or self.step % config.checkpoint_every == 0:
         self._save()
-      if told:
+      if stops:
         self.checkpoints.wait()
         raise self._preempted()
 
