@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from mattt_jax.commands import sweep as sweep_command
+from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.sweeps import state as state_lib
 from mattt_jax.sweeps.runner import SweepRunner
 from mattt_jax.sweeps.sweep import Run
@@ -164,7 +164,7 @@ def test_twelve_runs_on_two_workers_one_of_them_killed(place):
   assert counts["start"] == dict.fromkeys(range(12), 1) | {dead: 2}
   # It went on where it stopped: no step twice.
   assert counts["step1"] == dict.fromkeys(range(12), 1)
-  assert sweep_command.write_rows(runs, out, out / "results.jsonl") == 12
+  assert len(rows_lib.update(runs, out, out / "results.jsonl")) == 12
   rows = [json.loads(x) for x in (out / "results.jsonl").open()]
   assert sorted(row["settings"]["seed"] for row in rows) == list(range(12))
   assert [row["config_hash"] for row in rows] == [run.hash for run in runs]
