@@ -37,7 +37,7 @@ class Products:
     return Products(self.flops + other.flops, self.bytes + other.bytes)
 
   def times(self, number: int) -> "Products":
-    """This program, `number` times."""
+    """Adds this program up `number` times."""
     return Products(number * self.flops, number * self.bytes)
 
 
@@ -80,8 +80,10 @@ def step_cost(
   batch = build.abstract_batch(sequences, length)
   runs = _train_products(experiment, vocab_size, batch, parts)
   # The model's own: reverse mode over everything that a first pass computes.
+  inner = dataclasses.replace(experiment.inner, differentiation="reverse")
+  reverse = dataclasses.replace(experiment, inner=inner)
   with recompute.keeping_all():
-    once = _train_products(_in_reverse(experiment), vocab_size, batch, parts)
+    once = _train_products(reverse, vocab_size, batch, parts)
     read_flops = _read_flops(graphdef, params, batch, parts)
   return StepCost(
     tokens=sequences * length,
@@ -139,11 +141,6 @@ def _train_products(
     return train_step(graphdef, optimizer, experiment, state, batch, parts)
 
   return products(step, state, batch)
-
-
-def _in_reverse(experiment: Experiment) -> Experiment:
-  inner = dataclasses.replace(experiment.inner, differentiation="reverse")
-  return dataclasses.replace(experiment, inner=inner)
 
 
 def matmul_flops(fn, *args: Any) -> float:

@@ -89,23 +89,20 @@ def plan(
     f"--search={search}: the memory of {machine.name} is not known: say it "
     "with --memory=GIB",
   )
+  mesh = steps.mesh
   if search != "batch":
-    sharding.check_batch("batch_size", experiment.batch_size, steps.mesh)
-  for field, size in (
-    ("train.micro_batch", experiment.train.micro_batch),
-    ("eval.batch_size", experiment.eval.batch_size),
-  ):
-    sharding.check_batch(field, size, steps.mesh)
+    sharding.check_batch("batch_size", experiment.batch_size, mesh)
+  sharding.check_batch("train.micro_batch", experiment.train.micro_batch, mesh)
+  sharding.check_batch("eval.batch_size", experiment.eval.batch_size, mesh)
   kinds = collections.Counter(
     (parts_on(experiment, step),
      batches.train_length(steps.task, experiment, step))
     for step in range(experiment.train.steps)
   )  # fmt: skip
+  vocab = steps.task.vocab_size
   costs = {
-    (parts, length): cost_model.step_cost(
-      experiment, steps.task.vocab_size, parts, length=length
-    )
-    for parts, length in kinds
+    kind: cost_model.step_cost(experiment, vocab, kind[0], length=kind[1])
+    for kind in kinds
   }
   dearest = max(costs, key=lambda kind: costs[kind].hardware_flops)
   parts, length = dearest
@@ -141,8 +138,8 @@ def plan(
 
 
 def largest(fits: Callable[[int], bool], start: int, most: int) -> int:
-  """Largest of 1 .. `most` that `fits`, if all smaller ones do; 0: none. Doubles
-  or halves from `start`, then bisects."""
+  """Largest of 1 .. `most` that `fits`, if all smaller ones do; 0: none.
+  Doubles or halves from `start`, then bisects."""
   low, high = 0, start  # low fits, high is tried
   while high <= most and fits(high):
     low, high = high, 2 * high
@@ -283,8 +280,9 @@ def _run(
 ) -> dict[str, float | None]:
   flops = sum(cost.model_flops * number for cost, number in steps)
   tokens = sum(cost.tokens * number for cost, number in steps)
-  peak = machine.chip and machine.num_chips * machine.chip.flops
-  seconds = peak and flops / (mfu * peak)
+  seconds = None
+  if machine.chip is not None:
+    seconds = flops / (mfu * machine.num_chips * machine.chip.flops)
   return {
     "steps": sum(number for _, number in steps),
     "tokens": tokens,

@@ -75,12 +75,11 @@ def parse(text: str) -> Topology:
     ValueError: there is no such topology.
   """
   match = re.fullmatch(r"(?:(\d+)\*)?(\w+):([\dx]+)", text)
-  require(
-    match is not None,
-    f"--topology={text!r} must be CHIP:SHAPE, as v5e:4x4, 2*v5e:4x4 (slices) "
-    f"or cpu:8; chips: {', '.join(CHIPS)}",
-  )
-  assert match is not None
+  if match is None:
+    raise ValueError(
+      f"--topology={text!r} must be CHIP:SHAPE, as v5e:4x4, 2*v5e:4x4 (slices) "
+      f"or cpu:8; chips: {', '.join(CHIPS)}"
+    )
   slices, name, shape = int(match[1] or 1), match[2], match[3]
   require(slices >= 1, f"--topology={text!r}: at least 1 slice is needed")
   if name == "cpu":

@@ -32,10 +32,7 @@ def ideal(
   experiment: Experiment, chip: Chip | None = None, num_devices: int = 0
 ) -> Callable[[int], Callable[[Parts, int], float]] | None:
   """vocab_size -> (parts, length) -> seconds of an outer step's model FLOPs at
-  the peak of all devices; None if no peak is known.
-
-  `chip` and `num_devices`: default: what JAX finds.
-  """
+  the peak of all devices (default: those of JAX); None if no peak is known."""
   chip = chip or chip_of(jax.devices()[0].device_kind)
   if chip is None:
     return None

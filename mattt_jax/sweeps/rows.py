@@ -113,7 +113,7 @@ def add(row: Row, path: pathlib.Path) -> None:
     file.write(json.dumps(row) + "\n")
 
 
-def write(found: Sequence[Row], path: pathlib.Path) -> None:
+def write(entries: Sequence[Row], path: pathlib.Path) -> None:
   """Writes rows as JSONL, or as parquet if `path` ends so; a reader finds the
   old file or the new one whole.
 
@@ -123,9 +123,9 @@ def write(found: Sequence[Row], path: pathlib.Path) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
   if path.suffix == ".parquet":
-    _write_parquet(found, partial)
+    _write_parquet(entries, partial)
   else:
-    partial.write_text("".join(json.dumps(row) + "\n" for row in found))
+    partial.write_text("".join(json.dumps(row) + "\n" for row in entries))
   os.replace(partial, path)
 
 
@@ -140,12 +140,12 @@ def require_parquet() -> None:
     ) from error
 
 
-def _write_parquet(found: Sequence[Row], path: pathlib.Path) -> None:
+def _write_parquet(entries: Sequence[Row], path: pathlib.Path) -> None:
   require_parquet()
   import pyarrow
   from pyarrow import parquet
 
-  flat = [dict(_leaves(row, "")) for row in found]
+  flat = [dict(_leaves(row, "")) for row in entries]
   names = list(dict.fromkeys(name for row in flat for name in row))
   table = {name: _column([row.get(name) for row in flat]) for name in names}
   parquet.write_table(pyarrow.table(table), path)

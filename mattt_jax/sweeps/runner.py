@@ -105,8 +105,9 @@ class SweepRunner:
     self.out.mkdir(parents=True, exist_ok=True)
     self._began = time.time()
     # What failed before goes last: a new try must not hold up the others.
-    failed = lambda run: state_lib.state(run, self.out).name == "failed"
-    pending = sorted(self.runs, key=failed)
+    pending = sorted(
+      self.runs, key=lambda r: state_lib.state(r, self.out).name == "failed"
+    )
     with self._signals():
       while self._stop is None and (pending or self._active):
         pending = self._start(pending)
@@ -261,6 +262,6 @@ def _tail(log: pathlib.Path, start: int) -> str:
     text = file.read().decode(errors="replace")
   lines = [line for line in text.splitlines() if line.strip()]
   errors = [i for i, line in enumerate(lines) if ": error: " in line]
-  if errors:  # the command's own message, without what comes before
-    lines = lines[errors[-1] :]
-  return "\n".join(lines[:_ERROR_LINES] if errors else lines[-_ERROR_LINES:])
+  # The command's own message, without what comes before.
+  first = errors[-1] if errors else max(0, len(lines) - _ERROR_LINES)
+  return "\n".join(lines[first : first + _ERROR_LINES])

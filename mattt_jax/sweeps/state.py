@@ -21,9 +21,9 @@ LOCK_FILE = "sweep.lock"
 
 @dataclasses.dataclass(frozen=True)
 class State:
-  """`name`: finished, running, failed, broken (off) or waiting."""
+  """Where a run stands."""
 
-  name: str
+  name: str  # finished, running, failed, broken (off) or waiting
   detail: str = ""
   step: int | None = None  # of the last row of its metrics
 
@@ -60,10 +60,8 @@ def table(
     steps = run.tree.get("train", {}).get("steps", "?")
     done = "" if at.step is None else f"{at.step}/{steps}"
     first = at.detail.partition("\n")[0]
-    line = (
-      f"{run.hash}  {at.name:<8}  {done:>13}  {run.label:<{width}}  {first}"
-    )
-    lines.append(line.rstrip())
+    line = f"{run.hash}  {at.name:<8}  {done:>13}  {run.label:<{width}}"
+    lines.append(f"{line}  {first}".rstrip())
   names = [at.name for at in states]
   counts = [
     f"{names.count(name)} {name}"

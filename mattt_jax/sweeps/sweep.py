@@ -94,7 +94,9 @@ def hash_today(config: dict[str, Any]) -> str | None:
   """`config_hash` that settings saved earlier have today, if they can be
   restored (`config.restore`)."""
   experiment = config_lib.restore(config)
-  return experiment and config_hash(config_lib.to_dict(experiment))
+  if experiment is None:
+    return None
+  return config_hash(config_lib.to_dict(experiment))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Run:
 
   @property
   def label(self) -> str:
-    """Its settings in a line."""
+    """Settings in a line."""
     return " ".join(f"{k}={_text(v)}" for k, v in self.settings.items())
 
   @property
@@ -122,29 +124,29 @@ class Run:
     return [f"--config={self.config}", *self.overrides]
 
 
-def runs(config: str, found: Iterable[Settings] | None = None) -> list[Run]:
+def runs(config: str, swept: Iterable[Settings] | None = None) -> list[Run]:
   """Resolves and checks the runs of "NAME:ARG" or "FILE:ARG".
 
   Args:
     config: the experiment; ARG goes to `sweep`, and to `get_config` in front
       of each run's own arguments.
-    found: the settings of each run; default: what its `sweep` says.
+    swept: settings of each run; default: what its `sweep` says.
 
   Raises:
     ValueError: no such experiment, no sweep, no runs, settings that do not fit,
       or two runs that are the same.
   """
   module, name, arg = registry.load_experiment(config)
-  if found is None:
+  if swept is None:
     require(
       hasattr(module, "sweep"),
       f"config={config}: {name} has no function sweep(arg), which says "
       "what its runs are: see mattt_jax/sweeps/sweep.py",
     )
     takes_arg = bool(inspect.signature(module.sweep).parameters)
-    found = module.sweep(arg or "") if takes_arg else module.sweep()
+    swept = module.sweep(arg or "") if takes_arg else module.sweep()
   made: dict[str, Run] = {}
-  for settings in found:
+  for settings in swept:
     run = _resolve(module, name, arg or "", settings)
     twin = made.setdefault(run.hash, run)
     require(
@@ -156,7 +158,7 @@ def runs(config: str, found: Iterable[Settings] | None = None) -> list[Run]:
   return list(made.values())
 
 
-def share(found: Sequence[Run], index: int, of: int) -> list[Run]:
+def share(every: Sequence[Run], index: int, of: int) -> list[Run]:
   """Takes share number `index`, from 0 on, of `of` shares.
 
   Raises:
@@ -164,7 +166,7 @@ def share(found: Sequence[Run], index: int, of: int) -> list[Run]:
   """
   require(of >= 1, f"of={of} must be at least 1")
   require(0 <= index < of, f"index={index} must lie in 0 .. of - 1 = {of - 1}")
-  return list(found[index::of])
+  return list(every[index::of])
 
 
 def _resolve(module, name: str, arg: str, settings: Any) -> Run:
@@ -206,22 +208,17 @@ def _argument(name: str, value: Any) -> str:
 
 
 def _set(config: ConfigDict, path: str, value: Any) -> None:
-  node, done = config, ""
-  *parents, last = path.split(".")
-  for key in parents:
-    _require_key(node, key, done)
-    node, done = node[key], f"{done}{key}."
-  _require_key(node, last, done)
+  node: Any = config
+  keys = path.split(".")
+  for number, key in enumerate(keys, 1):
+    parent, known = node, node if isinstance(node, ConfigDict) else {}
+    hint = registry.suggest(key, known)
+    require(key in known, f"unknown field {'.'.join(keys[:number])}{hint}")
+    node = parent[key]
   try:
-    node[last] = value
+    parent[key] = value
   except TypeError as error:
     raise ValueError(f"{path}={value!r}: {error}") from error
-
-
-def _require_key(node: Any, key: str, done: str) -> None:
-  known = node if isinstance(node, ConfigDict) else {}
-  hint = registry.suggest(key, known)
-  require(key in known, f"unknown field {done}{key}{hint}")
 
 
 def _text(value: Any) -> str:

@@ -169,10 +169,9 @@ class Checkpoints:
     """Renames damaged checkpoints, so that their steps can be saved again."""
     for step in steps if processes.is_first() else ():
       path = self.directory / str(step)
-      target = path.with_name(f"damaged-{step}")
-      for number in range(1, 1000):
-        if not target.exists():
-          break
+      target, number = path.with_name(f"damaged-{step}"), 0
+      while target.exists():
+        number += 1
         target = path.with_name(f"damaged-{step}-{number}")
       path.rename(target)
     processes.meet("damaged checkpoints set aside")

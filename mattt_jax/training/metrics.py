@@ -151,10 +151,8 @@ def overview(
   `state_bytes`: what one sequence carries from chunk to chunk, by part;
   `trainable`: globs of `train.trainable`.
   """
-  shapes = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype),
-    nnx.to_pure_dict(params),
-  )
+  pure = nnx.to_pure_dict(params)
+  shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), pure)
   table = parameter_overview.get_parameter_overview(shapes, include_stats=False)
   kinds = parameter_counts(params)
   moved, _ = parameters.split(params, trainable)

@@ -64,7 +64,10 @@ def split(
     ValueError: as `trainable_paths`.
   """
   chosen = trainable_paths(params, trainable)
-  return nnx.split_state(params, lambda path, _: _in_model(path) in chosen, ...)
+  moved, frozen = nnx.split_state(
+    params, lambda path, _: _in_model(path) in chosen, ...
+  )
+  return moved, frozen
 
 
 def trainable_paths(params: nnx.State, trainable: tuple[str, ...]) -> set[str]:

@@ -24,11 +24,6 @@ class Placed:
   # learners that read whole sequences only.
   reading: dict[int, ContextState]
 
-  def evaluation_bytes(self) -> int:
-    """Bytes on a device: parameters and the largest state of evaluation."""
-    states = map(device_bytes, self.reading.values())
-    return device_bytes(self.train.params) + max(states, default=0)
-
 
 def place(
   experiment: Experiment, vocab_size: int, mesh: sharding.AnyMesh

@@ -10,7 +10,7 @@ from mattt_jax.devices import processes
 
 
 class Progress:
-  """Of `steps` outer steps, so many of which are `done`."""
+  """Progress of `steps` outer steps, of which `done` are done."""
 
   def __init__(self, steps: int, done: int):
     self.steps = steps

@@ -15,60 +15,48 @@ Ideal = Callable[[Parts, int], float]
 
 
 class Speed:
-  """Counts what is done between two logs; `idle` time is not the run's own."""
+  """Counts what is done between two logs."""
 
   def __init__(self, ideal: Ideal | None = None):
     self.ideal = ideal  # gives the utilisation (MFU)
-    self.compile_seconds = 0.0  # of the whole run
+    self.seconds = {"compile": 0.0}  # of the whole run
     self._restart()
 
   def _restart(self) -> None:
     self.start = time.perf_counter()
     self.steps = self.tokens = 0
-    self.idle_seconds = self.data_seconds = self.ideal_seconds = 0.0
+    self.seconds |= {"idle": 0.0, "data": 0.0, "ideal": 0.0}
 
   @contextmanager
-  def idle(self):
-    """Leaves out time of compiling, saving, evaluating."""
+  def timed(self, *kinds: str):
+    """Counts the seconds in here as "idle" (not the run's own: saving,
+    evaluating), "compile", or "data" (waiting for a batch)."""
     start = time.perf_counter()
     yield
-    self.idle_seconds += time.perf_counter() - start
-
-  @contextmanager
-  def compiling(self):
-    """Counts time in `compile_seconds` only."""
-    before = self.idle_seconds
-    with self.idle():
-      yield
-    self.compile_seconds += self.idle_seconds - before
-
-  @contextmanager
-  def waiting_for_data(self):
-    """Counts time in which there is no batch."""
-    start = time.perf_counter()
-    yield
-    self.data_seconds += time.perf_counter() - start
+    for kind in kinds:
+      self.seconds[kind] += time.perf_counter() - start
 
   def step(self, parts: Parts, length: int, tokens: int) -> None:
     """Counts an outer step on so many tokens."""
     self.steps += 1
     self.tokens += tokens
     if self.ideal is not None:
-      self.ideal_seconds += self.ideal(parts, length)
+      self.seconds["ideal"] += self.ideal(parts, length)
 
   def row(self) -> dict[str, float]:
     """Metrics since the last row."""
-    seconds = max(time.perf_counter() - self.start - self.idle_seconds, 1e-9)
+    own = time.perf_counter() - self.start - self.seconds["idle"]
+    seconds = max(own, 1e-9)
     row = {
       "tokens_per_second": self.tokens / seconds,
       "seconds_per_step": seconds / max(self.steps, 1),
       # At most this share of the time was spent waiting for data.
-      "data_wait_share": self.data_seconds / seconds,
-      "compile_seconds": self.compile_seconds,
+      "data_wait_share": self.seconds["data"] / seconds,
+      "compile_seconds": self.seconds["compile"],
       "peak_bytes": peak_bytes(),
     }
     if self.ideal is not None:
-      row["mfu"] = self.ideal_seconds / seconds
+      row["mfu"] = self.seconds["ideal"] / seconds
     self._restart()
     return row
 

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from mattt_jax.strict import require_choice
+
 VARIABLE = "MATTT_TRACKER"
 NAMES = ("none", "wandb")
 ID_FILE = "wandb_id"  # in the work directory: a resumed run stays one run
@@ -46,10 +48,7 @@ def start(workdir: pathlib.Path) -> "Wandb | None":
 
 def _chosen() -> str:
   name = os.environ.get(VARIABLE) or "none"
-  if name not in NAMES:
-    raise ValueError(
-      f"tracker={name!r} is not known: use one of {', '.join(NAMES)}"
-    )
+  require_choice("tracker", name, NAMES)
   return name
 
 

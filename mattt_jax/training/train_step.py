@@ -78,9 +78,7 @@ def _first(params, optimizer, trainable) -> TrainState:
 @jax.jit
 def all_finite(tree: Any) -> jax.Array:
   """Whether all its numbers are."""
-  leaves = [
-    x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)
-  ]
+  leaves = jax.tree.leaves(tree)
   return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in leaves]))
 
 
@@ -94,8 +92,7 @@ def accumulated_gradient(
   `micro_batch` sequences at a time.
 
   Args:
-    loss_fn: params, arrays [b, ...] -> (mean loss over sequences, (means,
-      counts)).
+    loss_fn: params, arrays [b, ...] -> (mean loss, (means, counts)).
     params: what the gradient is with respect to.
     batch: arrays [B, ...].
     micro_batch: divides B; 0: all at once.

@@ -166,8 +166,7 @@ class _Run:
 
   def _first_parameters(self, init, shapes: nnx.State) -> nnx.State:
     if init is None:
-      learner = build_learner(self.experiment, self.task.vocab_size)
-      return nnx.split(learner)[1]
+      return nnx.split(build_learner(self.experiment, self.task.vocab_size))[1]
     with processes.together():
       return parameters.fitting(init(self.experiment), shapes)
 
@@ -195,10 +194,10 @@ class _Run:
       better = False
       if config.eval_every and self.step % config.eval_every == 0 and not last:
         better = self._evaluate_tune()
-      told = self.notice.stops_after(self.step)
-      if last or told or better or self.step % config.checkpoint_every == 0:
+      stops = self.notice.stops_after(self.step)
+      if last or stops or better or self.step % config.checkpoint_every == 0:
         self._save()
-      if told:
+      if stops:
         self.checkpoints.wait()
         raise self._preempted()
 
@@ -209,14 +208,14 @@ class _Run:
     )
 
   def _one_step(self) -> None:
-    with self.speed.waiting_for_data():
+    with self.speed.timed("data"):
       batch = next(self.batches)
     sequences, length = batch["tokens"].shape
     parts = parts_on(self.experiment, self.step)
     kind = parts, length
     step_fn = self.compiled.get(kind)
     if step_fn is None:
-      with self.speed.compiling():
+      with self.speed.timed("idle", "compile"):
         lowered = self.jitted_step.lower(self.state, batch, parts)
         step_fn = self.compiled[kind] = lowered.compile()
     self.state, values = step_fn(self.state, batch)
@@ -224,7 +223,7 @@ class _Run:
     self.on_device.append(values)
     self.speed.step(*kind, tokens=sequences * length)
     if self.trace.toggles_after(values):
-      with self.speed.idle():  # writing a trace takes seconds
+      with self.speed.timed("idle"):  # writing a trace takes seconds
         self.trace.toggle()
     self.progress.step()
 
@@ -263,16 +262,13 @@ class _Run:
     self.since_log = []
 
   def _save(self) -> None:
-    with self.speed.idle():
+    with self.speed.timed("idle"):
       self._check(state_too=True)
+      data = {"batches": self.batches.get_state(), "since_log": self.since_log}
       self.checkpoints.save(
         self.step,
         self.state,
-        {
-          "batches": self.batches.get_state(),
-          "since_log": self.since_log,
-          "best": self.best,
-        },
+        data | {"best": self.best},
         config_lib.to_dict(self.experiment),
         best=self.best["step"] if self.best else None,
       )
@@ -283,37 +279,32 @@ class _Run:
 
   def _evaluate_tune(self) -> bool:
     """Whether this is the best step so far, and is to be kept."""
-    with self.speed.idle():
+    with self.speed.timed("idle"):
       result = evaluate(
         self.experiment, self._learner(), self.task, "tune",
         step=self.step, mesh=self.mesh,
       )  # fmt: skip
     self.writer.write(self.step, "evaluation", result)
     loss = next(iter(result["lengths"].values()))["loss"]
-    if not self.experiment.train.keep_best or loss is None:
-      return False
-    if self.best is not None and loss >= self.best["loss"]:
-      return False
-    self.best = {"step": self.step, "loss": loss}
-    return True
+    better = loss is not None and (not self.best or loss < self.best["loss"])
+    if better and self.experiment.train.keep_best:
+      self.best = {"step": self.step, "loss": loss}
+      return True
+    return False
 
   def finish(self) -> dict[str, Any]:
     """Evaluates (`evaluation/final.py`) and writes the result."""
     self.checkpoints.wait()
     self.notice.raise_at_once(self._preempted())  # all is saved
-    with self.speed.idle():
+    with self.speed.timed("idle"):
       result = final.measure(
         self.experiment, self._learner(), self.task,
         step=self.step, mesh=self.mesh,
       )  # fmt: skip
     rows = metrics.read_rows(self.workdir / metrics.METRICS_FILE)
-    trained = [row for row in rows if row["kind"] == "train"]
+    trained = [row for row in rows if row["kind"] == "train"] or [{}]
     self.writer.write(self.step, "final", result)
-    out = {
-      "step": self.step,
-      "train": trained[-1] if trained else {},
-      "evaluation": result,
-    }
+    out = {"step": self.step, "train": trained[-1], "evaluation": result}
     if processes.is_first():
       workdir_lib.write_json(self.workdir / EVALUATION_FILE, out)
     processes.meet("evaluation written")

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from mattt_jax.commands import sweep as sweep_command
+from mattt_jax.sweeps import rows as rows_lib
 from mattt_jax.sweeps import state as state_lib
 from mattt_jax.sweeps.runner import SweepRunner
 from mattt_jax.sweeps.sweep import Run
@@ -111,7 +111,7 @@ def place(tmp_path):
 def start_elsewhere(out, events, number, workers, seconds=0.4):
   """The same sweep in another process."""
   code = (
-    "import pathlib, sys; import test_sweep_runner as t;"
+    "import pathlib, sys; import test_runner as t;"
     f"from mattt_jax.sweeps.runner import SweepRunner;"
     f"sys.exit(SweepRunner(t.make_runs({number}), pathlib.Path({str(out)!r}),"
     f"workers={workers}, poll=0.05, "
@@ -164,7 +164,7 @@ def test_twelve_runs_on_two_workers_one_of_them_killed(place):
   assert counts["start"] == dict.fromkeys(range(12), 1) | {dead: 2}
   # It went on where it stopped: no step twice.
   assert counts["step1"] == dict.fromkeys(range(12), 1)
-  assert sweep_command.write_rows(runs, out, out / "results.jsonl") == 12
+  assert len(rows_lib.update(runs, out, out / "results.jsonl")) == 12
   rows = [json.loads(x) for x in (out / "results.jsonl").open()]
   assert sorted(row["settings"]["seed"] for row in rows) == list(range(12))
   assert [row["config_hash"] for row in rows] == [run.hash for run in runs]
@@ -338,21 +338,22 @@ def test_workers_share_the_gpus_that_are_listed(place, monkeypatch):
 def test_the_lock_is_one_for_all_processes(place):
   out, _ = place
   out.mkdir()
-  held = state_lib.try_lock(out)
+  path = out / state_lib.LOCK_FILE
+  held = lock.try_lock(path)
   assert held is not None
-  assert state_lib.try_lock(out) is None
+  assert lock.try_lock(path) is None
   code = (
     "import fcntl, sys; f = open(sys.argv[1]);"
     "fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)"
   )
-  program = [sys.executable, "-c", code, str(out / state_lib.LOCK_FILE)]
+  program = [sys.executable, "-c", code, str(path)]
   assert (
     b"BlockingIOError" in subprocess.run(program, capture_output=True).stderr
   )
-  assert state_lib.lock_holder(out).startswith(f"process {os.getpid()} on ")
+  assert lock.holder(path).startswith(f"process {os.getpid()} on ")
   held.close()
-  assert state_lib.lock_holder(out) is None
-  with state_lib.try_lock(out) as again:
+  assert lock.holder(path) is None
+  with lock.try_lock(path) as again:
     fcntl.flock(again, fcntl.LOCK_UN)
 
 

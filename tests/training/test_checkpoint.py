@@ -299,12 +299,12 @@ def test_the_tokenizer_stays_with_the_run(reading, tmp_path, monkeypatch):
   assert workdir_lib.bind(tmp_path / "w", moved)
   seen = []
 
-  def load(experiment, workdir, best):
+  def stand_in(experiment, workdir, best):
     assert not best
     seen.append(experiment)
     raise ValueError("enough")
 
-  monkeypatch.setattr(trainer, "load_learner", load)
+  monkeypatch.setattr(load, "load_learner", stand_in)
   assert cli.main(["evaluate", f"--workdir={tmp_path / 'w'}"]) == 2
   assert seen[0] == moved
   path.write_bytes(kept.read_bytes())  # the fix that the message says

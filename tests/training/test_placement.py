@@ -40,6 +40,12 @@ def listed(benchmark):
   return list(benchmark.listed())
 
 
+def evaluation_bytes(placed) -> int:
+  """Bytes on a device: parameters and the largest state of evaluation."""
+  states = map(placement.device_bytes, placed.reading.values())
+  return placement.device_bytes(placed.train.params) + max(states, default=0)
+
+
 def test_every_experiment_is_listed(benchmark):
   names = {text.partition(":")[0] for text, _ in benchmark.texts()}
   assert names == set(EXPERIMENTS)
@@ -60,11 +66,10 @@ def test_every_run_has_its_place_on_its_machine(benchmark, listed, name):
     task = build.make_task(experiment)
     placed = placement.place(experiment, task.vocab_size, mesh)
     gib = topo.chip.usable_gib if topo.chip else benchmark.CPU_GIB
+    room = 0.9 * gib * 2**30
     gradients = placement.device_bytes(placed.train.params)
-    assert (
-      placement.device_bytes(placed.train) + gradients < 0.9 * gib * 2**30
-    ), text
-    assert placed.evaluation_bytes() < 0.9 * gib * 2**30, text
+    assert placement.device_bytes(placed.train) + gradients < room, text
+    assert evaluation_bytes(placed) < room, text
 
 
 @pytest.mark.parametrize("trainable", ["*", "pointer/*"])
@@ -86,7 +91,7 @@ def test_bytes_are_those_of_the_compiled_programs(trainable):
     for path, x in jax.tree_util.tree_leaves_with_path(placed.train.params)
     if "fast_mlp/w" in sharding.path_name(path)
   ]
-  more = steps.evaluation().argument_bytes - placed.evaluation_bytes()
+  more = steps.evaluation().argument_bytes - evaluation_bytes(placed)
   assert 0 < more + placement.device_bytes(w_0) <= 4 * 4 * 16
 
 
