@@ -146,7 +146,7 @@ def keep_compiled_programs() -> None:
 
 
 def _define_config(values: flags.FlagValues, argv: list[str]) -> list[str]:
-  """Adds `--config` and its overrides; returns `argv` without the former."""
+  """Adds `--config` and its overrides; returns `argv` without `--config`."""
   given, rest = None, []
   queue = iter(argv)
   for arg in queue:
