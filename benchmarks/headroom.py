@@ -2,11 +2,11 @@
 
     python benchmarks/headroom.py --out=results/headroom.json
 
-Of the held-out documents, the first BYTES of each: nats a byte when a repeat
-may be found so many bytes back (zlib to 32768, lzma to 65536). It predicts
-nothing but repeats, which is what a memory of far pairs is for: what it gains
-from one reach to the next says how much of the text repeats from there. It is
-no bound, a model also learns what does not repeat verbatim.
+Nats a byte of the first BYTES of each held-out document, when a repeat may be
+found so many bytes back (zlib to 32768, lzma to 65536). A compressor predicts
+nothing but repeats, which is what a memory of far pairs is for: its gain from
+one reach to the next says how much of the text repeats from there. It is no
+bound, since a model also learns what does not repeat verbatim.
 """
 
 import argparse

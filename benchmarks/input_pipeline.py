@@ -2,18 +2,16 @@
 
     python benchmarks/input_pipeline.py --out=FILE.json
 
-Training: each experiment's `tiny` with a window alone, whose steps are
-the shortest that there are, so that this is the worst case; after compilation,
-and each step being waited for, which the trainer does not do, so that the
-device has nothing else to do while it waits:
+Training: each experiment's `tiny` with a window alone, the worst case, since
+its steps are the shortest. Figures begin after compilation and wait for each
+step, which the trainer does not do, so that the device is idle meanwhile:
 
 - `wait_share`: the share of the time from asking for a batch until its arrays
-  lie on the device. Freeing the batch before is not in it: that lets another
-  thread run, which may make an example, but no step needs it.
+  lie on the device, without the freeing of the batch before.
 - `more_time`, `more_cpu`: the shares by which seconds and CPU-seconds exceed
-  those of as many steps that all have the same batch, on the device already:
-  what making, placing and handing over batches costs in all. On one core that
-  is paid in time, on more cores only what the others wait for Python's lock.
+  those of as many steps with one batch that is on the device already: the cost
+  of making, placing and handing over batches. On one core that is time, on more
+  cores only the wait for Python's lock.
 
 Alone: every task at its default settings (8 sequences of 256 tokens; texts are
 the standard library's, as bytes), and every experiment at its full size:
@@ -83,7 +81,7 @@ def training(name: str, steps: int) -> dict:
     return np.array([waited, wall, time.process_time() - cpu])
 
   def place(batch: batches_lib.Batch) -> dict[str, jax.Array]:
-    """Returns when all has arrived, so that to have it is to have it there."""
+    """Places a batch and returns when all of it has arrived."""
     return jax.block_until_ready(sharding.put_batch(batch, mesh))
 
   batches = batches_lib.train_batches(task, experiment, place=place)
@@ -104,7 +102,7 @@ def training(name: str, steps: int) -> dict:
 
 
 def alone(name: str, config: ConfigDict, seconds: float) -> dict:
-  """One row: the batches of some settings, for so many seconds."""
+  """One row: batches of some settings, made for so many seconds."""
   config.train.steps = ENDLESS
   experiment = config_lib.from_config_dict(config)
   start = time.perf_counter()

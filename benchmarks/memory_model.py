@@ -110,7 +110,7 @@ def experiment(name: str) -> config.Experiment:
 
 
 def row(name: str) -> dict[str, Any]:
-  """What the compiler says of a shape."""
+  """The compiler's bytes of a shape."""
   from mattt_jax.planning import planner  # initialises JAX
   from mattt_jax.ttt.parts import parts_of
 
@@ -132,7 +132,7 @@ def row(name: str) -> dict[str, Any]:
 
 
 def predicted(name: str) -> dict[str, int]:
-  """What the model says of a shape, by term."""
+  """The model's bytes of a shape, by term."""
   from mattt_jax.planning import memory_model
 
   devices = topology.parse(SHAPES[name][0]).num_devices
@@ -140,7 +140,7 @@ def predicted(name: str) -> dict[str, int]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-  """In Markdown."""
+  """The rows in Markdown."""
   columns = (
     "machine", "tokens", "chunk", "sequences a device", "arguments, GiB",
     "predicted peak", "compiler's peak", "off by",

@@ -19,9 +19,9 @@ meets each; medians of milliseconds (wall, and CPU of the process), CPU of
 Recall: stored pairs are asked for again, their contexts changed by noise (its
 size over that of the context), from contents of three kinds: `random` contexts;
 `shared`, with a direction in common; `repeated`, in which few contexts come
-often. `planted`: share of tokens for which what was found holds the context
-asked for; `mass`: share of the softmax over the 32 best that falls on what was
-found. `chunk_means` is what landmarks are not: the 16 chunks of 32 successive
+often. `planted`: share of tokens for which a slot found holds the context asked
+for; `mass`: share of the softmax over the 32 best that falls on slots found.
+`chunk_means` is the alternative to landmarks: the 16 chunks of 32 successive
 keys whose means score highest, as many scores as by landmarks.
 
 About 3 minutes on one core; --sizes=1024,8192 takes one.

@@ -52,7 +52,7 @@ WAYS = ("mixed", "reverse", "first")
 
 
 def settings(way: str, levels: int) -> InnerConfig:
-  """Of the inner loop."""
+  """Settings of the inner loop."""
   if way == "first":
     return InnerConfig(second_order=False, remat_levels=levels)
   return InnerConfig(differentiation=way, remat_levels=levels)

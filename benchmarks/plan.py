@@ -34,7 +34,7 @@ SYSTEMS = ("ttt_e2e", "ttt_memory")
 
 
 def experiment(arg: str) -> config.Experiment:
-  """Of `context_scaling`, on made-up tokens of the published vocabulary."""
+  """Settings of `context_scaling`, with made-up tokens as data."""
   made = f"context_scaling:data=made,{arg}"
   return config.from_config_dict(registry.load_config(made))
 
@@ -42,7 +42,7 @@ def experiment(arg: str) -> config.Experiment:
 def row(
   size: str, length: int, system: str, machine: topology.Topology, quick: bool
 ) -> dict[str, Any]:
-  """The plan of one shape; where it does not fit, too."""
+  """The plan of one shape, whether it fits or not."""
   from mattt_jax.planning import planner  # initialises JAX
 
   chips = machine.num_devices
@@ -74,7 +74,7 @@ def predicted(row: dict) -> dict[str, int]:
 
 
 def table(rows: list[dict]) -> str:
-  """In Markdown."""
+  """The rows in Markdown."""
   lines = [
     "| model | tokens | system | machine | sequences | effort | peak, GiB "
     "| predicted | of | fits | step at least, s | 30 % MFU: tokens/s "

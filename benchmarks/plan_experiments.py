@@ -40,7 +40,7 @@ MORE_SWEEPS = {
     for size, (name, _) in SIZES.items()
   },
 }
-# Of experiments, or variants, that are no sweeps: what results are of.
+# Runs with results whose experiments have no sweep.
 _SQUARE = [f"system={name}" for name in systems.square("episodic")]
 ALONE = {
   "rule": _SQUARE,
@@ -62,7 +62,7 @@ COLUMNS = ("machine", "sequences", "tokens", "train step, GiB",
 
 
 def texts() -> Iterator[tuple[str, str]]:
-  """What `--config` takes, and the machine, of all runs that are listed."""
+  """The `--config` and the machine of every run that is listed."""
   for name, args in ALONE.items():
     for arg in args:
       yield f"{name}{',' if ':' in name else ':'}{arg}", CPU
@@ -78,7 +78,7 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def listed() -> Iterator[tuple[str, str, config.Experiment]]:
-  """Those of `texts` that are programs of their own, with their settings."""
+  """The runs of `texts` that differ in more than the seed, with settings."""
   seen = set()
   for text, machine in texts():
     experiment = config.from_config_dict(registry.load_config(text))

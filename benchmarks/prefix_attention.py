@@ -5,9 +5,9 @@
 Needs libtpu (`pip install "mattt-jax[tpu]"`), but no TPU. One block's attention
 over a window of 8192, bfloat16, read and differentiated once with its results
 computed again, as the prefix does it; a sequence on each of four v5e chips.
-Rows: the compiler's bytes, and FLOPs of matrix products on a chip. Those of the
-kernel: 2 products in each of two forward passes and 7 backward, of every pair
-of blocks (queries, keys) that has a visible pair of tokens. A minute of a core.
+Rows: the compiler's bytes, and FLOPs of matrix products on a chip. The kernel
+does 2 products in each of two forward passes and 7 backward, for every pair of
+blocks (queries, keys) with a visible pair of tokens. A minute of a core.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def step(read, past: int, mesh):
   """(q, k, v, cotangent), each [B, H, ...], to output and gradients."""
 
   def one(q, k, v):
-    # Of a stream that has filled the window.
+    # A stream that has filled the window.
     return read(q, k, v, past, WINDOW)
 
   def run(q, k, v, cotangent):
@@ -55,7 +55,7 @@ def step(read, past: int, mesh):
 
 
 def kernel_flops(heads: int, dim: int, tokens: int, past: int) -> float:
-  """Of one sequence."""
+  """FLOPs of the kernel for one sequence."""
   block = splash.BLOCK
   first = np.arange(0, tokens, block)[:, None] + past  # a block's first query
   keys = np.arange(0, tokens + past, block)[None]

@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: clocks, and what a report says."""
+"""What the benchmarks share: clocks, and reports."""
 
 import json
 import os
@@ -16,9 +16,9 @@ def in_turns(
 ) -> dict[str, tuple[float, float]]:
   """Medians of wall seconds, and of CPU seconds of the process (all threads).
 
-  Each of `calls` is called with the number of the turn, one after the other, so
-  that a slow minute meets all; what it returns is waited for. The first turn
-  warms up.
+  Each of `calls` gets the number of the turn, one after the other, so that a
+  slow minute meets all; the clock stops when its result is there. The first
+  turn warms up.
   """
   seconds = {name: [] for name in calls}
   for turn in range(repeats + 1):
@@ -36,7 +36,7 @@ def in_turns(
 
 
 def machine() -> dict:
-  """What the figures were measured on."""
+  """The machine on which the figures were measured."""
   return {
     "platform": jax.default_backend(),
     "processor": platform.processor() or platform.machine(),

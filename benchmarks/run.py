@@ -4,11 +4,11 @@
     python benchmarks/run.py --store         # makes this run the stored one
 
 Each benchmark runs in a process of its own and writes runs/bench/NAME.json.
-What is compared are figures that another machine, or a busy one, gives too:
-bytes of temporaries of compiled programs, and ratios of times that were
-measured in turns. The report has each figure, the stored one
-(results/benchmarks.json) and their ratio, and marks those that are more than
---margin away. About 8 minutes on one core.
+It compares figures that another machine, or a busy one, gives too: bytes of
+temporaries of compiled programs, and ratios of times measured in turns. The
+report has each figure, the stored one (results/benchmarks.json) and their
+ratio, and marks those that are more than --margin away. About 8 minutes on one
+core.
 """
 
 import argparse
@@ -30,7 +30,7 @@ ARGUMENTS = {
 
 
 def figures(name: str, report: dict) -> dict[str, float]:
-  """What is compared of a benchmark's report, by name."""
+  """The figures of a report that are compared, by name."""
   rows = report.get("rows") or report.get("cost") or []
   found = {}
 

@@ -51,7 +51,7 @@ CONSTANT = (
   "titans",
   "infini_attention",
 )
-# Of the store's search, for the systems that have one.
+# Settings of the store, for the systems that have one.
 GROWING = {
   "swa_episodic": "landmarks",
   "ttt_memory": "landmarks",
@@ -60,7 +60,7 @@ GROWING = {
 
 
 class Stream:
-  """A system at some token of a text, a chunk after another."""
+  """A system at some token of a text, which it reads chunk by chunk."""
 
   def __init__(self, system: str, room: int, used: int, search: str | None):
     """`used` tokens were read, of the `room` that the state is made for."""

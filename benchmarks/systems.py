@@ -52,7 +52,7 @@ class Measured:
   """A system, its outer step compiled."""
 
   def __init__(self, name: str):
-    """`name`: as experiments/retention.py has it."""
+    """`name`: a system of experiments/retention.py."""
     tree = load_config(f"retention:system={name}")
     tree.eval.segment = tree.length
     experiment = self.experiment = config_lib.from_config_dict(tree)
@@ -93,12 +93,12 @@ class Measured:
     self.row["temp_bytes"] = self.step.memory_analysis().temp_size_in_bytes
 
   def train(self, turn: int):
-    """An outer step."""
+    """Takes an outer step."""
     self.state, metrics = self.step(self.state, self.batch)
     return metrics
 
   def read(self, length: int, turn: int):
-    """One sequence, with all that the system has."""
+    """Reads one sequence, with all that the system has."""
     learner = self.graphdef, self.state.params
     reader = Reader(learner, self.experiment, self.mesh, ALL)
     return [*reader.segments(tokens_of(self.texts[length]))]

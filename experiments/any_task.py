@@ -7,8 +7,8 @@ r"""Any task with any system, at one size: where to start from with a new task.
 
 The task has its default settings; `--config.task.FIELD=VALUE` changes them
 (`mattt list` names the tasks, their files the fields). Trained on 512 tokens,
-evaluated at 1x to 16x that. Nothing here is tuned for a task: for those that
-results are shown of, see the other experiments.
+evaluated at 1x to 16x that. Nothing here is tuned for a task; results are from
+the other experiments.
 
 Arguments: `task`; `tiny` (a few steps of a small model, to see that it runs),
 `seed`, `steps` and `system`, as in `recall.py`.

@@ -17,8 +17,8 @@ it), `ask` (each run ends with distant repeats and name cloze as well), `seed`,
     mattt sweep --config=books --out=runs/books-sweep
 
 trains five systems on three seeds, and full attention on one: 16 runs.
-Expected: results/books.md. That the window alone read the book as well as TTT,
-what repeats from far back included, would refute that TTT carries text.
+Expected: results/books.md. Refuted, that TTT carries text, if the window alone
+reads the book as well as TTT does, what repeats from far back included.
 """
 
 import pathlib

@@ -75,8 +75,8 @@ _ARGS = dict(tiny=False, size="", length=0, system="ttt_e2e", seed=0,
 
 
 def sweep(arg: str = "") -> list[dict]:
-  """Length x system x seed of a size, one seed from 1b on; of none, the study
-  on a CPU; `tiny`: 2 x 2."""
+  """Length x system x seed of a size, one seed from 1b on; without a size, the
+  study on a CPU; `tiny`: 2 x 2."""
   args = parse_arg(arg, **_ARGS)
   if args.tiny:
     return product(
@@ -153,7 +153,7 @@ def _check_size(size: str) -> None:
 def _small(config: ConfigDict, args: ConfigDict) -> None:
   config.chunk = 64
   config.batch_size = max(1, 4096 // config.length)
-  # Of a published size with `tiny`, the smallest.
+  # `tiny` with a published size is the smallest.
   size = sizes.SCALED.get(args.size, sizes.SCALED["100k"])
   config.model.update(size, window=WINDOW)
   config.outer.update(learning_rate=3e-3, final_learning_rate=3e-4)
@@ -207,9 +207,9 @@ def _loop(config: ConfigDict) -> None:
     if config.length > 32768:  # weights before each of 128 chunks are too many
       config.inner.remat_levels = 2
   elif config.memory.name == "none":
-    # Nothing is learned or written between chunks, which then say only how much
-    # is read at once: 8192 tokens a device. Before each are kept its keys and
-    # values, of full attention all of the past.
+    # Nothing is learned or written between chunks, so that they only say how
+    # much is read at once: 8192 tokens a device. Keys and values before each
+    # are kept, with full attention all of the past.
     config.chunk = min(config.length, 8192 * config.mesh.context)
 
 

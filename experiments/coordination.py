@@ -11,10 +11,10 @@ the whole context; `write` compares them, without TTT. The task is that of
 `recall.py` with twice the pairs, of 1024 keys, which fast weights alone do not
 learn in 200 steps. A run takes 1.5 minutes on one core: 39 runs, and 21.
 
-Expected: results/coordination.md, write.md. A way that answers more than
-`joint` would refute that training both from the first step on is enough; pairs
-drawn at random that are answered as often as those of any score, that the
-choice matters.
+Expected: results/coordination.md, write.md. Refuted, that training both from
+the first step on is enough, if a way answers more than `joint`; that the choice
+of pairs matters, if pairs drawn at random are answered as often as those of any
+score.
 """
 
 from ml_collections import ConfigDict
@@ -35,7 +35,7 @@ HOW = {
   "scheduled": _SCHEDULED,
   "memory_sometimes": {"coordination.memory_off_share": 0.25},
   "read_loss": {"coordination.read_loss": 0.5},
-  # What each part is for.
+  # The work of each part.
   "inner_without_memory": {"coordination.inner_loss": "without_memory"},
   "surprise": {"coordination.surprise_power": 1.0},
   "rate_from_memory": {"coordination.rate_from_memory": True},
@@ -52,7 +52,7 @@ HOW = {
   "random_lengths": {"train.random_lengths": (288, 384, 576)},
   # Replay.
   "replay": {"coordination.replay": 1},
-  # What is written, at equal capacity.
+  # Pairs written, at equal capacity.
   "write_all": {},
 } | {
   f"write_{score}": _FULL | {"memory.score": score}

@@ -15,8 +15,8 @@ bytes, if at some number of bytes the fast weights answer as much of 1024 or
 4096 pairs. Expected: an episodic memory of n slots answers all of n pairs and
 about n / N of N; fast weights fewer.
 
-The last two must learn where to look for each of the keys (8 pairs of 64 they
-learn, results/easy.md), which 300 steps are few for: their rows then say that,
+The last two must learn where to look for each of the keys, for which 300 steps
+are few (they learn 8 pairs of 64, results/easy.md): their rows then say that,
 not what they can hold. Outer and inner rates are those of `retention.py`, not
 tuned for each size. A run takes 2 to 6 minutes on one core; 27 runs.
 

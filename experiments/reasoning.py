@@ -25,8 +25,8 @@ Expected: what takes one fact is answered with the memory, what takes two is
 not, as a memory is read once a token. (A first try of `ttt_memory_scheduled` on
 seed 0, by which sizes were chosen: qa1 and records all, variables none.)
 
-There are 16 students to choose eight from: of 64, none learned to find one in
-as many steps. Nothing is tuned here: a system's rates are those of
+Eight of 16 students appear: with 64, no system learned to find one in as many
+steps. Nothing is tuned here: a system's rates are those of
 `retention.py`, whose models are as large. The last binding counts in most of
 these tasks, so the memory gives the newest match the most
 (`memory.latest_wins`). A run takes about 2 minutes on one core; 99 runs.
@@ -58,7 +58,7 @@ TASKS = {
 }
 SYSTEMS = ("sliding_window", "full_attention", "ttt_e2e", "swa_episodic",
            "ttt_memory")  # fmt: skip
-# What `ttt_memory_scheduled` is asked too.
+# Tasks of `ttt_memory_scheduled` too.
 SCHEDULED = ("qa1", "records", "relation")
 _ARGS = dict(tiny=False, task="qa1", system="ttt_memory", seed=0, steps=300)
 

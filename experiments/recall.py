@@ -29,9 +29,9 @@ and `system`, one of those that `mattt list` shows, or `swa_MEMORY`,
 The first trains the window and TTT, without and with an episodic memory, on
 three seeds; the second what knows at least some of the pairs, on three seeds:
 12 runs each, of 1 to 4 minutes on one core; the others every system, or three,
-on one. Expected: results/recall.md, hard.md, easy.md, induction.md. That TTT
-alone recalled as much as with the memory where `hard` asks for more than the
-fast weights hold would refute that the memory is needed for that.
+on one. Expected: results/recall.md, hard.md, easy.md, induction.md. Refuted,
+that the memory is needed, if TTT alone recalls as much as with the memory where
+`hard` asks for more than the fast weights hold.
 """
 
 from ml_collections import ConfigDict

@@ -56,8 +56,8 @@ from mattt_jax.config import parse_arg, require, require_choice, template
 from mattt_jax.registry import load_config, load_experiment
 from mattt_jax.sweeps.sweep import chain, param, product
 
-# Outer rate, and what the system's own inner rate is multiplied by, as
-# results/retention_tune.jsonl says.
+# Outer rate, and the factor of the system's own inner rate, from
+# results/retention_tune.jsonl.
 RATES = {
   "ttt_e2e": (5e-3, 3.0),
   "ttt_memory": (1e-2, 1.0),
@@ -105,17 +105,17 @@ SYSTEMS = ("ttt_e2e", "ttt_memory", "swa_episodic", "sliding_window",
 STEPS = 240
 # With `long`: could it hold more, had it learned longer?
 LONG, LONG_STEPS = ("ttt_e2e",), 3000
-# Which have an inner rate.
+# The systems with an inner rate.
 INNER_LOOP = ("ttt_e2e", "ttt_memory", "ttt_memory_scheduled", "ttt_e2e_wide",
               "ttt_memory_small", "ttt_e2e_first_order", "dynamic_evaluation",
               "ttt_nn", "perk")  # fmt: skip
-# Those of them whose best inner rate was the largest of the three: one more.
+# The systems whose best inner rate was the largest of the three: one more.
 AT_EDGE = ("ttt_e2e", "ttt_e2e_wide", "ttt_e2e_first_order")
-# What the answer hangs on: five seeds.
+# The systems on which the answer depends: five seeds.
 HEADLINE = ("ttt_e2e", "ttt_memory", "swa_episodic", "ttt_e2e_wide",
             "ttt_memory_small", "swa_episodic_small",
             "ttt_memory_scheduled")  # fmt: skip
-# A token costs them more the more was read: no further than 16x.
+# Their cost of a token grows with the length: no further than 16x.
 SLOW = ("full_attention", "rag", "rag_bm25", "ttt_nn", "perk",
         "memorizing_transformer", "swa_chunk_store")  # fmt: skip
 # On TPUs: sizes, systems; of VOCABULARY tokens, so many are keys and values.

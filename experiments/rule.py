@@ -9,8 +9,8 @@ from step 250 on: then recall alone answers nothing. (A ramp twice as steep, to
 step 150, failed on seed 1. With 16 pairs of 256 keys TTT alone holds the items
 too, on two seeds of three.) 12 runs, of about 4 minutes on one core.
 
-Expected: results/rule.md, chance without both parts. One part alone that
-answered more would refute that the task needs both.
+Expected: results/rule.md, chance without both parts. Refuted, that the task
+needs both, if one part alone answers more.
 
 Arguments: `tiny`, `seed`, `steps` and `system`, as in `recall.py`. An episodic
 memory also feeds what it recalls to the suffix blocks (`memory.feed`), which

@@ -8,8 +8,8 @@ adapter alone, and 64 tokens are enough (a run takes 3 minutes on one core); for
 other systems the questions stand out of the reach of attention, in 256.
 
 Evaluated at 1, 4 and 16 times that length; 3 runs. Expected:
-results/records.md. Answers at chance (1/16) would refute that an adapter
-carries the records.
+results/records.md. Refuted, that an adapter carries the records, if answers are
+at chance (1/16).
 
 Arguments: `tiny`, `seed`, `steps` and `system`, as in `recall.py`; `question`:
 recall, relation or aggregate.

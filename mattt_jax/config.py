@@ -39,10 +39,9 @@ _ENTRIES = {"task": TASKS, "memory": MEMORIES, "learner": LEARNERS}
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """Everything that determines a run. `task`, `memory`, `learner`: that
-  file's Config."""
+  """Everything that determines a run."""
 
-  task: Any
+  task: Any  # `Config` of a file in tasks/, likewise the next two
   memory: Any
   learner: Any
   seed: int = 0
@@ -218,24 +217,17 @@ def differences(old: dict, new: dict, path: str = "") -> list[str]:
   """Lists `field: old -> new` for every leaf in which two settings differ."""
   lines = []
   for key in sorted(old.keys() | new.keys()):
-    a, b = _listed(old.get(key, _ABSENT)), _listed(new.get(key, _ABSENT))
+    a, b = (_listed(tree[key]) if key in tree else ... for tree in (old, new))
     if isinstance(a, dict) and isinstance(b, dict):
       lines += differences(a, b, f"{path}{key}.")
     elif a != b:
-      lines.append(f"{path}{key}: {a!r} -> {b!r}")
+      before, after = ("(absent)" if x is ... else repr(x) for x in (a, b))
+      lines.append(f"{path}{key}: {before} -> {after}")
   return lines
 
 
-class _Absent:
-  def __repr__(self):
-    return "(absent)"
-
-
-_ABSENT = _Absent()
-
-
 def _listed(value: Any) -> Any:
-  """Tuples as lists, which is what they are after a round trip by JSON."""
+  """Tuples as lists, as JSON has them."""
   if isinstance(value, (tuple, list)):
     return [_listed(v) for v in value]
   return value

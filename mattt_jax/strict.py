@@ -51,7 +51,7 @@ def build(cls: Any, values: dict[str, Any], path: str) -> Any:
   """
   hints = typing.get_type_hints(cls)
   fields = {f.name: f for f in dataclasses.fields(cls)}
-  made = {}
+  arguments = {}
   for name, value in values.items():
     if name not in fields:
       raise ValueError(
@@ -64,13 +64,13 @@ def build(cls: Any, values: dict[str, Any], path: str) -> Any:
         f"{path}{name}={value!r} must be a ConfigDict of the fields of "
         f"{getattr(hint, '__name__', hint)}",
       )
-      made[name] = build(hint, value, f"{path}{name}.")
+      arguments[name] = build(hint, value, f"{path}{name}.")
     else:
-      made[name] = _typed(hint, value, path + name)
+      arguments[name] = _typed(hint, value, path + name)
   for name, field in fields.items():
     required = field.default is dataclasses.MISSING
-    require(name in made or not required, f"missing field {path}{name}")
-  return cls(**made)
+    require(name in arguments or not required, f"missing field {path}{name}")
+  return cls(**arguments)
 
 
 def _typed(hint: Any, value: Any, path: str) -> Any:

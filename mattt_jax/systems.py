@@ -36,7 +36,7 @@ def names() -> tuple[str, ...]:
 
 
 def summaries() -> dict[str, str]:
-  """One line about each system of the table."""
+  """The line about each system of the table."""
   return {k: (v.__doc__ or "").rstrip(".") for k, v in SYSTEMS.items()}
 
 

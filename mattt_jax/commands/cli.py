@@ -1,4 +1,4 @@
-"""The command `mattt`: which of the files here is meant."""
+"""The command `mattt`, which runs one of the files here."""
 
 import difflib
 import sys
@@ -22,7 +22,7 @@ def command(name: str) -> launch.Command:
 
 
 def run(name: str, program: str, argv: Sequence[str]) -> int:
-  """Runs a command that goes by the name `program`; returns the exit code."""
+  """Runs a command as `program`; returns the exit code."""
   return launch.launch(command(name), program, argv)
 
 
@@ -44,10 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   if name not in names():
     close = difflib.get_close_matches(name, names(), n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    print(
-      f"mattt: error: unknown command {name!r}{hint}\n\n{_overview()}",
-      file=sys.stderr,
-    )
+    error = f"mattt: error: unknown command {name!r}{hint}"
+    print(f"{error}\n\n{_overview()}", file=sys.stderr)
     return 2
   return run(name, f"mattt {name}", rest)
 

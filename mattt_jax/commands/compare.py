@@ -38,7 +38,12 @@ def _run(values: flags.FlagValues, *words: str) -> int:
     return 0
   text = launch.required(values, "config", "recall:hard")
   names = launch.required(values, "systems", "2x2:episodic").split(",")
-  seeds = _parse_seeds(values.seeds)
+  try:
+    seeds = [int(part) for part in values.seeds.split(",")]
+  except ValueError:
+    raise launch.UsageError(
+      f"--seeds={values.seeds!r} must be whole numbers, as --seeds=1,2,3"
+    ) from None
   out = sweep.directory(values, "runs/compare")
   settings = compare.settings(names, seeds, values.each)
   every = sweep_lib.runs(text, settings)
@@ -49,15 +54,6 @@ def _run(values: flags.FlagValues, *words: str) -> int:
   (out / TABLE_FILE).write_text(table + "\n")
   print(f"\n{table}\n\nThe table is in {out / TABLE_FILE}")
   return code
-
-
-def _parse_seeds(text: str) -> tuple[int, ...]:
-  try:
-    return tuple(int(part) for part in text.split(","))
-  except ValueError:
-    raise launch.UsageError(
-      f"--seeds={text!r} must be whole numbers, as --seeds=1,2,3"
-    ) from None
 
 
 COMMAND = launch.Command(

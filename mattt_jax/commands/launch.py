@@ -124,8 +124,8 @@ def run_settings(
   from mattt_jax.training import workdir as workdir_lib
 
   if values.config:
-    given = config_lib.from_config_dict(values.config)
-    return config_lib.to_dict(given), given
+    experiment = config_lib.from_config_dict(values.config)
+    return config_lib.to_dict(experiment), experiment
   tree = workdir_lib.read_config(values.workdir)
   own = workdir_lib.with_own_tokenizer(tree, values.workdir)
   return tree, config_lib.from_config_dict(ConfigDict(own))
@@ -146,25 +146,25 @@ def keep_compiled_programs() -> None:
 
 
 def _define_config(values: flags.FlagValues, argv: list[str]) -> list[str]:
-  """Adds `--config` and its overrides; returns `argv` without the former."""
-  given, rest = None, []
+  """Adds `--config` and its overrides; returns `argv` without `--config`."""
+  text, rest = None, []
   queue = iter(argv)
   for arg in queue:
     name, equals, value = arg.partition("=")
     if name in ("--config", "-config"):
-      given = value if equals else next(queue, "")
+      text = value if equals else next(queue, "")
     else:
       rest.append(arg)
   matches = [re.match(r"--?(?:no)?config\.([^=]+)", arg) for arg in rest]
   overrides = [match[1] for match in matches if match]
-  if given is None:
+  if text is None:
     if overrides:
       raise UsageError(
         f"--config.{overrides[0]} needs --config=NAME to override"
       )
     flags.DEFINE_string("config", None, "", flag_values=values)
     return rest
-  config = registry.load_config(given)
+  config = registry.load_config(text)
   for path in overrides:
     _require_field(config, path)
   config_flags.DEFINE_config_dict(

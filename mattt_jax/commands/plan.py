@@ -65,7 +65,7 @@ def run(values: flags.FlagValues) -> None:
       flush=True,
     )
 
-  found = planner.plan(
+  plan = planner.plan(
     experiment,
     machine,
     mfu=values.mfu,
@@ -74,24 +74,24 @@ def run(values: flags.FlagValues) -> None:
     quick=values.quick,
     report=report,
   )
-  print(text(found))
+  print(text(plan))
   if values.json:
     path = pathlib.Path(values.json)
     path.parent.mkdir(parents=True, exist_ok=True)
-    found["config"] = config_lib.to_dict(experiment)
-    path.write_text(json.dumps(found, indent=2) + "\n")
+    plan["config"] = config_lib.to_dict(experiment)
+    path.write_text(json.dumps(plan, indent=2) + "\n")
     print(f"Written to {path}")
 
 
-def text(found: dict[str, Any]) -> str:
+def text(plan: dict[str, Any]) -> str:
   """A plan as text."""
-  cost, step, search = found["cost"], found["step"], found["search"]
+  cost, step, search = plan["cost"], plan["step"], plan["search"]
   kinds = ", ".join(f"{n:,} {k}" for k, n in cost["parameters"].items())
   sizes = [f"{size(n)} {k}" for k, n in cost["state_bytes"].items() if n]
   heads = ("arguments", "temporaries", "peak", "compiled in")
   lines = [
-    f"{found['topology']}: {found['chips']} chips, {found['devices']} devices, "
-    f"{size(found['usable_bytes'])} usable a device",
+    f"{plan['topology']}: {plan['chips']} chips, {plan['devices']} devices, "
+    f"{size(plan['usable_bytes'])} usable a device",
     f"Parameters: {kinds}",
     f"State of a sequence: {', '.join(sizes) or 'none'}",
     "",
@@ -99,7 +99,7 @@ def text(found: dict[str, Any]) -> str:
     + "".join(f"{head:>13}" for head in heads),
   ]
   for name in ("train", "evaluation"):
-    program = found[name]
+    program = plan[name]
     if program is None:
       lines.append(f"{name:<12}batch_size is no multiple of the devices")
       continue
@@ -112,12 +112,12 @@ def text(found: dict[str, Any]) -> str:
     )
     if program["compiler"]:
       lines.append(f"{'':<12}compiler: {program['compiler']}")
-  predicted = found["predicted"]
+  predicted = plan["predicted"]
   if predicted is not None:
     largest = sorted(predicted, key=lambda k: -predicted[k])[:5]
     parts = ", ".join(f"{k} {size(predicted[k])}" for k in largest)
-    total = size(sum(predicted.values()))
-    lines.append(f"Predicted peak of train: {total} ({parts}, ...)")
+    peak = size(sum(predicted.values()))
+    lines.append(f"Predicted peak of train: {peak} ({parts}, ...)")
   if search is not None:
     best = search["largest"] or "none"
     lines.append(f"Largest {search['of']} that fits: {best}")
@@ -134,13 +134,13 @@ def text(found: dict[str, Any]) -> str:
   if "memory_seconds" in step:
     roofline += f", {step['memory_seconds']:.3g} s to read its arguments and "
     roofline += "write its results"
-  run_ = found["run"]
+  total = plan["run"]
   lines += [
     f"A step takes at least {step['at_least_seconds']:.3g} s (roofline: "
     f"{roofline})",
-    f"At {run_['mfu']:.0%} of the peak: {run_['tokens_per_second']:,.0f} "
-    f"tokens/s; {run_['steps']} steps in {run_['seconds'] / 3600:.3g} h, "
-    f"{run_['chip_hours']:.3g} chip hours",
+    f"At {total['mfu']:.0%} of the peak: {total['tokens_per_second']:,.0f} "
+    f"tokens/s; {total['steps']} steps in {total['seconds'] / 3600:.3g} h, "
+    f"{total['chip_hours']:.3g} chip hours",
   ]
   return "\n".join(lines)
 

@@ -55,7 +55,7 @@ def _curves(values: flags.FlagValues, runs: tuple[str, ...]) -> None:
 
 
 def _label(run: str) -> str:
-  """What the run's sweep set or, without one, its directory."""
+  """Settings of the run's sweep or, without one, its directory."""
   note = rows_lib.read_json(pathlib.Path(run) / rows_lib.SWEEP_FILE)
   settings = note.get("settings", {})
   seed = f"seed {settings['seed']}" if "seed" in settings else ""

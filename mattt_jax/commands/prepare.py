@@ -20,8 +20,8 @@ def _run(values: flags.FlagValues, name: str, directory: str) -> None:
   size = sum(file["bytes"] for file in manifest["files"].values())
   print(f"{len(manifest['files'])} files, {size:,} bytes, in {directory}/")
   if all(file.endswith(sources.SUFFIXES) for file in manifest["files"]):
-    made = sources.array_records(f"directory:{directory}")
-    print(f"As a tfds data set (array_record) in {made}/")
+    records = sources.array_records(f"directory:{directory}")
+    print(f"As a tfds data set (array_record) in {records}/")
     print(f"Use them with --config.task.source=directory:{directory}")
 
 

@@ -23,8 +23,8 @@ def _run(values: flags.FlagValues, action: str) -> None:
     raise launch.UsageError(f"unknown action {action!r}: use train")
   source = launch.required(values, "source", "directory:texts")
   out = pathlib.Path(launch.required(values, "out", "tokenizer.json"))
-  made = tokenizer.train_file(source, values.vocab, out)
-  print(f"{made.vocab_size} tokens, written to {out}")
+  trained = tokenizer.train_file(source, values.vocab, out)
+  print(f"{trained.vocab_size} tokens, written to {out}")
   print(f"Use it with --config.task.tokenizer={out}")
 
 

@@ -22,7 +22,7 @@ PARTS_OFF = {"config.eval.parts_off": True}
 
 
 def expand(names: Sequence[str]) -> list[str]:
-  """The systems meant: "2x2:MEMORY" is TTT on or off x memory on or off.
+  """Names of systems: "2x2:MEMORY" is TTT on or off x memory on or off.
 
   Raises:
     ValueError: an unknown name, or none.

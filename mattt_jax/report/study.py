@@ -150,15 +150,15 @@ def _flat(row: Row) -> list[Row]:
 
 def _settings(text: str) -> dict[str, Any]:
   """ "name:num_pairs=64@4096" as {"name": "name", "num_pairs": 64}."""
-  name, _, settings = text.partition("@")[0].partition(":")
-  asked: dict[str, Any] = {"name": name} if name else {}
-  for part in filter(None, settings.split(",")):
+  name, _, fields = text.partition("@")[0].partition(":")
+  settings: dict[str, Any] = {"name": name} if name else {}
+  for part in filter(None, fields.split(",")):
     field, _, value = part.partition("=")
     try:
-      asked[field] = ast.literal_eval(value)
+      settings[field] = ast.literal_eval(value)
     except (SyntaxError, ValueError):
-      asked[field] = value
-  return asked
+      settings[field] = value
+  return settings
 
 
 def where(rows: Iterable[Row], **wanted: Any) -> list[Row]:

@@ -16,10 +16,10 @@ def markdown(
 
 def summary(values: Sequence[float | None], digits: int = 3) -> str:
   """One value as it is, several as "mean [lowest, highest]", none as "-"."""
-  there = [x for x in values if x is not None]
-  if not there:
+  known = [x for x in values if x is not None]
+  if not known:
     return "-"
   shown = [
-    f"{x:,.{digits}f}" for x in (statistics.mean(there), min(there), max(there))
+    f"{x:,.{digits}f}" for x in (statistics.mean(known), min(known), max(known))
   ]
-  return shown[0] if len(there) == 1 else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+  return shown[0] if len(known) == 1 else f"{shown[0]} [{shown[1]}, {shown[2]}]"
