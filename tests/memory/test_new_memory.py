@@ -21,6 +21,7 @@ from mattt_jax.devices import meshes
 from mattt_jax.learners import build
 from mattt_jax.planning import memory_model
 from mattt_jax.training import placement
+from mattt_jax.ttt import read_batch
 from tests.training import test_train_step
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -131,6 +132,6 @@ def test_heads_that_a_mesh_does_not_divide_are_named(add):
     ValueError,
     match=r"memory/matrix_HxKxE of shape .* must divide 5 \(.*State.AXES",
   ):
-    placement.reader.abstract_states(
+    read_batch.abstract_states(
       graphdef, params, 2, 32, meshes.abstract_mesh(made.mesh, 2)
     )
