@@ -28,9 +28,10 @@ test: $(VENV)/.installed
 # The wheel as `pip install` makes it today: the newest versions that
 # pyproject.toml allows, without the lock. NEWEST_TESTS=tests: all of them.
 NEWEST := .cache/newest
-NEWEST_TESTS ?= tests/test_versions.py tests/commands/test_demo.py \
+NEWEST_TESTS ?= tests/test_versions.py \
 	tests/interop/test_ttt_e2e.py::test_published_numbers \
-	tests/ttt/test_meta_gradient.py tests/ttt/test_differentiation.py \
+	tests/ttt/test_differentiation.py::test_derivative_of_loss_aux_and_gradient \
+	tests/ttt/test_differentiation.py::test_batch_that_shares_inputs_and_outputs \
 	tests/training/test_checkpoint.py::test_round_trip_keeps_the_newest \
 	tests/training/test_checkpoint.py::test_restores_to_another_placement \
 	tests/devices/test_sharding.py::test_batch_is_split_over_sequences
