@@ -41,8 +41,8 @@ class Index:
   # int32: place of each slot; -1: none. A place whose slot has moved is free.
   place_M: Array
 
-  # Of several searches: one of each head, or one of all heads together, whose
-  # axis of length 1 is not split.
+  # Several searches, one a head, or one for all heads together, whose axis of
+  # length 1 is not split.
   AXES: ClassVar = {
     "sum_2xnxE": ("tensor", None, None, None),
     "keys": ("tensor",),

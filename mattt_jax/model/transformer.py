@@ -47,7 +47,7 @@ class Forward:
 
   final_CxD: Array  # what the head sees
   read: Any  # what the memory's site read; None: nothing
-  # Of the suffix, after the chunk.
+  # The suffix's, after the chunk.
   cache: attention.KVCache | linear_attention.DeltaCache | None
   address_CxD: Array  # the prefix output: stable addresses
 

@@ -28,8 +28,8 @@ class Config:
   num_fillers: int = 64
   # Share of filler that can be confused with facts; a task says how.
   interference: float = 0.5
-  # Of the facts, back to back, from the start (0) of what is before the gap to
-  # its end (1). None: each at a random place.
+  # Place of the facts, back to back, from the start (0) of what is before the
+  # gap to its end (1). None: each at a random place.
   depth: float | None = None
   gap_share: float = 0.5  # filler between facts and questions, of length
   out_of_reach: bool = True  # refuse answers that attention can reach

@@ -63,7 +63,7 @@ def learner():
 
 
 def state_before(reader, batch, at, row):
-  """Of a sequence, before the chunk in which target `at` lies."""
+  """A sequence's state before the chunk in which target `at` lies."""
   states = reader.states(tokens_of(batch), WHOLE)
   return state_of(next(itertools.islice(states, at // CHUNK, None)), row)
 

@@ -128,7 +128,7 @@ def test_no_backward_pass_through_a_frozen_prefix():
   less = step_cost(
     experiment(train__trainable=("suffix/fast_mlp/*",), **changes), V
   )
-  # Of each matrix product of a first pass and of the inner backward pass, one
+  # A first pass and the inner backward pass have for each matrix product one
   # whose result nothing needs: the gradient of the weights.
   weights = B * L * (PROJECTIONS + MLP + HEAD)
   assert rest.model_flops - less.model_flops >= 2 * weights

@@ -59,7 +59,7 @@ def test_batch_that_shares_inputs_and_outputs(place):
     def one(w, scale, x):
       def loss_fn(w):
         loss = jnp.mean(jnp.tanh(x @ w) ** 2) * scale
-        # Of the three, vmap sees that the examples share the first two.
+        # vmap sees that the examples share the first two of the three.
         return loss, (scale**3, jnp.sin(w) * scale, x * jnp.sum(w))
 
       (loss, aux), grads = differentiation.value_and_grad(loss_fn, w, mode)
